@@ -1,0 +1,289 @@
+"""Pareto plots of a results folder, as PNG and SVG in its plots/.
+
+    /usr/bin/python3 -m analysis.figures results/NAME [--frontier-json FILE]
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+# Names come out of files: a dollar sign in one is no formula. Nothing of today is in a figure.
+matplotlib.rcParams.update({
+    "text.parse_math": False, "svg.hashsalt": "helix-bench", "font.family": "DejaVu Sans",
+    "font.size": 9, "axes.edgecolor": "#888888", "axes.labelcolor": "#333333",
+    "xtick.color": "#444444", "ytick.color": "#444444", "legend.fontsize": 9})
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.legend_handler import HandlerTuple  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
+
+from analysis.labels import place_labels  # noqa: E402
+
+# Okabe and Ito's colours, and a shape each for who sees none; the same in every figure.
+STYLES = {
+    "helix": ("#0072B2", "o"), "tp": ("#D55E00", "s"), "dcp": ("#009E73", "^"),
+    "medha": ("#CC79A7", "D"), "dp_ep": ("#E69F00", "v"), "pp": ("#56B4E9", "P"),
+}
+OTHER = ("#000000", "X")
+INK, GREY = "#222222", "#666666"
+SCHEMA = "helix-bench/frontier/1"
+
+
+class BadInput(Exception):
+    """One line for the user, exit 2."""
+
+
+def clean(text, limit=90):
+    """One line of it, whatever a file holds."""
+    text = "".join(c if c.isprintable() else " " for c in str(text))
+    return text if len(text) <= limit else text[:limit - 1] + "…"
+
+
+def style_of(strategy):
+    return STYLES.get(strategy, OTHER)
+
+
+def label_of(point):
+    return clean(", ".join(filter(None, [point["label"], f"B{point['batch']}", point["options"]])))
+
+
+def span(values):
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def subtitle_of(panel):
+    """Two lines: under which load, and where and how the numbers came about."""
+    load = [f"context {panel['context']}", panel["precision"],
+            f"{span([p['ranks'] for p in panel['points']])} ranks"]
+    if panel["routing"]:
+        load.append(f"routing {panel['routing']}")
+    simulated = panel["kind"] == "simulated"
+    how = "simulated" if simulated else f"measured ({panel['kind']}, {panel['executor']})"
+    if panel["oversubscribed"]:
+        how += ": exactness demo, not performance"
+    where = panel["machine"] or panel["hardware"]
+    commits = ", ".join(panel["commits"])
+    return [clean(", ".join([panel["model"], *load]), 140), how,
+            clean(f"on {where}, commit {commits}", 140)]
+
+
+def ticks(low, high):
+    """Round numbers, at least three where the axis has them."""
+    for steps in ([1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7], [1 + i / 10 for i in range(90)]):
+        found = [step * 10.0 ** decade for decade in range(-12, 16) for step in steps]
+        found = [tick for tick in found if low <= tick <= high]
+        if len(found) >= 3:
+            return found[::len(found) // 10 + 1]
+    return found
+
+
+def scale_axis(axis, values, set_limits, room):
+    """Logarithmic, with `room` (below, above) as a share of the range."""
+    low, high = min(values), max(values)
+    width = max(high / low, 1.3)
+    low, high = low / width ** room[0], high * width ** room[1]
+    set_limits(low, high)
+    axis.set_major_locator(FixedLocator(ticks(low, high)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+
+
+def draw_points(axes, points):
+    """What stands on no frontier: small where a better point was found, hollow where nothing was
+    proven, hollow and crossed where the logits were wrong."""
+    for point in points:
+        color, marker = style_of(point["strategy"])
+        if point["proof"] in ("unverified", "failed"):
+            axes.plot(point["x"], point["y"], marker, ms=6.5, mfc="none", mec=color, mew=1.1,
+                      zorder=4, gid="hollow")
+            if point["proof"] == "failed":
+                axes.plot(point["x"], point["y"], "x", ms=4, mec=color, mew=1.1, zorder=4)
+        elif not point["frontier"]:
+            axes.plot(point["x"], point["y"], marker, ms=4, mfc=color, mec="none", alpha=0.3,
+                      zorder=2, gid="dominated")
+
+
+def draw_repeats(axes, point, color):
+    """From the slowest to the fastest repeat; both axes follow the TTL, so that the bar leans."""
+    ttl = point["ttl_us"]
+    if point["repeats"] > 1 and ttl["high"] > ttl["low"]:
+        ends = [ttl["median"] / ttl["high"], ttl["median"] / ttl["low"]]
+        axes.plot([point["x"] * e for e in ends], [point["y"] * e for e in ends], "-", color=color,
+                  lw=1.2, alpha=0.7, zorder=3, gid="repeats")
+
+
+def draw_frontier(axes, strategy, curve, dashed):
+    """A step line: between two points nothing was measured, and the better of both holds."""
+    color, marker = style_of(strategy)
+    curve = sorted(curve, key=lambda p: (p["x"], -p["y"]))
+    xs, ys = [p["x"] for p in curve], [p["y"] for p in curve]
+    axes.plot(xs, ys, "--" if dashed else "-", drawstyle="steps-pre", color=color, lw=1.6, zorder=5,
+              gid=f"frontier {strategy}")
+    # What the ends dominate.
+    left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+    for line in (([left, xs[0]], [ys[0], ys[0]]), ([xs[-1], xs[-1]], [ys[-1], bottom])):
+        axes.plot(*line, ":", color=color, lw=0.9, alpha=0.6, zorder=1)
+    for point in curve:
+        draw_repeats(axes, point, color)
+    axes.plot(xs, ys, marker, ms=7.5, mfc=color, mec="white", mew=0.9, zorder=6,
+              gid=f"points {strategy}")
+    return curve
+
+
+def draw_legend(figure, panel):
+    handles = []
+    for strategy in sorted({p["strategy"] for p in panel["points"]}):
+        color, marker = style_of(strategy)
+        handles.append(Line2D([], [], color=color, marker=marker, ms=7, mec="white", lw=1.6,
+                              label=clean(strategy, 30)))
+    hollow = {"marker": "o", "ls": "none", "ms": 6.5, "mfc": "none", "mec": GREY}
+    proofs = {p["proof"] for p in panel["points"]}
+    labels = [handle.get_label() for handle in handles]
+    if any(not p["frontier"] and p["proof"] in ("verified", "simulated") for p in panel["points"]):
+        handles.append(Line2D([], [], marker="o", ls="none", ms=4, mfc=GREY, mec="none", alpha=0.5))
+        labels.append("dominated")
+    if "unverified" in proofs:
+        handles.append(Line2D([], [], **hollow))
+        labels.append("not verified")
+    if "failed" in proofs:
+        handles.append((Line2D([], [], **hollow),
+                        Line2D([], [], marker="x", ls="none", ms=4, mec=GREY)))
+        labels.append("failed verification")
+    figure.legend(handles, labels, handler_map={tuple: HandlerTuple(ndivide=1)}, loc="upper left", bbox_to_anchor=(0.07, 0.855), frameon=False,
+                  ncol=len(handles), columnspacing=1.6, handletextpad=0.5, borderaxespad=0)
+
+
+def draw(panel):
+    """The figure of one panel."""
+    points = panel["points"]
+    figure = Figure(figsize=(11, 7), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.08, 0.085, 0.895, 0.725))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    scale_axis(axes.xaxis, [p["x"] for p in points], axes.set_xlim, (0.04, 0.14))
+    scale_axis(axes.yaxis, [p["y"] for p in points], axes.set_ylim, (0.05, 0.08))
+    axes.grid(color="#e8e8e8", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=3)
+    axes.set_xlabel("Interactivity (tokens/s/user)")
+    axes.set_ylabel(f"Output token throughput per {panel['unit']} (tokens/s/{panel['unit']})")
+    draw_points(axes, points)
+    curves = []
+    for strategy in sorted({p["strategy"] for p in points}):
+        curve = [p for p in points if p["strategy"] == strategy and p["frontier"]]
+        if curve:
+            dashed = panel["kind"] == "simulated"
+            curves.append((strategy, draw_frontier(axes, strategy, curve, dashed)))
+    place_labels(axes, [(p["x"], p["y"], label_of(p), f"B{p['batch']}", style_of(strategy)[0])
+                        for strategy, curve in curves for p in curve],
+                 [(p["x"], p["y"]) for p in points],
+                 [[(p["x"], p["y"]) for p in curve] for _, curve in curves])
+    load, how, where = subtitle_of(panel)
+    figure.text(0.035, 0.955, "Throughput against interactivity: " + load, size=12.5, weight="bold",
+                color=INK)
+    figure.text(0.035, 0.92, f"{how}, {where}", size=9.5, color=GREY)
+    draw_legend(figure, panel)
+    return figure
+
+
+def file_name(panel, panels):
+    """pareto, and what tells the panel from the others."""
+    parts = ["pareto"]
+    for field in ("model", "context", "precision", "routing", "kind", "executor", "machine",
+                  "hardware", "unit"):
+        if len({str(p[field]) for p in panels}) > 1:
+            parts.append(re.sub(r"[^a-z0-9.]+", "-", str(panel[field]).lower()).strip("-.")[:40])
+    return "-".join(filter(None, parts))
+
+
+def read_frontier(results, frontier_json, program):
+    """The program's word on which points stand on a frontier."""
+    if frontier_json:
+        try:
+            text = Path(frontier_json).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{frontier_json}: cannot be read: {error}") from None
+    else:
+        command = [str(program), "frontier", "--format", "json", str(Path(results, "results.jsonl"))]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise BadInput(f"{program}: cannot be run ({error.strerror}); build it with `make`, or "
+                           "give --frontier-json") from None
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+            raise BadInput(said[-1])
+        text = done.stdout
+    try:
+        frontier = json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"{frontier_json or program}: not JSON: {error}") from None
+    if not isinstance(frontier, dict) or frontier.get("schema") != SCHEMA:
+        raise BadInput(f"{frontier_json or program}: no {SCHEMA}")
+    return frontier
+
+
+def save(figure, path):
+    figure.savefig(path.with_name(path.name + ".png"), metadata={"Software": None})
+    figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None, "Creator": None})
+
+
+def make_figures(results, frontier):
+    """Draws each panel into results/plots; the paths of what was made."""
+    panels = [panel for panel in frontier["panels"] if panel["points"]]
+    if not panels:
+        raise BadInput(f"{results}: nothing to draw, no point was measured")
+    figures = {}
+    for panel in panels:
+        name = file_name(panel, panels)
+        while name in figures:
+            name += "-2"
+        figures[name] = draw(panel)
+    plots = Path(results, "plots")
+    plots.mkdir(exist_ok=True)
+    for old in [*plots.glob("pareto*.png"), *plots.glob("pareto*.svg")]:
+        old.unlink()
+    for name, figure in figures.items():
+        save(figure, plots / name)
+    return [plots / f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("results", help="a run's folder, results/NAME")
+    arguments.add_argument("--frontier-json", help="what `frontier --format json` said")
+    arguments.add_argument("--program", help="build/helix-bench", type=Path,
+                           default=Path(__file__).resolve().parent.parent / "build/helix-bench")
+    options = arguments.parse_args()
+    try:
+        if not Path(options.results).is_dir():
+            raise BadInput(f"{options.results}: no such folder")
+        frontier = read_frontier(options.results, options.frontier_json, options.program)
+        for path in make_figures(options.results, frontier):
+            print(path)
+    except BadInput as error:
+        print(clean(error, 500), file=sys.stderr)
+        return 2
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        print(clean(f"{options.frontier_json or options.results}: no frontier that can be drawn: "
+                    f"{error!r}", 500), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(clean(error, 500), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+// The inner loop of products and of attention's logits: up to sixteen dot products at once.
+#pragma once
+
+#include "kernels/cpu/lanes.h"
+
+namespace helix::cpu {
+
+// Lane r * Columns + c of the result is the dot product of x[r] and w[c], r < Rows, c < Columns,
+// each summed in sixteen lanes in order of k and folded by one tree: its bits depend on its two
+// vectors alone.
+template <int Rows, int Columns, class Weight>
+inline Lanes dots(const float* x, int64_t x_stride, const Weight* const (&w)[Columns],
+                  int64_t size) {
+  static_assert(Rows * Columns <= 16);
+  Lanes sum[16] = {};
+  const auto step = [&](int64_t k, auto&& read) {
+    Lanes row[Rows];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) row[r] = read(x + r * x_stride + k);
+#pragma GCC unroll 16
+    for (int c = 0; c < Columns; ++c) {
+      const Lanes column = read(w[c] + k);
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) sum[r * Columns + c] += row[r] * column;
+    }
+  };
+  int64_t k = 0;
+  for (; k + lane_count <= size; k += lane_count) step(k, [](const auto* p) { return load(p); });
+  if (k < size) step(k, [left = size - k](const auto* p) { return load_tail(p, left); });
+  return sums(sum);
+}
+
+}  // namespace helix::cpu

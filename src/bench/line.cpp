@@ -1,0 +1,142 @@
+#include "bench/line.h"
+
+#include <cmath>
+#include <limits>
+#include <string_view>
+
+namespace helix {
+
+namespace {
+
+constexpr int64_t no_limit = std::numeric_limits<int64_t>::max();
+
+// Nanoseconds are the end of any clock here, and their digits double the size of a line.
+double to_ns(double us) { return std::round(us * 1e3) / 1e3; }
+
+template <class T>
+Json or_null(const std::optional<T>& value) {
+  return value ? Json(*value) : Json();
+}
+Json or_null(const std::string& text) { return text.empty() ? Json() : Json(text); }
+
+// What all lines begin with, and every other field as null, in the order of README.md.
+Json blank(const Point& point, const Setting& setting) {
+  Json line = {{"schema", line_schema},
+               {"key", key_of(point)},
+               {"point", to_json(point)},
+               {"steps", point.steps},
+               {"warmup", point.warmup},
+               {"executor", setting.executor},
+               {"exchange", or_null(setting.exchange)},
+               {"machine", or_null(setting.machine)},
+               {"shard", or_null(setting.shard)},
+               {"repeat", setting.repeat},
+               {"ranks", point.layout.ranks()},
+               {"gpus", or_null(setting.gpus)},
+               {"ranks_per_gpu", or_null(setting.ranks_per_gpu)},
+               {"threads", setting.threads},
+               {"oversubscribed", setting.oversubscribed}};
+  for (const char* name : {"status", "reason", "ttl_us", "samples_us", "tokens_per_s_per_user",
+                           "tokens_per_s_per_user_p90", "tokens_per_s_per_gpu",
+                           "tokens_per_s_per_rank", "tasks_us", "exchange_us", "bytes_per_rank",
+                           "peak_resident_bytes", "experts_touched", "roofline", "verified"})
+    line[name] = nullptr;
+  line["environment"] = setting.environment;
+  line["started"] = nullptr;
+  return line;
+}
+
+Json to_json(const Statistics& ttl) {
+  return {{"median", ttl.median},    {"p05", ttl.p05}, {"p90", ttl.p90}, {"p95", ttl.p95},
+          {"p99", or_null(ttl.p99)}, {"min", ttl.min}, {"max", ttl.max}};
+}
+
+void set_times(Json& line, const Point& point, const Setting& setting, const Measured& measured) {
+  std::vector<double> samples;
+  for (const double sample : measured.samples_us) samples.push_back(to_ns(sample));
+  const Statistics ttl = statistics(samples);
+  const double tokens_per_s = 1e6 / ttl.median * static_cast<double>(point.batch);
+  line["ttl_us"] = to_json(ttl);
+  line["samples_us"] = samples;
+  line["tokens_per_s_per_user"] = 1e6 / ttl.median;
+  line["tokens_per_s_per_user_p90"] = 1e6 / ttl.p90;
+  if (setting.gpus)
+    line["tokens_per_s_per_gpu"] = tokens_per_s / static_cast<double>(*setting.gpus);
+  line["tokens_per_s_per_rank"] = tokens_per_s / point.layout.ranks();
+  if (measured.roofline)
+    line["roofline"] = {{"bytes", measured.roofline->bytes},
+                        {"flops", measured.roofline->flops},
+                        {"floor_us", measured.roofline->floor_us},
+                        {"share", measured.roofline->floor_us / ttl.median}};
+}
+
+void set_tasks(Json& line, const Measured& measured) {
+  Json tasks = Json::object();
+  for (const auto& [cover, us] : measured.tasks_us) tasks[cover] = to_ns(us);
+  line["tasks_us"] = std::move(tasks);
+  if (!measured.exchange) return;
+  line["exchange_us"] = {{"alone", to_ns(measured.exchange->alone)},
+                         {"back_to_back", to_ns(measured.exchange->back_to_back)},
+                         {"exposed", to_ns(measured.exchange->exposed)},
+                         {"hidden", to_ns(measured.exchange->hidden)}};
+}
+
+// A string, or "" for null.
+std::string text_or_null(const Node& node) { return node.is_null() ? "" : node.text(); }
+
+}  // namespace
+
+Identity identity_of(const Node& line) {
+  return {.key = line["key"].text(),
+          .executor = line["executor"].text(),
+          .exchange = text_or_null(line["exchange"]),
+          .machine = text_or_null(line["machine"]),
+          .shard = text_or_null(line["shard"]),
+          .repeat = line["repeat"].integer(1, no_limit)};
+}
+
+Identity identity_of(const Point& point, const Setting& setting) {
+  return {.key = key_of(point),
+          .executor = setting.executor,
+          .exchange = setting.exchange,
+          .machine = setting.machine,
+          .shard = setting.shard,
+          .repeat = setting.repeat};
+}
+
+Json ok_line(const Point& point, const Setting& setting, const Measured& measured) {
+  Json line = blank(point, setting);
+  line["status"] = "ok";
+  set_times(line, point, setting, measured);
+  set_tasks(line, measured);
+  line["bytes_per_rank"] = {{"weights", measured.weight_bytes},
+                            {"kv", measured.kv_bytes},
+                            {"buffers", measured.buffer_bytes}};
+  line["peak_resident_bytes"] = or_null(measured.peak_resident_bytes);
+  line["experts_touched"] = measured.experts_touched;
+  if (measured.verified)
+    line["verified"] = {{"scope", measured.verified->scope},
+                        {"max_rel_err", measured.verified->max_rel_err},
+                        {"tolerance", measured.verified->tolerance},
+                        {"forced", measured.verified->forced}};
+  line["started"] = or_null(measured.started);
+  return line;
+}
+
+Json skipped_line(const Point& point, const Setting& setting, const std::string& reason) {
+  Json line = blank(point, setting);
+  line["status"] = "skipped";
+  line["reason"] = reason;
+  return line;
+}
+
+Json failed_line(const Point& point, const Setting& setting, const std::string& reason,
+                 const std::string& started) {
+  Json line = blank(point, setting);
+  line["status"] = "failed";
+  line["reason"] = reason;
+  line["started"] = or_null(started);
+  return line;
+}
+
+}  // namespace helix

@@ -1,0 +1,90 @@
+// A line of a results file (README.md, "How to read a line"): what a run hands over, and the line
+// made of it. Every number that follows from the samples is computed here and nowhere else.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/json.h"
+#include "bench/point.h"
+#include "bench/statistics.h"
+
+namespace helix {
+
+inline constexpr std::string_view line_schema = "helix-bench/1.0";
+
+// Lines of equal identity are one measurement; the later one counts. "" stands for null.
+struct Identity {
+  std::string key;
+  std::string executor;
+  std::string exchange;
+  std::string machine;
+  std::string shard;
+  int64_t repeat = 1;
+  friend auto operator<=>(const Identity&, const Identity&) = default;
+};
+// Fails at a line that has no identity, with its file, line and pointer.
+Identity identity_of(const Node& line);
+
+// How a launch executes a point.
+struct Setting {
+  std::string executor = "cpu";
+  std::string exchange = "mpi";  // "" where nothing is exchanged by us
+  std::string machine;           // "" where it is not named
+  std::string shard;             // "RANK/N"
+  int64_t repeat = 1;
+  std::optional<int64_t> gpus;  // none on CPUs
+  std::optional<int64_t> ranks_per_gpu;
+  int64_t threads = 1;          // a rank
+  bool oversubscribed = false;  // more ranks times threads than cores
+  std::string environment;      // its hash
+};
+Identity identity_of(const Point& point, const Setting& setting);
+
+struct ExchangeTimes {      // µs a step
+  double alone = 0;         // one after another, nothing else running
+  double back_to_back = 0;  // all of a step issued at once
+  double exposed = 0;       // what a step waits for them
+  double hidden = 0;
+};
+
+struct Roofline {  // of the busiest rank, a step
+  double bytes = 0;
+  double flops = 0;
+  double floor_us = 0;
+};
+
+struct Verified {
+  std::string scope = "step";  // or "tasks"
+  double max_rel_err = 0;      // not finite: null in the line, and failed
+  double tolerance = 0;
+  Json forced;  // counts of discrete choices that differed and were forced; null when there were
+                // none
+  bool passed() const { return max_rel_err <= tolerance; }  // NaN fails
+};
+
+struct Measured {
+  std::vector<double> samples_us;  // a step each, the maximum over ranks; not empty
+  std::vector<std::pair<std::string, double>> tasks_us;  // a cover each, in order of the step
+  std::optional<ExchangeTimes> exchange;
+  int64_t weight_bytes = 0;  // of the fullest rank
+  int64_t kv_bytes = 0;
+  int64_t buffer_bytes = 0;
+  std::optional<int64_t> peak_resident_bytes;
+  Json experts_touched;  // null, or {"mean":, "busiest":}
+  std::optional<Roofline> roofline;
+  std::optional<Verified> verified;
+  std::string started;  // utc_now(); "" when simulated
+};
+
+Json ok_line(const Point& point, const Setting& setting, const Measured& measured);
+// The same fields, without measurements.
+Json skipped_line(const Point& point, const Setting& setting, const std::string& reason);
+Json failed_line(const Point& point, const Setting& setting, const std::string& reason,
+                 const std::string& started);
+
+}  // namespace helix

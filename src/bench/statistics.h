@@ -1,0 +1,23 @@
+// What becomes of samples. Percentiles are nearest ranks: each is a time that was measured.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace helix {
+
+// The smallest sample that at least `percent` of all do not exceed; `sorted` is not empty, 0 <
+// percent <= 100.
+double nearest_rank(std::span<const double> sorted, double percent);
+
+struct Statistics {
+  double median, p05, p90, p95;
+  std::optional<double> p99;  // with fewer than 100 samples it would be the maximum
+  double min, max;
+};
+
+// Of at least one sample, in any order.
+Statistics statistics(std::span<const double> samples);
+
+}  // namespace helix

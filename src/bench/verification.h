@@ -1,0 +1,53 @@
+// One point's decode held against the judge: teacher-forced, every step, every request.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "bench/world.h"
+#include "execute/executor.h"
+#include "judge/judge.h"
+
+namespace helix {
+
+// What the judge says of one request, kept on every rank.
+struct Verdict {
+  std::vector<int32_t> tokens;   // [steps]
+  std::vector<double> margins;   // best minus second logit, [steps]
+  std::vector<float> logits;     // [steps][vocabulary], rounded once
+};
+
+// Judges the requests of an assignment, each on one rank, and gives the verdicts to all. Cached by all that the
+// judge depends on, which is no layout. Collective over the world; throws on all ranks alike.
+class Judges {
+ public:
+  explicit Judges(const World& world) : world_(&world) {}
+  std::vector<const Verdict*> judge(const Assignment& work, int64_t steps);
+
+ private:
+  using Key = std::tuple<std::string, std::string, uint64_t, int64_t, int64_t, int64_t>;
+  static Key key(const Assignment& work, int64_t request, int64_t steps);
+  const World* world_;
+  std::map<Key, Verdict> verdicts_;
+};
+
+// Largest error that is still rounding, by format; tests/mpi shows what the executors reach.
+double tolerance(const Precision& precision);
+
+struct Comparison {
+  double max_rel_err = 0;       // max |a - b| / max |b| over one request's logits, the worst of all; NaN counts as infinite
+  int64_t tokens_differing = 0; // sampled tokens that differ from the judge's where its margin is above the tolerance
+  int64_t hashes_differing = 0; // layers in which ranks of a replica did not hold the same hidden state
+  bool passed(double tolerance) const { return max_rel_err <= tolerance && tokens_differing == 0 && hashes_differing == 0; }
+};
+
+// Decodes `steps` tokens on an executor that stands at its history's end, teacher-forced, and compares.
+// Collective over `ranks`, the executor's; the result is the same on all of them. Leaves the hooks as they were.
+Comparison compare_steps(MPI_Comm ranks, Executor& executor, const std::vector<const Verdict*>& verdicts, int64_t steps);
+
+}  // namespace helix

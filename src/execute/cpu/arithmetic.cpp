@@ -1,0 +1,271 @@
+// The arithmetic of each kind of task: shapes out of the schedule, a kernel over them.
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "execute/cpu/executor.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/product.h"
+#include "layout/requests.h"
+
+namespace helix::cpu {
+
+namespace {
+
+// Calls f with null pointers of the types that the formats name.
+template <class F>
+void with_type(Format format, F&& f) {
+  format == Format::bf16 ? f(static_cast<bf16*>(nullptr)) : f(static_cast<float*>(nullptr));
+}
+template <class F>
+void with_types(Format first, Format second, F&& f) {
+  with_type(first, [&]<class A>(A* a) { with_type(second, [&]<class B>(B* b) { f(a, b); }); });
+}
+
+}  // namespace
+
+CpuExecutor::Array CpuExecutor::array(Id id, int chunk) const {
+  Array a{store_.activation(id, chunk), 0, 1, {}};
+  for (size_t axis = 0; axis < 4; ++axis)
+    a.extents[axis] = static_cast<int64_t>(extent(schedule_[id].dims[axis], store_.capacity(), chunk));
+  a.rows = a.extents[0];
+  a.width = a.extents[1] * a.extents[2] * a.extents[3];
+  return a;
+}
+
+void CpuExecutor::compute(const Task& task, int layer) {
+  switch (task.op) {
+    case Op::embed: return embed(task, layer);
+    case Op::norm: return norm(task, layer);
+    case Op::add_norm: return add_norm(task, layer);
+    case Op::product: return product(task, layer);
+    case Op::per_head: return per_head(task, layer);
+    case Op::angles: return angles(task);
+    case Op::rope: return rope(task);
+    case Op::append: return append(task, layer);
+    case Op::attend: return attend(task, layer);
+    case Op::merge: return merge(task);
+    case Op::rescale: return rescale(task);
+    case Op::swiglu: return swiglu(task);
+    case Op::add: return add(task);
+    case Op::pick: return pick(task);
+    case Op::advance: return advance(task);
+    default: throw RunError("the CPU executor has no task '" + std::string(row_of(task.op).name) + "' yet");
+  }
+}
+
+void CpuExecutor::embed(const Task& task, int layer) {
+  const Array tokens = array(task.reads[0], all_chunks);
+  const Array out = array(task.writes[0], all_chunks);
+  const Slice words = schedule_[task.reads[1]].dims[0].mine;
+  with_types(weight_format(task.reads[1]), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+    cpu::embed(std::span<const int32_t>(tokens.as<int32_t>(), static_cast<size_t>(out.rows)), words.first, words.count,
+               out.width, reinterpret_cast<const T*>(weight(task.reads[1], layer)), out.as<A>());
+  });
+}
+
+// Of vectors as wide as the weight: the whole row, or in place its heads (keys alone of keys and values), or the
+// latent part of a row.
+void CpuExecutor::norm(const Task& task, int layer) {
+  const Array in = array(task.reads[0], all_chunks);
+  const Array out = array(task.writes[0], all_chunks);
+  const Id w = task.reads[1];
+  const W which = schedule_[w].weight;
+  const int64_t width = schedule_[w].dims[0].mine.count;
+  const int64_t vectors = which == W::q_norm ? in.extents[1] : which == W::k_norm ? in.extents[2] : 1;
+  with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+    for (int64_t row = 0; row < in.rows; ++row)
+      rms_norm(vectors, width, width, width, in.as<A>() + row * in.width, reinterpret_cast<const T*>(weight(w, layer)),
+               static_cast<float>(work_.model->norm_eps), out.as<A>() + row * out.width);
+  });
+}
+
+void CpuExecutor::add_norm(const Task& task, int layer) {
+  const Array hidden = array(task.reads[0], all_chunks);
+  const Id w = task.reads[2];
+  with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+    add_rms_norm(hidden.rows, hidden.width, hidden.as<A>(), array(task.reads[1], all_chunks).as<A>(),
+                 reinterpret_cast<const T*>(weight(w, layer)), static_cast<float>(work_.model->norm_eps),
+                 array(task.writes[0], all_chunks).as<A>());
+  });
+}
+
+void CpuExecutor::product(const Task& task, int layer) {
+  const Array in = array(task.reads[0], task.chunk);
+  const Array out = array(task.writes[0], task.chunk);
+  const Id w = task.reads[1];
+  with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+    cpu::product(ProductShape{in.rows, out.width, in.width, in.width, out.width}, in.as<A>(),
+                 reinterpret_cast<const T*>(weight(w, layer)), out.as<A>(), {});
+  });
+}
+
+// W_UK makes the latent part of the query and puts the rotated part behind it; W_UV turns latents into values, in
+// messages where these are exchanged.
+void CpuExecutor::per_head(const Task& task, int layer) {
+  const Array in = array(task.reads[0], task.chunk);
+  const Array out = array(task.writes[0], task.chunk);
+  const Id w = task.reads[1];
+  const int64_t heads = in.extents[1];
+  const int64_t made = schedule_[w].dims[1].mine.count;
+  const int64_t contracted = schedule_[w].dims[2].mine.count;
+  const ProductShape one_row{1, made, contracted, in.extents[2], out.extents[2]};
+  const bool messages = task.writes.size() == 2;
+  const PartialLayout part = messages ? store_.message(task.writes[0], task.chunk) : PartialLayout{};
+  with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+    const T* weights = reinterpret_cast<const T*>(weight(w, layer));
+    if (!messages) {
+      product_per_head(ProductShape{in.rows, made, contracted, in.extents[2], out.extents[2]}, heads, in.as<A>(),
+                       weights, out.as<A>());
+      const int64_t behind = in.extents[2] - contracted;
+      for (int64_t i = 0; made < out.extents[2] && i < in.rows * heads; ++i)
+        std::copy_n(in.as<A>() + i * in.extents[2] + contracted, behind, out.as<A>() + i * out.extents[2] + made);
+      return;
+    }
+    const PartialLayout from = store_.message(task.reads[0], task.chunk);
+    for (int64_t row = 0; row < in.rows; ++row)
+      for (int64_t head = 0; head < heads; head += part.heads) {
+        std::byte* message = out.data + head / part.heads * part.bytes();
+        product_per_head(one_row, part.heads, in.as<A>() + row * in.width + head * in.extents[2],
+                         weights + head * made * contracted,
+                         reinterpret_cast<A*>(message + part.output_offset(row, 0)));
+        std::memcpy(message + part.lse_offset(row, 0), in.data + from.lse_offset(row, head),
+                    static_cast<size_t>(part.heads) * sizeof(float));
+      }
+  });
+}
+
+void CpuExecutor::angles(const Task& task) {
+  const Array out = array(task.writes[0], all_chunks);
+  const auto pairs = static_cast<int64_t>(frequencies_.size());
+  for (int64_t row = 0; row < out.rows; ++row)
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      const double angle = static_cast<double>(position(row)) * frequencies_[static_cast<size_t>(pair)];
+      out.as<float>()[row * 2 * pairs + pair] = static_cast<float>(std::cos(angle));
+      out.as<float>()[row * 2 * pairs + pairs + pair] = static_cast<float>(std::sin(angle));
+    }
+}
+
+// Queries [rows][heads][size] whole; of keys and values [rows][2][heads][size] the keys.
+void CpuExecutor::rope(const Task& task) {
+  const Array x = array(task.reads[0], all_chunks);
+  const auto* angles = array(task.reads[1], all_chunks).as<float>();
+  const auto pairs = static_cast<int64_t>(frequencies_.size());
+  const bool keys = schedule_[task.reads[0]].dims[3].fill != Fill::absent;
+  const bool latent = schedule_[task.reads[0]].dims[2].fill == Fill::absent;
+  const int64_t size = latent ? x.extents[1] : keys ? x.extents[3] : x.extents[2];
+  const int64_t heads = latent ? 1 : keys ? x.extents[2] : x.extents[1];
+  with_type(work_.precision.activations, [&]<class A>(A*) {
+    for (int64_t row = 0; row < x.rows; ++row) {
+      A* vectors = x.as<A>() + row * x.width;
+      const float* cosines = angles + row * 2 * pairs;
+      cpu::rope(RopeShape{1, heads, size, pairs, work_.model->rope.interleaved}, cosines, cosines + pairs, vectors,
+                vectors);
+    }
+  });
+}
+
+void CpuExecutor::append(const Task& task, int layer) {
+  const Array kv = array(task.reads[0], all_chunks);
+  const KvCache& cache = store_.cache();
+  const Place& me = schedule_.place;
+  with_types(work_.precision.activations, work_.precision.kv, [&]<class A, class K>(A*, K*) {
+    for (int64_t row = 0; row < kv.rows; ++row) {
+      if (!owns_newest(row)) continue;
+      const int64_t at = local_length(position(row), work_.interval, me.l.kvp, me.kvp);
+      for (int64_t head = 0; head < cache.heads; ++head) {
+        const A* key = kv.as<A>() + row * kv.width + head * cache.key_values;
+        auto* keys = reinterpret_cast<K*>(store_.history(layer) + cache.key_offset(row, head));
+        convert(cache.key_values, key, keys + at * cache.key_values);
+        if (cache.value_values == 0) continue;
+        auto* values = reinterpret_cast<K*>(store_.history(layer) + cache.value_offset(row, head));
+        convert(cache.value_values, key + cache.heads * cache.key_values, values + at * cache.value_values);
+      }
+    }
+  });
+}
+
+void CpuExecutor::attend(const Task& task, int layer) {
+  const Array query = array(task.reads[0], task.chunk);
+  const KvCache& cache = store_.cache();
+  const Place& me = schedule_.place;
+  const PartialLayout part = store_.message(task.writes[0], task.chunk);
+  const AttentionShape shape{query.rows, query.extents[1], cache.heads, query.extents[2], part.value_size, scale_};
+  with_types(work_.precision.activations, work_.precision.kv, [&]<class A, class K>(A*, K*) {
+    std::vector<KvView<K>> views;
+    for (int64_t i = 0; i < query.rows; ++i) {
+      const int64_t row = store_.first_row(task.chunk) + i;
+      const int64_t tokens = local_length(position(row), work_.interval, me.l.kvp, me.kvp) + (owns_newest(row) ? 1 : 0);
+      for (int64_t head = 0; head < cache.heads; ++head) {
+        const auto at = [&](int64_t offset) { return reinterpret_cast<const K*>(store_.history(layer) + offset); };
+        views.push_back({at(cache.key_offset(row, head)), at(cache.value_offset(row, head)), cache.key_values,
+                         cache.value_values == 0 ? cache.key_values : cache.value_values, tokens});
+      }
+    }
+    decode_attention<A, K>(shape, query.as<A>(), views, part, store_.activation(task.writes[0], task.chunk), poll_);
+  });
+}
+
+void CpuExecutor::merge(const Task& task) {
+  const Id parts = task.reads[0];
+  with_type(work_.precision.activations, [&]<class A>(A*) {
+    merge_partials(store_.message(parts, task.chunk), store_.parts(parts), store_.activation(parts, task.chunk),
+                   array(task.writes[0], task.chunk).as<A>());
+  });
+}
+
+void CpuExecutor::rescale(const Task& task) {
+  const Id mine = task.reads[0];
+  with_type(work_.precision.activations, [&]<class A>(A*) {
+    rescale_partial(store_.message(mine, task.chunk), schedule_.place.l.kvp, store_.activation(mine, task.chunk),
+                    reinterpret_cast<const float*>(store_.activation(task.reads[1], task.chunk)),
+                    array(task.writes[0], task.chunk).as<A>());
+  });
+}
+
+void CpuExecutor::swiglu(const Task& task) {
+  const Array out = array(task.writes[0], all_chunks);
+  with_type(work_.precision.activations, [&]<class A>(A*) {
+    cpu::swiglu(out.rows, out.width, array(task.reads[0], all_chunks).as<A>(), out.as<A>());
+  });
+}
+
+void CpuExecutor::add(const Task& task) {
+  const Array to = array(task.reads[0], all_chunks);
+  with_type(work_.precision.activations, [&]<class A>(A*) {
+    const A* summands[] = {to.as<A>(), array(task.reads[1], all_chunks).as<A>()};
+    sum_in_order(2, to.rows * to.width, summands, to.as<A>());
+  });
+}
+
+void CpuExecutor::pick(const Task& task) {
+  const Array logits = array(task.reads[0], all_chunks);
+  auto* best = reinterpret_cast<Best*>(array(task.writes[0], all_chunks).data);
+  const int64_t first = schedule_[task.reads[0]].dims[1].mine.first;
+  with_type(work_.precision.activations, [&]<class A>(A*) {
+    for (int64_t row = 0; row < logits.rows; ++row)
+      best[row] = argmax(std::span<const A>(logits.as<A>() + row * logits.width, static_cast<size_t>(logits.width)), first);
+  });
+}
+
+void CpuExecutor::advance(const Task& task) {
+  const Array bests = array(task.reads[0], all_chunks);
+  const int ranks = schedule_.place.l.stage_ranks();
+  const auto rows = static_cast<int64_t>(work_.lengths.size());
+  const auto* best = reinterpret_cast<const Best*>(bests.data);
+  auto* tokens = array(task.writes[0], all_chunks).as<int32_t>();
+  auto* positions = array(task.writes[1], all_chunks).as<int64_t>();
+  sampled_.resize(static_cast<size_t>(rows));
+  for (int64_t row = 0; row < rows; ++row) {
+    Best winner = best[row];  // ranks hold ascending words: ties stay with the lowest
+    for (int rank = 1; rank < ranks; ++rank)
+      if (const Best& other = best[rank * rows + row]; other.value > winner.value || std::isnan(other.value))
+        winner = other;
+    sampled_[static_cast<size_t>(row)] = winner.index;
+    tokens[row] = teacher_.empty() ? winner.index : teacher_[static_cast<size_t>(row)];
+    ++positions[row];
+  }
+  teacher_.clear();
+}
+
+}  // namespace helix::cpu

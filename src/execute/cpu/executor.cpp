@@ -1,0 +1,197 @@
+#include "execute/cpu/executor.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "base/error.h"
+#include "base/heartbeat.h"
+#include "layout/requests.h"
+
+namespace helix::cpu {
+
+namespace {
+
+double now_us() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double, std::micro>(now).count();
+}
+
+Schedule schedule_for(MPI_Comm ranks, const Assignment& work) {
+  int rank = 0;
+  HELIX_MPI(MPI_Comm_rank(ranks, &rank));
+  return build_schedule({work.model, work.layout, work.precision, work.chunks}, rank);
+}
+
+StepState capacity_for(const Schedule& schedule, const Assignment& work) {
+  return capacity_of(schedule, *work.model, {work.lengths, work.interval}, work.steps);
+}
+
+}  // namespace
+
+std::string CpuExecutor::refusal(const Layout& layout, const Precision& p) {
+  for (const Format format : {p.weights, p.kv, p.attention, p.experts, p.lm_head})
+    if (format != Format::fp32 && format != Format::bf16)
+      return fmt::format("the CPU executor does not execute {} yet", name_of(format));
+  if (layout.pp > 1) return "the CPU executor does not execute PP > 1 yet";
+  return "";
+}
+
+CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
+    : work_(work),
+      schedule_(schedule_for(ranks, work)),
+      requests_(cut(work.lengths, work.layout.dp)[static_cast<size_t>(schedule_.place.dp)]),
+      store_(schedule_, work_, capacity_for(schedule_, work)),
+      collectives_(ranks, schedule_, store_, work.precision.activations),
+      frequencies_(rope_frequencies(*work.model)),
+      scale_(static_cast<float>(softmax_scale(*work.model))) {
+  if (work.chunks > 1) poll_ = [this] { advance_lane(Lane::exchange); };
+  rewind();
+}
+
+void CpuExecutor::rewind() {
+  decoded_ = 0;
+  const Generator generator(*work_.model, work_.precision, work_.seed);
+  auto* tokens = reinterpret_cast<int32_t*>(store_.activation(0, all_chunks));
+  auto* positions = reinterpret_cast<int64_t*>(store_.activation(1, all_chunks));
+  for (size_t i = 0; i < work_.lengths.size(); ++i) {
+    tokens[i] = generator.first_token(static_cast<int64_t>(i));
+    positions[i] = work_.lengths[i];
+  }
+}
+
+StepState CpuExecutor::state() const {
+  StepState state = state_of(schedule_, *work_.model, {work_.lengths, work_.interval, decoded_});
+  const Place& me = schedule_.place;
+  const Slice words = rows_of(work_.model->vocabulary, me.l.stage_ranks(), me.in_stage());
+  const auto* tokens = reinterpret_cast<const int32_t*>(store_.activation(0, all_chunks));
+  state.looked_up = 0;
+  for (size_t i = 0; i < work_.lengths.size(); ++i)
+    state.looked_up += tokens[i] >= words.first && tokens[i] < words.first + words.count ? 1 : 0;
+  return state;
+}
+
+template <class Visit>
+void CpuExecutor::for_layers(Visit visit) const {
+  for (const Segment& segment : schedule_.segments)
+    for (int layer = 0; layer < segment.layers; ++layer) visit(segment, segment.first_layer + layer);
+}
+
+void CpuExecutor::step() {
+  exposed_us_ = 0;
+  for_layers([&](const Segment& segment, int layer) { run_layer(segment, layer); });
+  ++decoded_;
+}
+
+void CpuExecutor::run_layer(const Segment& segment, int layer) {
+  lanes_ = {&segment, layer, {}};
+  to_next(Lane::compute, segment.begin);
+  to_next(Lane::exchange, segment.begin);
+  for (bool compute_done = false; !compute_done;) {
+    advance_lane(Lane::exchange);
+    const int before = lanes_.at[0];
+    compute_done = advance_lane(Lane::compute);
+    if (compute_done || lanes_.at[0] != before) continue;
+    const double began = now_us();
+    const int waiting_for = lanes_.at[1];
+    while (lanes_.at[1] == waiting_for) advance_lane(Lane::exchange);
+    exposed_us_ += now_us() - began;
+  }
+}
+
+void CpuExecutor::to_next(Lane lane, int from) {
+  while (from < lanes_.segment->end && schedule_.tasks[static_cast<size_t>(from)].lane != lane) ++from;
+  lanes_.at[static_cast<size_t>(lane)] = from;
+}
+
+bool CpuExecutor::advance_lane(Lane lane) {
+  const auto mine = static_cast<size_t>(lane);
+  const int at = lanes_.at[mine];
+  if (at == lanes_.segment->end) return true;
+  const Task& task = schedule_.tasks[static_cast<size_t>(at)];
+  if (task.after[1 - mine] >= lanes_.at[1 - mine]) return false;
+  if (!carry_out(task, lanes_.layer)) return false;
+  to_next(lane, at + 1);
+  return lanes_.at[mine] == lanes_.segment->end;
+}
+
+bool CpuExecutor::carry_out(const Task& task, int layer) {
+  double& began = began_us_[static_cast<size_t>(task.lane)];
+  if (spans_ != nullptr && began < 0) began = now_us();
+  if (communicates(task.op)) {
+    if (!collectives_.progress(task, task.lane == Lane::compute)) return false;
+  } else {
+    compute(task, layer);
+  }
+  if (spans_ != nullptr) spans_->push_back({&task, layer, began, now_us()});
+  began = -1;
+  if (hooks_.after) hooks_.after(task, layer);
+  beat();
+  return true;
+}
+
+std::vector<double> CpuExecutor::instrumented_step() {
+  std::vector<double> times(schedule_.tasks.size(), 0);
+  for_layers([&](const Segment& segment, int layer) {
+    lanes_ = {&segment, layer, {segment.end, segment.end}};  // nothing runs beside
+    for (int i = segment.begin; i < segment.end; ++i) {
+      collectives_.barrier();
+      const double began = now_us();
+      while (!carry_out(schedule_.tasks[static_cast<size_t>(i)], layer)) {
+      }
+      times[static_cast<size_t>(i)] += now_us() - began;
+    }
+  });
+  ++decoded_;
+  return times;
+}
+
+std::vector<Span> CpuExecutor::traced_step() {
+  std::vector<Span> spans;
+  spans_ = &spans;
+  collectives_.barrier();
+  const double began = now_us();
+  step();
+  spans_ = nullptr;
+  for (Span& span : spans) {
+    span.begin_us -= began;
+    span.end_us -= began;
+  }
+  return spans;
+}
+
+std::vector<float> CpuExecutor::logits() const {
+  for (const Task& task : schedule_.tasks) {
+    if (task.op != Op::pick) continue;
+    const Array from = array(task.reads[0], all_chunks);
+    std::vector<float> result(static_cast<size_t>(from.rows * from.width));
+    for (size_t i = 0; i < result.size(); ++i)
+      result[i] = work_.precision.activations == Format::bf16 ? to_float(from.as<bf16>()[i]) : from.as<float>()[i];
+    return result;
+  }
+  return {};
+}
+
+TensorView CpuExecutor::view(Id tensor, int chunk) {
+  const Id outputs = store_.holder(tensor);
+  std::byte* data = store_.activation(outputs, chunk);
+  if (!store_.in_messages(outputs)) {
+    const Array a = array(tensor, chunk);
+    return {data, a.rows, a.width};
+  }
+  const PartialLayout part = store_.message(outputs, chunk);
+  const bool lses = outputs != tensor;
+  return {lses ? data + part.outputs_bytes() : data, part.rows, lses ? part.heads : part.heads * part.value_size,
+          store_.parts(outputs), part.bytes()};
+}
+
+int64_t CpuExecutor::position(int64_t row) const {
+  return reinterpret_cast<const int64_t*>(store_.activation(1, all_chunks))[requests_.first + row];
+}
+
+bool CpuExecutor::owns_newest(int64_t row) const {
+  if (hooks_.newest != Newest::by_owner) return hooks_.newest == Newest::by_everybody;
+  return owner(position(row), work_.interval, schedule_.place.l.kvp) == schedule_.place.kvp;
+}
+
+}  // namespace helix::cpu

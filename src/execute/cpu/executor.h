@@ -1,0 +1,104 @@
+// The CPU executor: one rank's schedule carried out with OpenMP kernels and MPI.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "execute/cpu/collectives.h"
+#include "execute/cpu/store.h"
+#include "execute/executor.h"
+
+namespace helix::cpu {
+
+class CpuExecutor final : public Executor {
+ public:
+  // Collective over `ranks`, whose size is the layout's. Throws RunError for what this executor cannot do, on all
+  // ranks alike.
+  CpuExecutor(MPI_Comm ranks, const Assignment& work);
+  // Why this executor cannot carry out such a point; empty: it can.
+  static std::string refusal(const Layout& layout, const Precision& precision);
+
+  const Model& model() const override { return *work_.model; }
+  const Schedule& schedule() const override { return schedule_; }
+  StepState state() const override;
+  Memory allocated() const override { return store_.allocated(); }
+  Hooks& hooks() override { return hooks_; }
+  void step() override;
+  std::vector<double> instrumented_step() override;
+  std::vector<Span> traced_step() override;
+  double exposed_us() const override { return exposed_us_; }
+  void rewind() override;
+  void teach(std::vector<int32_t> tokens) override { teacher_ = std::move(tokens); }
+  std::vector<float> logits() const override;
+  std::span<const int32_t> sampled() const override { return sampled_; }
+  TensorView view(Id tensor, int chunk) override;
+
+ private:
+  // The lanes of one layer: each a cursor over the segment's tasks.
+  struct Lanes {
+    const Segment* segment;
+    int layer;
+    std::array<int, 2> at;
+  };
+  void run_layer(const Segment& segment, int layer);
+  bool advance_lane(Lane lane);  // true when the lane has nothing left
+  void to_next(Lane lane, int from);
+  bool carry_out(const Task& task, int layer);  // false while its messages are under way
+  template <class Visit>
+  void for_layers(Visit visit) const;
+
+  // The arithmetic of each kind of task (arithmetic.cpp).
+  void compute(const Task& task, int layer);
+  void embed(const Task& task, int layer);
+  void norm(const Task& task, int layer);
+  void add_norm(const Task& task, int layer);
+  void product(const Task& task, int layer);
+  void per_head(const Task& task, int layer);
+  void angles(const Task& task);
+  void rope(const Task& task);
+  void append(const Task& task, int layer);
+  void attend(const Task& task, int layer);
+  void merge(const Task& task);
+  void rescale(const Task& task);
+  void swiglu(const Task& task);
+  void add(const Task& task);
+  void pick(const Task& task);
+  void advance(const Task& task);
+
+  struct Array {  // an activation, or a weight of one layer
+    std::byte* data;
+    int64_t rows;
+    int64_t width;  // values of a row
+    std::array<int64_t, 4> extents;
+    template <class T>
+    T* as() const {
+      return reinterpret_cast<T*>(data);
+    }
+  };
+  Array array(Id id, int chunk) const;
+  std::byte* weight(Id id, int layer) const { return store_.weight(id, layer); }
+  Format weight_format(Id id) const { return format_of(work_.precision, schedule_[id].weight); }
+  int64_t position(int64_t row) const;  // of the newest token of a row of this replica
+  bool owns_newest(int64_t row) const;
+
+  Assignment work_;
+  Schedule schedule_;
+  Slice requests_;  // of this replica
+  Store store_;
+  Collectives collectives_;
+  Hooks hooks_;
+  std::vector<double> frequencies_;
+  float scale_;
+  std::vector<int32_t> teacher_;
+  std::vector<int32_t> sampled_;
+  Lanes lanes_ = {};
+  std::function<void()> poll_;  // attention lets the exchange lane advance between its tiles
+  std::vector<Span>* spans_ = nullptr;
+  std::array<double, 2> began_us_ = {-1, -1};  // of the task in hand, a lane
+  double exposed_us_ = 0;
+  int64_t decoded_ = 0;
+};
+
+}  // namespace helix::cpu

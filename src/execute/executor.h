@@ -1,0 +1,85 @@
+// How a schedule is carried out: what every executor that has data offers to the timing loop and to verification.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "schedule/cost.h"
+#include "schedule/schedule.h"
+
+namespace helix {
+
+// What one launch of an executor decodes.
+struct Assignment {
+  const Model* model = nullptr;
+  Layout layout;
+  Precision precision;
+  int chunks = 1;  // above 1: HOP-B
+  int64_t interval = 32;
+  std::vector<int64_t> lengths;  // tokens of history of each request
+  int64_t steps = 1;             // the KV cache holds lengths + steps tokens
+  uint64_t seed = 1;
+};
+
+// Ways to be wrong on purpose, so that verification shows that it can fail (helix.md, Errors others shipped).
+enum class Newest : uint8_t { by_owner, by_nobody, by_everybody };
+
+// A tensor of this rank while a task has just been carried out. What is exchanged stands in parts, one a peer, each
+// [rows][values]; everything else is one part.
+struct TensorView {
+  std::byte* data;
+  int64_t rows;    // of the task's chunk
+  int64_t values;  // of a row, in one part
+  int parts = 1;
+  int64_t part_stride = 0;  // bytes
+};
+
+struct Hooks {
+  Newest newest = Newest::by_owner;
+  // After each task: what is in its tensors may be read or changed. Slow; unset in measured steps.
+  std::function<void(const Task& task, int layer)> after;
+};
+
+// When a task ran, on which lane, in microseconds from the beginning of the step.
+struct Span {
+  const Task* task;
+  int layer;
+  double begin_us;
+  double end_us;
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  virtual const Model& model() const = 0;
+  virtual const Schedule& schedule() const = 0;
+  virtual StepState state() const = 0;         // of the step that comes next
+  virtual Memory allocated() const = 0;        // bytes taken by our allocator, by purpose
+  virtual Hooks& hooks() = 0;
+
+  // Decodes one token of each request. Collective over the layout's ranks; no barrier.
+  virtual void step() = 0;
+  // One step task by task, a barrier before each; microseconds a task, in schedule order with layers summed.
+  virtual std::vector<double> instrumented_step() = 0;
+  // One step with the begin and end of each task.
+  virtual std::vector<Span> traced_step() = 0;
+  // Microseconds of the last step() in which the compute lane waited for the exchange lane.
+  virtual double exposed_us() const = 0;
+
+  // Back to the first token after the history.
+  virtual void rewind() = 0;
+  // The next step's result is `tokens` ([batch]) instead of the sampled ones.
+  virtual void teach(std::vector<int32_t> tokens) = 0;
+  // After a step: this rank's logits [batch][vocabulary slice], and the sampled tokens [batch].
+  virtual std::vector<float> logits() const = 0;
+  virtual std::span<const int32_t> sampled() const = 0;
+  // The content of a tensor as a task of `chunk` sees it; for hooks.
+  virtual TensorView view(Id tensor, int chunk) = 0;
+};
+
+}  // namespace helix

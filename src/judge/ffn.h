@@ -1,0 +1,16 @@
+// The judge's FFN of one token: dense, or routed and shared experts.
+#pragma once
+
+#include "judge/judge.h"
+
+namespace helix {
+
+// The choice of experts from their logits; `bias` is empty or one number an expert.
+JudgeRouting choose_experts(const Experts& experts, const Vector& logits, const Vector& bias,
+                            Vector& gates);
+
+// What the FFN adds to the hidden state, from the normed one.
+Vector feed_forward(const Tensors& tensors, int64_t layer, const Vector& input,
+                    JudgeRouting& routing);
+
+}  // namespace helix

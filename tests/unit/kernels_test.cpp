@@ -1,0 +1,316 @@
+// Products and elementwise kernels against their twins; equal bits for equal rows; NaN is seen.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <limits>
+#include <stdexcept>
+
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/reference.h"
+#include "tests/unit/kernels.h"
+
+namespace helix::cpu {
+namespace {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+TEST(Lanes, ExponentialIsWithinTwoUnits) {
+  EXPECT_EQ(exponential(0.0F), 1.0F);
+  EXPECT_EQ(exponential(-infinity), 0.0F);
+  EXPECT_EQ(exponential(-1000.0F), 0.0F);
+  EXPECT_EQ(exponential(std::numeric_limits<float>::lowest()), 0.0F);
+  EXPECT_EQ(exponential(infinity), infinity);
+  EXPECT_EQ(exponential(100.0F), infinity);
+  EXPECT_TRUE(std::isnan(exponential(NAN)));
+  EXPECT_TRUE(std::isnan(exponential(-NAN)));
+  double worst = 0;
+  for (float x = -104; x < 88.72F; x += 0.00037F) {
+    const double exact = std::exp(double{x});
+    const auto near = static_cast<float>(exact);
+    const double unit = double{std::nextafter(near, infinity)} - near;
+    worst = std::max(worst, std::abs(exponential(x) - exact) / unit);
+  }
+  EXPECT_LE(worst, 2.0) << "units in the last place";
+}
+
+TEST(Lanes, EverySumTakesTheSameTree) {
+  Random random(1);
+  Lanes v[16];
+  for (Lanes& lanes : v) {
+    for (int i = 0; i < 16; ++i) lanes[i] = random.normal();
+  }
+  const Lanes together = sums(v);
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_EQ(together[i], sum(v[i]));
+    double exact = 0;
+    for (int lane = 0; lane < 16; ++lane) exact += v[i][lane];
+    EXPECT_NEAR(together[i], exact, 5e-6);
+  }
+}
+
+TEST(Lanes, StoresRoundAsScalarsDo) {
+  std::vector<float> values = {0.0F, -0.0F, infinity, -infinity, NAN, -NAN, 1e-40F, 3.4e38F};
+  for (uint32_t low : {0x7fffU, 0x8000U, 0x8001U}) {
+    for (uint32_t high : {0x3f80U, 0x3f81U, 0x7f7fU, 0x7f80U})
+      values.push_back(std::bit_cast<float>(high << 16 | low));
+  }
+  std::vector<bf16> actual(values.size());
+  std::vector<bf16> expected(values.size());
+  convert<float, bf16>(std::ssize(values), values.data(), actual.data());
+  reference::convert<float, bf16>(std::ssize(values), values.data(), expected.data());
+  for (size_t i = 0; i < values.size(); ++i)
+    EXPECT_EQ(actual[i].bits, expected[i].bits) << values[i];
+  std::vector<float> back(values.size());
+  convert<bf16, float>(std::ssize(values), actual.data(), back.data());
+  EXPECT_EQ(std::bit_cast<uint32_t>(back[3]), std::bit_cast<uint32_t>(-infinity));
+}
+
+template <class A, class B>
+struct Types {
+  using Weight = A;
+  using Activation = B;
+};
+using Combinations =
+    testing::Types<Types<float, float>, Types<float, bf16>, Types<bf16, float>, Types<bf16, bf16>>;
+template <class Pair>
+class Product : public testing::Test {};
+TYPED_TEST_SUITE(Product, Combinations);
+
+// Sums of K random terms grow as sqrt(K); a lane of K / 16 terms, rounded at each (6e-8 of what it
+// holds), is off by about sqrt(K / 16) roundings: 2e-6 of the largest of some hundred results for K
+// up to 10^4. BLAS is no worse.
+constexpr double product_tolerance = 2e-6;
+
+template <class W, class A>
+std::vector<A> multiply(const ProductShape& shape, int64_t heads, const std::vector<A>& x,
+                        const std::vector<W>& w) {
+  std::vector<A> y(static_cast<size_t>(shape.rows * heads * shape.y_stride), from_float<A>(-7.0F));
+  if (heads == 1) {
+    product(shape, x.data(), w.data(), y.data());
+  } else {
+    product_per_head(shape, heads, x.data(), w.data(), y.data());
+  }
+  return y;
+}
+
+TYPED_TEST(Product, MatchesItsTwin) {
+  using W = typename TypeParam::Weight;
+  using A = typename TypeParam::Activation;
+  Random random(2);
+  for (int i = 0; i < 80; ++i) {
+    ProductShape shape{.rows = random.pick<int64_t>({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 256, 257}),
+                       .outputs = random.pick<int64_t>({1, 3, 8, 15, 16, 17, 24, 130, 300}),
+                       .inputs = random.pick<int64_t>({1, 8, 15, 16, 17, 64, 100, 576, 1024, 5000}),
+                       .fixed_order = random.integer(0, 1) == 1};
+    shape.x_stride = shape.inputs + random.integer(0, 3);
+    shape.y_stride = shape.outputs + random.integer(0, 3);
+    const int64_t heads = random.pick<int64_t>({1, 1, 3});
+    const auto x = random.normals<A>(shape.rows * heads * shape.x_stride);
+    const auto w = random.normals<W>(heads * shape.outputs * shape.inputs);
+    std::vector<A> expected(static_cast<size_t>(shape.rows * heads * shape.y_stride),
+                            from_float<A>(-7.0F));
+    reference::product_per_head(shape, heads, x.data(), w.data(), expected.data());
+    SCOPED_TRACE(testing::Message() << shape.rows << " x " << shape.outputs << " x " << shape.inputs
+                                    << " heads " << heads);
+    expect_close(multiply(shape, heads, x, w), expected, product_tolerance + rounding_of<A>);
+  }
+}
+
+TYPED_TEST(Product, BitsDependOnTheRowAlone) {
+  using W = typename TypeParam::Weight;
+  using A = typename TypeParam::Activation;
+  Random random(3);
+  constexpr int64_t outputs = 333;
+  constexpr int64_t inputs = 1111;
+  const auto w = random.normals<W>(outputs * inputs);
+  const auto x = random.normals<A>(9 * inputs);
+  const ProductShape one{
+      .rows = 1, .outputs = outputs, .inputs = inputs, .x_stride = inputs, .y_stride = outputs};
+  for (int64_t rows : {1, 2, 3, 4, 5, 7, 9, 40}) {
+    std::vector<A> many;
+    for (int64_t r = 0; r < rows; ++r) {
+      many.insert(many.end(), x.begin() + r % 9 * inputs, x.begin() + (r % 9 + 1) * inputs);
+    }
+    ProductShape shape = one;
+    shape.rows = rows;
+    shape.fixed_order = true;
+    const auto y = multiply(shape, 1, many, w);
+    for (int64_t r = 0; r < rows; ++r) {
+      const std::vector<A> row(many.begin() + r * inputs, many.begin() + (r + 1) * inputs);
+      EXPECT_TRUE(same_bits(multiply(one, 1, row, w),
+                            std::vector<A>(y.begin() + r * outputs, y.begin() + (r + 1) * outputs)))
+          << "row " << r << " of " << rows;
+    }
+    // A column's bits do not depend on the other columns either.
+    ProductShape last = one;
+    last.outputs = last.y_stride = 1;
+    const std::vector<W> column(w.end() - inputs, w.end());
+    const std::vector<A> row(many.begin(), many.begin() + inputs);
+    EXPECT_TRUE(same_bits(multiply(last, 1, row, column), std::vector<A>{y[outputs - 1]}));
+  }
+}
+
+TYPED_TEST(Product, ThreadsDoNotChangeBits) {
+  using W = typename TypeParam::Weight;
+  using A = typename TypeParam::Activation;
+  Random random(4);
+  for (int64_t rows : {1, 5, 256}) {
+    const ProductShape shape{
+        .rows = rows, .outputs = 700, .inputs = 900, .x_stride = 900, .y_stride = 700};
+    const auto x = random.normals<A>(rows * 900);
+    const auto w = random.normals<W>(700 * 900);
+    std::vector<A> one;
+    std::vector<A> two;
+    with_threads(1, [&] { one = multiply(shape, 1, x, w); });
+    with_threads(2, [&] { two = multiply(shape, 1, x, w); });
+    EXPECT_TRUE(same_bits(one, two)) << rows;
+  }
+}
+
+TYPED_TEST(Product, NansAreSeenAndAMissingInputFails) {
+  using W = typename TypeParam::Weight;
+  using A = typename TypeParam::Activation;
+  Random random(5);
+  for (int64_t rows : {1, 3, 256}) {
+    const ProductShape shape{
+        .rows = rows, .outputs = 20, .inputs = 50, .x_stride = 50, .y_stride = 20};
+    const auto x = random.normals<A>(rows * 50);
+    const auto w = random.normals<W>(1000);
+    const auto good = multiply(shape, 1, x, w);
+    auto changed = w;
+    changed[7 * 50 + 49] = from_float<W>(NAN);
+    EXPECT_TRUE(std::isnan(to_float(multiply(shape, 1, x, changed)[7])));
+    EXPECT_FALSE(relative_error(multiply(shape, 1, x, changed), good) <= 1);
+    auto missing = shape;
+    missing.inputs = 49;  // negative control: rows of w shift by one value, too
+    EXPECT_GT(relative_error(multiply(missing, 1, x, w), good), 10 * product_tolerance);
+  }
+}
+
+TEST(ProductPoll, ExceptionsArrive) {
+  const ProductShape shape{
+      .rows = 1, .outputs = 2000, .inputs = 1000, .x_stride = 1000, .y_stride = 2000};
+  const std::vector<float> x(1000), w(2000000);
+  std::vector<float> y(2000);
+  EXPECT_THROW(product(shape, x.data(), w.data(), y.data(),
+                       [] { throw std::runtime_error("a peer is gone"); }),
+               std::runtime_error);
+}
+
+template <class Pair>
+class Elementwise : public testing::Test {};
+TYPED_TEST_SUITE(Elementwise, Combinations);
+
+TYPED_TEST(Elementwise, NormsMatchTheirTwins) {
+  using W = typename TypeParam::Weight;
+  using A = typename TypeParam::Activation;
+  Random random(6);
+  for (int i = 0; i < 40; ++i) {
+    const int64_t rows = random.integer(0, 9);
+    const int64_t width = random.pick<int64_t>({1, 8, 16, 100, 128, 576, 7168});
+    const int64_t stride = width + random.integer(0, 5);
+    const auto w = random.normals<W>(width);
+    auto x = random.normals<A>(rows * stride, 10);
+    auto expected = x;
+    reference::rms_norm(rows, width, stride, stride, x.data(), w.data(), 1e-5F, expected.data());
+    rms_norm(rows, width, stride, stride, x.data(), w.data(), 1e-5F, x.data());  // in place
+    // Four roundings of 6e-8 for a value, and the root's.
+    expect_close(x, expected, 5e-7 + rounding_of<A>, "rms_norm");
+
+    auto hidden = random.normals<A>(rows * width);
+    auto twin_hidden = hidden;
+    const auto y = random.normals<A>(rows * width);
+    std::vector<A> out(hidden.size());
+    std::vector<A> twin_out(hidden.size());
+    add_rms_norm(rows, width, hidden.data(), y.data(), w.data(), 1e-6F, out.data());
+    reference::add_rms_norm(rows, width, twin_hidden.data(), y.data(), w.data(), 1e-6F,
+                            twin_out.data());
+    EXPECT_TRUE(same_bits(hidden, twin_hidden));  // one exact sum, rounded once
+    expect_close(out, twin_out, 5e-7 + rounding_of<A>, "add_rms_norm");
+  }
+}
+
+TYPED_TEST(Elementwise, RopeMatchesItsTwin) {
+  using A = typename TypeParam::Activation;
+  Random random(7);
+  for (int i = 0; i < 40; ++i) {
+    RopeShape shape{.rows = random.integer(0, 9),
+                    .heads = random.pick<int64_t>({1, 3, 16, 24}),
+                    .size = random.pick<int64_t>({8, 16, 64, 128, 192, 576}),
+                    .interleaved = i % 2 == 0};
+    shape.pairs = random.pick<int64_t>({shape.size / 2, 4});
+    std::vector<float> cosines;
+    std::vector<float> sines;
+    for (int64_t p = 0; p < shape.rows * shape.pairs; ++p) {
+      const float angle = 10 * random.normal();
+      cosines.push_back(std::cos(angle));
+      sines.push_back(std::sin(angle));
+    }
+    auto x = random.normals<A>(shape.rows * shape.heads * shape.size);
+    std::vector<A> out(x.size());
+    std::vector<A> expected(x.size());
+    reference::rope(shape, cosines.data(), sines.data(), x.data(), expected.data());
+    rope(shape, cosines.data(), sines.data(), x.data(), out.data());
+    expect_close(out, expected, 2e-7 + rounding_of<A>);
+    rope(shape, cosines.data(), sines.data(), x.data(), x.data());
+    EXPECT_TRUE(same_bits(x, out)) << "in place";
+  }
+}
+
+TYPED_TEST(Elementwise, GatesSumsAndEmbeddingsMatchTheirTwins) {
+  using W = typename TypeParam::Weight;
+  using A = typename TypeParam::Activation;
+  Random random(8);
+  for (int i = 0; i < 40; ++i) {
+    const int64_t rows = random.integer(0, 9);
+    const int64_t width = random.pick<int64_t>({1, 16, 100, 5000});
+    std::vector<A> out(static_cast<size_t>(rows * width));
+    auto expected = out;
+    const auto x = random.normals<A>(rows * 2 * width, 20);
+    swiglu(rows, width, x.data(), out.data());
+    reference::swiglu(rows, width, x.data(), expected.data());
+    expect_close(out, expected, 5e-7 + rounding_of<A>, "swiglu");
+
+    const auto parts = static_cast<int>(random.integer(1, 8));
+    std::vector<std::vector<A>> values;
+    std::vector<const A*> from;
+    for (int p = 0; p < parts; ++p) values.push_back(random.normals<A>(rows * width));
+    for (const auto& part : values) from.push_back(part.data());
+    sum_in_order(parts, rows * width, from.data(), out.data());
+    reference::sum_in_order(parts, rows * width, from.data(), expected.data());
+    expect_close(out, expected, 5e-7 + rounding_of<A>, "sum_in_order");
+    EXPECT_TRUE(parts > 2 || same_bits(out, expected));  // the sum of two is rounded once
+
+    const auto table = random.normals<W>(10 * width);
+    std::vector<int32_t> tokens;
+    for (int64_t r = 0; r < rows; ++r)
+      tokens.push_back(static_cast<int32_t>(random.integer(15, 34)));
+    embed(tokens, 20, 10, width, table.data(), out.data());
+    reference::embed(tokens, 20, 10, width, table.data(), expected.data());
+    EXPECT_TRUE(same_bits(out, expected));
+  }
+  const std::vector<A> nan = {from_float<A>(NAN), from_float<A>(1.0F)};
+  A out;
+  swiglu(1, 1, nan.data(), &out);
+  EXPECT_TRUE(std::isnan(to_float(out)));
+}
+
+TYPED_TEST(Elementwise, ArgmaxTakesTheLowestOfTheLargestAndSeesNan) {
+  using A = typename TypeParam::Activation;
+  Random random(9);
+  for (int i = 0; i < 100; ++i) {
+    auto logits = random.normals<A>(random.pick<int64_t>({0, 1, 16, 255, 256, 257, 1000, 5000}));
+    for (A& logit : logits) {  // many ties
+      if (i % 3 == 0) logit = from_float<A>(std::round(to_float(logit)));
+    }
+    if (i % 7 == 0 && !logits.empty())
+      logits[random.integer(0, std::ssize(logits) - 1)] = from_float<A>(NAN);
+    const Best actual = argmax<A>(logits, 77);
+    const Best expected = reference::argmax<A>(logits, 77);
+    EXPECT_EQ(actual.index, expected.index);
+    EXPECT_EQ(std::bit_cast<uint32_t>(actual.value), std::bit_cast<uint32_t>(expected.value));
+  }
+}
+
+}  // namespace
+}  // namespace helix::cpu
