@@ -61,19 +61,17 @@ def span(values):
 
 
 def subtitle_of(panel):
-    """Two lines: under which load, and where and how the numbers came about."""
+    """Under which load, and how and where the numbers came about."""
     load = [f"context {panel['context']}", panel["precision"],
             f"{span([p['ranks'] for p in panel['points']])} ranks"]
     if panel["routing"]:
         load.append(f"routing {panel['routing']}")
     simulated = panel["kind"] == "simulated"
     how = "simulated" if simulated else f"measured ({panel['kind']}, {panel['executor']})"
-    if panel["oversubscribed"]:
-        how += ": exactness demo, not performance"
     where = panel["machine"] or panel["hardware"]
     commits = ", ".join(panel["commits"])
-    return [clean(", ".join([panel["model"], *load]), 140), how,
-            clean(f"on {where}, commit {commits}", 140)]
+    return (clean(", ".join([panel["model"], *load]), 110),
+            clean(f"{how} on {where}, commit {commits}", 170))
 
 
 def ticks(low, high):
@@ -89,7 +87,10 @@ def ticks(low, high):
 def scale_axis(axis, values, set_limits, room):
     """Logarithmic, with `room` (below, above) as a share of the range."""
     low, high = min(values), max(values)
-    width = max(high / low, 1.3)
+    if high / low < 2:
+        middle = (low * high) ** 0.5
+        low, high = middle / 1.5, middle * 1.5
+    width = high / low
     low, high = low / width ** room[0], high * width ** room[1]
     set_limits(low, high)
     axis.set_major_locator(FixedLocator(ticks(low, high)))
@@ -118,7 +119,7 @@ def draw_repeats(axes, point, color):
     if point["repeats"] > 1 and ttl["high"] > ttl["low"]:
         ends = [ttl["median"] / ttl["high"], ttl["median"] / ttl["low"]]
         axes.plot([point["x"] * e for e in ends], [point["y"] * e for e in ends], "-", color=color,
-                  lw=1.2, alpha=0.7, zorder=3, gid="repeats")
+                  lw=4, alpha=0.3, solid_capstyle="butt", zorder=3, gid="repeats")
 
 
 def draw_frontier(axes, strategy, curve, dashed):
@@ -158,7 +159,7 @@ def draw_legend(figure, panel):
         handles.append((Line2D([], [], **hollow),
                         Line2D([], [], marker="x", ls="none", ms=4, mec=GREY)))
         labels.append("failed verification")
-    figure.legend(handles, labels, handler_map={tuple: HandlerTuple(ndivide=1)}, loc="upper left", bbox_to_anchor=(0.07, 0.855), frameon=False,
+    figure.legend(handles, labels, handler_map={tuple: HandlerTuple(ndivide=1)}, loc="upper left", bbox_to_anchor=(0.075, 0.862), frameon=False,
                   ncol=len(handles), columnspacing=1.6, handletextpad=0.5, borderaxespad=0)
 
 
@@ -170,7 +171,7 @@ def draw(panel):
     axes = figure.add_axes((0.08, 0.085, 0.895, 0.725))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    scale_axis(axes.xaxis, [p["x"] for p in points], axes.set_xlim, (0.04, 0.14))
+    scale_axis(axes.xaxis, [p["x"] for p in points], axes.set_xlim, (0.04, 0.26))
     scale_axis(axes.yaxis, [p["y"] for p in points], axes.set_ylim, (0.05, 0.08))
     axes.grid(color="#e8e8e8", lw=0.7)
     axes.set_axisbelow(True)
@@ -189,10 +190,13 @@ def draw(panel):
                         for strategy, curve in curves for p in curve],
                  [(p["x"], p["y"]) for p in points],
                  [[(p["x"], p["y"]) for p in curve] for _, curve in curves])
-    load, how, where = subtitle_of(panel)
+    load, how = subtitle_of(panel)
     figure.text(0.035, 0.955, "Throughput against interactivity: " + load, size=12.5, weight="bold",
                 color=INK)
-    figure.text(0.035, 0.92, f"{how}, {where}", size=9.5, color=GREY)
+    figure.text(0.035, 0.922, how, size=9.5, color=GREY)
+    if panel["oversubscribed"]:
+        figure.text(0.035, 0.894, "exactness demo, not performance: more ranks than cores",
+                    size=9.5, weight="bold", color="#A3320B")
     draw_legend(figure, panel)
     return figure
 

@@ -6,11 +6,11 @@ from matplotlib import patheffects
 from matplotlib.transforms import Bbox
 
 # Distances from a point, in points of type; beyond `LEADER` a thin line leads to the label.
-DISTANCES = (7, 11, 17, 25, 36, 50, 68, 90)
+DISTANCES = (7, 11, 17, 25, 36, 50, 68, 90, 110)
 LEADER = 18
 SIZE = 7.6
 # Up and to the right there is nothing of the point's own curve; degrees, the best first.
-ANGLES = (35, 0, 60, 90, 15, 75, -20, 180, 145, 120, -45, 215, -90)
+ANGLES = (35, 0, 60, 90, 15, 75, 25, 50, -20, -35, 180, 145, 120, -60, 215, -90)
 
 
 def beside(x, y, width, height, angle, distance):
@@ -78,7 +78,7 @@ class Board:
             return None
         hidden = sum(overlap(box, marker) > 0 for marker in self.markers)
         crossed = sum(crossings(line, box) for line in self.segments)
-        return distance + 1.5 * rank + 45 * hidden + 30 * crossed
+        return distance + 1.5 * rank + 45 * hidden + 60 * crossed
 
     def place(self, x, y, width, height):
         """(cost, box) of the best place; None when there is none."""
@@ -120,9 +120,10 @@ def place_labels(axes, labels, points, curves):
     """labels: (x, y, text, short text, colour). A long text that has no good place gives way to the
     short one, and that to nothing. The figure has a canvas that can measure text."""
     board = Board(axes, points, curves)
-    for x, y, text, short, color in labels:
+    # From the right, where the room is; those further left then go up.
+    for x, y, text, short, color in sorted(labels, key=lambda label: (-label[0], label[1])):
         at = axes.transData.transform((x, y))
-        for words, dearest in ((text, 140), (short, 200)):
+        for words, dearest in ((text, 190), (short, 250)):
             found = board.place(*at, *text_size(axes, words))
             if found and found[0] < dearest:
                 write(axes, board, (x, y), words, color, found[1])

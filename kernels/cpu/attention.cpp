@@ -146,20 +146,15 @@ void attend_tile(const Group& group, int64_t h, const Kv* k, int64_t k_stride, c
   for (int i = 0; i < Heads; ++i)
     keep[i] = weigh(logits + i * tile_tokens, tokens, group.running[h + i]);
   float* out = group.out + h * group.value_stride;
-  const auto whole = [](const Kv* p) { return load(p); };
+  const auto add = [&]<int Vectors>(int64_t d, auto read) {
+    add_values<Heads, Vectors>(logits, keep, v, v_stride, tokens, keys_ahead, d, out,
+                               group.value_stride, read);
+  };
   int64_t d = 0;
-  for (; d + 4 * lane_count <= group.value_size; d += 4 * lane_count) {
-    add_values<Heads, 4>(logits, keep, v, v_stride, tokens, keys_ahead, d, out, group.value_stride,
-                         whole);
-  }
-  for (; d + lane_count <= group.value_size; d += lane_count) {
-    add_values<Heads, 1>(logits, keep, v, v_stride, tokens, keys_ahead, d, out, group.value_stride,
-                         whole);
-  }
-  if (const int64_t left = group.value_size - d; left > 0) {
-    add_values<Heads, 1>(logits, keep, v, v_stride, tokens, keys_ahead, d, out, group.value_stride,
-                         [left](const Kv* p) { return load_tail(p, left); });
-  }
+  for (; d + 4 * lane_count <= group.value_size; d += 4 * lane_count)
+    add.template operator()<4>(d, Load{});
+  for (; d + lane_count <= group.value_size; d += lane_count) add.template operator()<1>(d, Load{});
+  if (d < group.value_size) add.template operator()<1>(d, LoadTail{group.value_size - d});
 }
 
 // One split: every tile is read from memory once, by the first heads, and from cache by the others.

@@ -9,8 +9,8 @@ namespace helix::cpu {
 // each summed in sixteen lanes in order of k and folded by one tree: its bits depend on its two
 // vectors alone.
 template <int Rows, int Columns, class Weight>
-inline Lanes dots(const float* x, int64_t x_stride, const Weight* const (&w)[Columns],
-                  int64_t size) {
+HELIX_INLINE Lanes dots(const float* x, int64_t x_stride, const Weight* const (&w)[Columns],
+                        int64_t size) {
   static_assert(Rows * Columns <= 16);
   Lanes sum[16] = {};
   const auto step = [&](int64_t k, auto&& read) {
@@ -25,8 +25,8 @@ inline Lanes dots(const float* x, int64_t x_stride, const Weight* const (&w)[Col
     }
   };
   int64_t k = 0;
-  for (; k + lane_count <= size; k += lane_count) step(k, [](const auto* p) { return load(p); });
-  if (k < size) step(k, [left = size - k](const auto* p) { return load_tail(p, left); });
+  for (; k + lane_count <= size; k += lane_count) step(k, Load{});
+  if (k < size) step(k, LoadTail{size - k});
   return sums(sum);
 }
 

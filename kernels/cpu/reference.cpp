@@ -68,6 +68,7 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
       }
       double total = 0;
       std::vector<double> weights;
+      weights.reserve(logits.size());
       for (double logit : logits) {
         weights.push_back(std::exp(logit - max));
         total += weights.back();
@@ -94,6 +95,7 @@ void merge_partials(const PartialLayout& part, int parts, const std::byte* messa
   for (int64_t row = 0; row < part.rows; ++row) {
     for (int64_t head = 0; head < part.heads; ++head) {
       std::vector<double> lses;
+      lses.reserve(static_cast<size_t>(parts));
       for (int p = 0; p < parts; ++p) {
         lses.push_back(log_sum_exp(part, messages + p * part.bytes(), row, head));
       }
@@ -116,6 +118,7 @@ void rescale_partial(const PartialLayout& part, int parts, const std::byte* mess
   for (int64_t row = 0; row < part.rows; ++row) {
     for (int64_t head = 0; head < part.heads; ++head) {
       std::vector<double> others;
+      others.reserve(static_cast<size_t>(parts));
       for (int p = 0; p < parts; ++p)
         others.push_back(lses[(p * part.rows + row) * part.heads + head]);
       const double own = log_sum_exp(part, message, row, head);

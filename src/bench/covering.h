@@ -7,20 +7,20 @@
 
 namespace helix {
 
-using Case = std::vector<int>;  // the index of a value, for each axis
+using Trial = std::vector<int>;  // the index of a value, for each axis
 
 // Greedy and seeded: each case is the best of some random ones. `allowed` says which cases exist; pairs that are in no
 // allowed case are not asked for.
-std::vector<Case> covering_array(const std::vector<int>& levels, const std::function<bool(const Case&)>& allowed,
+std::vector<Trial> covering_array(const std::vector<int>& levels, const std::function<bool(const Trial&)>& allowed,
                                  uint64_t seed);
 // Every allowed case.
-std::vector<Case> full_product(const std::vector<int>& levels, const std::function<bool(const Case&)>& allowed);
+std::vector<Trial> full_product(const std::vector<int>& levels, const std::function<bool(const Trial&)>& allowed);
 
 // How many pairs of values the cases cover, and how many there are among `possible`.
 struct PairCoverage {
   int64_t covered = 0;
   int64_t possible = 0;
 };
-PairCoverage pair_coverage(const std::vector<Case>& cases, const std::vector<Case>& possible);
+PairCoverage pair_coverage(const std::vector<Trial>& cases, const std::vector<Trial>& possible);
 
 }  // namespace helix

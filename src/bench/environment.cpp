@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <mpi.h>
-#include <sched.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -18,6 +17,7 @@
 #include "base/random.h"
 #include "base/text.h"
 #include "base/version.h"
+#include "bench/world.h"
 
 namespace helix {
 
@@ -42,13 +42,6 @@ std::string cpu_model() {
   for (const char* name : {"model name", "Model", "cpu model"})
     if (std::string model = value_in("/proc/cpuinfo", name); !model.empty()) return model;
   return "unknown";
-}
-
-// Of this process; under a launcher that binds, fewer than the machine has.
-int64_t cores_allowed() {
-  std::array<cpu_set_t, 64> cores;  // 65536 cores; one set is 1024
-  if (sched_getaffinity(0, sizeof cores, cores.data()) != 0) return sysconf(_SC_NPROCESSORS_ONLN);
-  return CPU_COUNT_S(sizeof cores, cores.data());
 }
 
 std::string mpi_version() {
@@ -119,7 +112,7 @@ Json machine_facts() {
           {"architecture", system.machine},
           {"cpu", cpu_model()},
           {"cores", sysconf(_SC_NPROCESSORS_ONLN)},
-          {"cores_allowed", cores_allowed()},
+          {"cores_allowed", allowed_cores()},
           {"memory_bytes", int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE)},
           {"gpus", gpus()},
           {"driver", value_in("/proc/driver/nvidia/version", "NVRM version")}};

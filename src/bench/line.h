@@ -34,14 +34,14 @@ Identity identity_of(const Node& line);
 struct Setting {
   std::string executor = "cpu";
   std::string exchange = "mpi";  // "" where nothing is exchanged by us
-  std::string machine;           // "" where it is not named
-  std::string shard;             // "RANK/N"
+  std::string machine = {};      // "" where it is not named
+  std::string shard = {};        // "RANK/N"
   int64_t repeat = 1;
-  std::optional<int64_t> gpus;  // none on CPUs
-  std::optional<int64_t> ranks_per_gpu;
-  int64_t threads = 1;          // a rank
-  bool oversubscribed = false;  // more ranks times threads than cores
-  std::string environment;      // its hash
+  std::optional<int64_t> gpus = {};  // none on CPUs
+  std::optional<int64_t> ranks_per_gpu = {};
+  int64_t threads = 1;           // a rank
+  bool oversubscribed = false;   // more ranks times threads than cores
+  std::string environment = {};  // its hash
 };
 Identity identity_of(const Point& point, const Setting& setting);
 
@@ -62,8 +62,8 @@ struct Verified {
   std::string scope = "step";  // or "tasks"
   double max_rel_err = 0;      // not finite: null in the line, and failed
   double tolerance = 0;
-  Json forced;  // counts of discrete choices that differed and were forced; null when there were
-                // none
+  Json forced = {};  // counts of discrete choices that differed and were forced; null when there
+                     // were none
   bool passed() const { return max_rel_err <= tolerance; }  // NaN fails
 };
 

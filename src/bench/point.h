@@ -37,11 +37,19 @@ struct Point {
   int64_t warmup = 2;
 };
 
-// The `point` member of a result line (design: names and order as in README.md), and its inverse is a sweep of one.
+// The `point` member of a result line (names and order as in README.md), and parts of it. The
+// inverse is sweep_of (bench/sweep.h).
 Json to_json(const Point& point);
-// 16 hexadecimal digits: a hash of the canonical text of `to_json`; no steps, no warm-up.
+Json to_json(const Layout& layout);
+Json to_json(const Precision& precision);
+Json to_json(const Context& context);
+// to_json(point).dump(), faster.
+std::string canonical_text(const Point& point);
+// 16 hexadecimal digits: a hash of the canonical text; no steps, no warm-up.
 std::string key_of(const Point& point);
 // The history of each request, [batch].
 std::vector<int64_t> lengths_of(const Point& point);
+// Requests of the largest replica in the largest micro-batch: chunks cannot be more.
+int64_t most_requests(const Point& point);
 
 }  // namespace helix

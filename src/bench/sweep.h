@@ -2,7 +2,9 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bench/point.h"
@@ -11,12 +13,23 @@ namespace helix {
 
 struct Sweep {
   std::string name;
-  std::vector<Point> points;                // distinct, stable order; points that share weights stand together
-  std::map<std::string, int64_t> left_out;  // combinations that are no legal layout, counted by reason
-  Json resolved;                            // the sweep as read, defaults filled in: results/NAME/sweep.json
+  // Distinct, in a stable order; points that share weights stand together.
+  std::vector<Point> points;
+  // Layouts of listed values that are not legal, counted by reason.
+  std::map<std::string, int64_t> left_out;
+  // The sweep as read, defaults filled in: results/NAME/sweep.json.
+  Json resolved;
 };
 
 // Throws InputError for anything wrong with the file (README.md, "How to write a sweep").
 Sweep read_sweep(const std::string& path);
+// The same from a document; model paths in it are relative to `folder`.
+Sweep read_sweep(const Node& document, const std::string& folder);
+
+// The sweep of one point: `point` as in a result line.
+Json sweep_of(const Node& point, const std::string& name, int64_t steps, int64_t warmup);
+
+// The keys of a sweep, in the order of `resolved`.
+std::span<const std::string_view> sweep_keys();
 
 }  // namespace helix

@@ -50,7 +50,7 @@ std::vector<int64_t> ragged_lengths(int64_t batch, int64_t interval, int kvp) {
   return {all.begin(), all.begin() + batch};
 }
 
-Assignment assignment(const Model& model, const Layout& layout, const Case& c) {
+Assignment assignment(const Model& model, const Layout& layout, const Trial& c) {
   Assignment work;
   work.model = &model;
   work.layout = layout;
@@ -63,7 +63,7 @@ Assignment assignment(const Model& model, const Layout& layout, const Case& c) {
 }
 
 // A replica must have a request for each chunk; without an exchange there is nothing to overlap.
-bool allowed(const Layout& layout, const Case& c) {
+bool allowed(const Layout& layout, const Trial& c) {
   const int chunks = chunk_counts[static_cast<size_t>(c[1])];
   const int64_t requests = batches[static_cast<size_t>(c[3])] / (layout.dp * layout.pp);
   return chunks == 1 || (layout.kvp > 1 && chunks <= requests);
@@ -85,8 +85,8 @@ class Verifier {
 
  private:
   void model(const Model& model);
-  void layout(const Model& model, const Layout& layout, const std::vector<Case>& cases);
-  std::vector<Case> cases_for(const Model& model, const Layout& layout);
+  void layout(const Model& model, const Layout& layout, const std::vector<Trial>& cases);
+  std::vector<Trial> cases_for(const Model& model, const Layout& layout);
   Comparison execute(const Assignment& work, int64_t count, const Control* control);
   void check(const Assignment& work, std::string_view precision, Outcome& outcome);
   void run_controls(const Model& model, const Layout& layout, Outcome& outcome);
@@ -103,8 +103,8 @@ class Verifier {
   Judges judges_;
   Outcome total_;
   uint64_t index_ = 0;
-  std::map<int, std::pair<std::vector<Case>, size_t>> decks_;  // by axes that a layout allows: cases, next to deal
-  std::vector<Case> run_, possible_;                           // of the model in hand
+  std::map<int, std::pair<std::vector<Trial>, size_t>> decks_;  // by axes that a layout allows: cases, next to deal
+  std::vector<Trial> run_, possible_;                           // of the model in hand
   std::set<std::pair<std::string_view, int>> controlled_;      // strategies and ranks whose controls were run
   std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };
@@ -155,9 +155,9 @@ void Verifier::run_controls(const Model& model, const Layout& layout, Outcome& o
   }
 }
 
-std::vector<Case> Verifier::cases_for(const Model& model, const Layout& layout) {
-  const auto fits = [&](const Case& c) { return allowed(layout, c); };
-  const std::vector<Case> all = full_product(axis_levels, fits);
+std::vector<Trial> Verifier::cases_for(const Model& model, const Layout& layout) {
+  const auto fits = [&](const Trial& c) { return allowed(layout, c); };
+  const std::vector<Trial> all = full_product(axis_levels, fits);
   possible_.insert(possible_.end(), all.begin(), all.end());
   if (options_.full) return all;
   // What a layout allows depends on its exchange and on how requests are divided.
@@ -168,14 +168,14 @@ std::vector<Case> Verifier::cases_for(const Model& model, const Layout& layout) 
   const bool spine = model.experts.count == 0 && layout.dp == 1 && layout.pp == 1 &&
                      (layout.strategy == "helix" || layout.strategy == "tp");
   const size_t count = spine ? cards.size() : 2;
-  std::vector<Case> dealt;
+  std::vector<Trial> dealt;
   for (size_t i = 0; i < count; ++i) dealt.push_back(cards[next++ % cards.size()]);
   return dealt;
 }
 
-void Verifier::layout(const Model& model, const Layout& layout, const std::vector<Case>& cases) {
+void Verifier::layout(const Model& model, const Layout& layout, const std::vector<Trial>& cases) {
   Outcome outcome;
-  for (const Case& c : cases) {
+  for (const Trial& c : cases) {
     if (!mine(index_++)) continue;
     run_.push_back(c);
     check(assignment(model, layout, c), precisions[static_cast<size_t>(c[0])].name, outcome);
@@ -207,7 +207,7 @@ void Verifier::print_coverage(const Model& model) const {
     fmt::print("{} {}", axis == 0 ? " Cases:" : ";", axis_names[axis]);
     for (int level = 0; level < axis_levels[axis]; ++level)
       fmt::print("{} {} ({})", level == 0 ? "" : ",", level_name(axis, level),
-                 std::count_if(run_.begin(), run_.end(), [&](const Case& c) { return c[axis] == level; }));
+                 std::count_if(run_.begin(), run_.end(), [&](const Trial& c) { return c[axis] == level; }));
   }
   fmt::print("\n\n");
 }

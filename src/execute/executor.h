@@ -38,8 +38,19 @@ struct TensorView {
   int64_t part_stride = 0;  // bytes
 };
 
+// In verified steps the judge's choice of experts is used in place of the executor's own: a tie decided otherwise is no
+// error. Gates are the executor's. What was met is counted.
+struct ForcedRouting {
+  // Experts of a request's token, ascending; empty function: the executor decides.
+  std::function<std::span<const int32_t>(int layer, int64_t request)> judged;
+  int64_t choices = 0;    // experts chosen by this rank's router
+  int64_t differing = 0;  // of these, not the judge's
+  double shortfall = 0;   // the most by which the judge's choice falls short of the own one, relative to its threshold
+};
+
 struct Hooks {
   Newest newest = Newest::by_owner;
+  ForcedRouting routing;
   // After each task: what is in its tensors may be read or changed. Slow; unset in measured steps.
   std::function<void(const Task& task, int layer)> after;
 };
@@ -58,7 +69,8 @@ class Executor {
 
   virtual const Model& model() const = 0;
   virtual const Schedule& schedule() const = 0;
-  virtual StepState state() const = 0;         // of the step that comes next
+  // Of the step that comes next; what routing decides, as it was observed in the last step (a layer's mean).
+  virtual StepState state() const = 0;
   virtual Memory allocated() const = 0;        // bytes taken by our allocator, by purpose
   virtual Hooks& hooks() = 0;
 

@@ -63,7 +63,8 @@ double flops_of(const Schedule& s, const Task& task, const StepState& state) {
   switch (row_of(task.op).work) {
     case Work::none: return 0;
     case Work::attend: {  // q k over D and p v over Dv, for every query head
-      const Load& load = task.chunk == all_chunks ? state.all : state.chunks[static_cast<size_t>(task.chunk)];
+      const Load& load =
+          task.chunk == all_chunks ? state.all : state.chunks[static_cast<size_t>(task.chunk)];
       const Tensor& query = s[task.reads[0]];
       const Tensor& out = s[task.writes[0]];
       const auto heads = static_cast<double>(out.dims[1].mine.count);
@@ -75,16 +76,18 @@ double flops_of(const Schedule& s, const Task& task, const StepState& state) {
       double weights = 0;
       for (const Id id : task.reads)
         if (s[id].kind == Kind::weight && s[id].weight != W::router_bias) weights += held(s[id]);
-      const double rows = row_of(task.op).work == Work::experts ? state.routed
-                                                                : extent(s[task.reads[0]].dims[0], state, task.chunk);
+      const double rows = row_of(task.op).work == Work::experts
+                              ? state.routed
+                              : extent(s[task.reads[0]].dims[0], state, task.chunk);
       return 2 * rows * weights;
     }
   }
   return 0;
 }
 
-// Bytes to other ranks. Payloads are those that the executors pass; an all-reduce is a reduce-scatter and an
-// all-gather of shares that differ by one value where the group does not divide them.
+// Bytes to other ranks. Payloads are those that the executors pass; an all-reduce is a
+// reduce-scatter and an all-gather of shares that differ by one value where the group does not
+// divide them.
 double sent_by(const Schedule& s, const Task& task, const StepState& state) {
   const int peers = task.group.size - 1;
   double in = 0;
@@ -101,8 +104,10 @@ double sent_by(const Schedule& s, const Task& task, const StepState& state) {
     case Op::all_to_all: return in / task.group.size * peers;
     case Op::dispatch:  // a row, its choice, and a count for each peer
       return state.leaving * (first.bytes * static_cast<double>(first.dims[1].mine.count) +
-                              8 * static_cast<double>(s[task.reads[1]].dims[1].mine.count)) + 8.0 * peers;
-    case Op::combine: return state.returning * first.bytes * static_cast<double>(first.dims[1].mine.count);
+                              8 * static_cast<double>(s[task.reads[1]].dims[1].mine.count)) +
+             8.0 * peers;
+    case Op::combine:
+      return state.returning * first.bytes * static_cast<double>(first.dims[1].mine.count);
     case Op::shift: return in;
     default: return 0;
   }
@@ -112,7 +117,8 @@ double sent_by(const Schedule& s, const Task& task, const StepState& state) {
 
 Cost cost(const Schedule& s, const Task& task, const StepState& state) {
   Cost c;
-  for (const Id id : task.reads) (is_early(s[id]) ? c.early : c.late) += bytes_read(s[id], task, state);
+  for (const Id id : task.reads)
+    (is_early(s[id]) ? c.early : c.late) += bytes_read(s[id], task, state);
   for (const Id id : task.writes) c.late += bytes_of(s[id], state, task.chunk);
   c.flops = flops_of(s, task, state);
   if (communicates(task.op)) {
@@ -127,11 +133,21 @@ Cost step_cost(const Schedule& s, const StepState& state) {
   for (const Segment& g : s.segments) {
     Cost layer;
     for (int i = g.begin; i < g.end; ++i) layer += cost(s, s.tasks[static_cast<size_t>(i)], state);
-    total += {layer.early * g.layers, layer.late * g.layers, layer.flops * g.layers, layer.sent * g.layers,
-              layer.messages * g.layers};
+    total += {layer.early * g.layers, layer.late * g.layers, layer.flops * g.layers,
+              layer.sent * g.layers, layer.messages * g.layers};
   }
   return total;
 }
+
+namespace {
+
+double row_bytes(const Tensor& t, const StepState& most) {
+  double bytes = t.bytes;
+  for (size_t axis = 1; axis < t.dims.size(); ++axis) bytes *= extent(t.dims[axis], most, all_chunks);
+  return bytes;
+}
+
+}  // namespace
 
 double workspace_bytes(const Schedule& s, const StepState& most) {
   double largest = 0;
@@ -140,10 +156,18 @@ double workspace_bytes(const Schedule& s, const StepState& most) {
     const Tensor& out = s[task.writes[0]];
     const auto values = static_cast<int64_t>(volume(in, most, task.chunk));
     if (task.op == Op::all_reduce)
-      largest = std::max(largest, static_cast<double>(share(values, task.group.size, task.group.index).count) *
-                                      task.group.size * in.bytes);
+      largest = std::max(
+          largest, static_cast<double>(share(values, task.group.size, task.group.index).count) *
+                       task.group.size * in.bytes);
     if (task.op == Op::reduce_scatter)
       largest = std::max(largest, bytes_of(out, most, task.chunk) * task.group.size);
+    if (task.op == Op::dispatch) {  // a message from each peer and to each replica, mine included
+      const double row = row_bytes(in, most) + row_bytes(s[task.reads[1]], most);
+      const double rows = most.stage_rows + most.all.rows * (task.group.size - 1);
+      largest = std::max(largest, rows * row + 8.0 * (2 * task.group.size - 1));
+    }
+    if (task.op == Op::combine)
+      largest = std::max(largest, bytes_of(out, most) * task.group.size);
   }
   return largest;
 }
@@ -152,7 +176,8 @@ Memory memory(const Schedule& s, const StepState& most) { return memory(s, std::
 
 Memory memory(const Schedule& s, std::span<const StepState> micro_batches) {
   Memory m;
-  for (const StepState& most : micro_batches) m.buffers = std::max(m.buffers, workspace_bytes(s, most));
+  for (const StepState& most : micro_batches)
+    m.buffers = std::max(m.buffers, workspace_bytes(s, most));
   std::vector<bool> seen(s.tensors.size());
   const auto add = [&](Id id, int layers) {
     if (seen[static_cast<size_t>(id)]) return;
@@ -194,16 +219,19 @@ StepState rows_state(const Schedule& s, const Requests& requests, AddRow add_row
   const auto all = requests.lengths;
   const bool equal = std::adjacent_find(all.begin(), all.end(), std::not_equal_to<>()) == all.end();
   const Slice mine = part(all, s.place.l.dp, s.place.dp, equal);
-  const auto lengths = all.subspan(static_cast<size_t>(mine.first), static_cast<size_t>(mine.count));
+  const auto lengths =
+      all.subspan(static_cast<size_t>(mine.first), static_cast<size_t>(mine.count));
   for (int c = 0; c < s.chunks; ++c) {
     const Slice chunk = part(lengths, s.chunks, c, equal);
     Load load;
-    if (equal && chunk.count > 0) {  // one for all: the sweeps of `plan` and of the simulator live on it
+    if (equal &&
+        chunk.count > 0) {  // one for all: the sweeps of `plan` and of the simulator live on it
       add_row(load, lengths.front() + requests.decoded);
       const auto count = static_cast<double>(chunk.count);
       load = {load.rows * count, load.history * count, load.newest * count};
     } else {
-      for (const int64_t length : lengths.subspan(static_cast<size_t>(chunk.first), static_cast<size_t>(chunk.count)))
+      for (const int64_t length :
+           lengths.subspan(static_cast<size_t>(chunk.first), static_cast<size_t>(chunk.count)))
         add_row(load, length + requests.decoded);
     }
     state.all.rows += load.rows;
@@ -216,7 +244,8 @@ StepState rows_state(const Schedule& s, const Requests& requests, AddRow add_row
 }
 
 double experts_held(const Schedule& s, const Model& m) {
-  return static_cast<double>(share(m.experts.count, s.place.l.ep, s.place.expert_rank() / s.place.l.tpf).count);
+  return static_cast<double>(
+      share(m.experts.count, s.place.l.ep, s.place.expert_rank() / s.place.l.tpf).count);
 }
 
 }  // namespace
@@ -228,12 +257,15 @@ StepState state_of(const Schedule& s, const Model& m, const Requests& requests) 
     load.history += static_cast<double>(local_length(length, requests.interval, me.l.kvp, me.kvp));
     load.newest += owner(length, requests.interval, me.l.kvp) == me.kvp ? 1 : 0;
   });
-  const auto words = static_cast<double>(rows_of(m.vocabulary, me.l.stage_ranks(), me.in_stage()).count);
+  const auto words =
+      static_cast<double>(rows_of(m.vocabulary, me.l.stage_ranks(), me.in_stage()).count);
   state.looked_up = state.stage_rows * words / static_cast<double>(m.vocabulary);
   if (m.experts.count == 0) return state;
   const double held = experts_held(s, m);
-  const double chance = static_cast<double>(m.experts.chosen) / static_cast<double>(m.experts.count);
-  const double tokens = me.l.ffn == Ffn::replica || me.l.dp == 1 ? state.all.rows : state.stage_rows;
+  const double chance =
+      static_cast<double>(m.experts.chosen) / static_cast<double>(m.experts.count);
+  const double tokens =
+      me.l.ffn == Ffn::replica || me.l.dp == 1 ? state.all.rows : state.stage_rows;
   state.routed = tokens * chance * held;
   state.touched = held * (1 - std::pow(1 - chance, tokens));
   if (me.l.moe == Moe::dispatch) {
@@ -252,10 +284,12 @@ StepState capacity_of(const Schedule& s, const Model& m, const Requests& request
   StepState state = rows_state(s, requests, [&](Load& load, int64_t length) {
     const int64_t held = local_length(length + steps, requests.interval, me.l.kvp, me.kvp);
     load.rows += 1;
-    load.history += static_cast<double>((held + requests.interval - 1) / requests.interval * requests.interval);
+    load.history +=
+        static_cast<double>((held + requests.interval - 1) / requests.interval * requests.interval);
     load.newest += 1;
   });
-  state.looked_up = static_cast<double>(rows_of(m.vocabulary, me.l.stage_ranks(), me.in_stage()).count);
+  state.looked_up =
+      static_cast<double>(rows_of(m.vocabulary, me.l.stage_ranks(), me.in_stage()).count);
   if (m.experts.count == 0) return state;
   state.touched = experts_held(s, m);
   const bool replica_only = me.l.ffn == Ffn::replica || me.l.dp == 1;

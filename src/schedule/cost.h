@@ -1,5 +1,6 @@
-// What a task costs, counted once here and used three times: the roofline share of a measured run, the simulator's
-// price, and the check that both agree with the messages and bytes that were really sent and allocated.
+// What a task costs, counted once here and used three times: the roofline share of a measured run,
+// the simulator's price, and the check that both agree with the messages and bytes that were really
+// sent and allocated.
 #pragma once
 
 #include <cstdint>
@@ -54,21 +55,25 @@ struct Memory {
   double total() const { return weights + kv + buffers; }
 };
 Memory memory(const Schedule& schedule, const StepState& most);
-// The same where a stage has several micro-batches in flight: weights and buffers once, a cache for each.
+// The same where a stage has several micro-batches in flight: weights and buffers once, a cache for
+// each.
 Memory memory(const Schedule& schedule, std::span<const StepState> micro_batches);
-// Where the summands of a reduction arrive before they are added in rank order; one for all tasks.
+// Where messages stand that are not a tensor: the summands of a reduction before they are added in
+// rank order, tokens on their way to experts. One for all tasks.
 double workspace_bytes(const Schedule& schedule, const StepState& most);
 
-// The state of one rank for requests with `lengths` tokens of history each, of which `decoded` steps are done.
-// Requests are cut, by their histories, into replicas and, of this rank's replica, chunks. Routing and lookups are
-// the expectation for tokens that choose independently.
+// The state of one rank for requests with `lengths` tokens of history each, of which `decoded`
+// steps are done. Requests are cut, by their histories, into replicas and, of this rank's replica,
+// chunks. Routing and lookups are the expectation for tokens that choose independently.
 struct Requests {
   std::span<const int64_t> lengths;  // of the stage's micro-batch
   int64_t interval = 1;
   int64_t decoded = 0;
 };
 StepState state_of(const Schedule& schedule, const Model& model, const Requests& requests);
-// Capacities: histories of `lengths + steps` tokens a request, each rounded up to the interval; every expert touched.
-StepState capacity_of(const Schedule& schedule, const Model& model, const Requests& requests, int64_t steps);
+// Capacities: histories of `lengths + steps` tokens a request, each rounded up to the interval;
+// every expert touched.
+StepState capacity_of(const Schedule& schedule, const Model& model, const Requests& requests,
+                      int64_t steps);
 
 }  // namespace helix

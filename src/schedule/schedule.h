@@ -1,8 +1,9 @@
-// What happens in a decode step: tensors, and tasks over them. No edges are stored by hand: a task waits for the
-// last earlier writer of what it reads, and each lane keeps its order.
+// What happens in a decode step: tensors, and tasks over them. No edges are stored by hand: a task
+// waits for the last earlier writer of what it reads, and each lane keeps its order.
 //
-// A schedule is one micro-batch's passage through one pipeline stage, built for one rank. Batch and context are in
-// no schedule: an extent that only a run knows is a symbol, resolved by StepState (cost.h).
+// A schedule is one micro-batch's passage through one pipeline stage, built for one rank. Batch and
+// context are in no schedule: an extent that only a run knows is a symbol, resolved by StepState
+// (cost.h).
 #pragma once
 
 #include <array>
@@ -49,14 +50,36 @@ struct Tensor {
   Kind kind;
   double bytes;  // of one value; nvfp4 is 0.5625
   std::array<Dim, 4> dims;
-  W weight = W::embed;     // which one, of Kind::weight
-  int layer_offset = 0;    // a block ends with the norm of the block that follows
+  W weight = W::embed;   // which one, of Kind::weight
+  int layer_offset = 0;  // a block ends with the norm of the block that follows
 };
 
 // The kinds of task. Each is a row of `operations` and a case in each executor.
 enum class Op : uint8_t {
-  embed, norm, add_norm, product, per_head, angles, rope, append, attend, merge, rescale, swiglu, add, route, experts,
-  pick, advance, all_reduce, all_gather, reduce_scatter, all_to_all, dispatch, combine, shift,
+  embed,
+  norm,
+  add_norm,
+  product,
+  per_head,
+  angles,
+  rope,
+  append,
+  attend,
+  merge,
+  rescale,
+  swiglu,
+  add,
+  route,
+  experts,
+  pick,
+  advance,
+  all_reduce,
+  all_gather,
+  reduce_scatter,
+  all_to_all,
+  dispatch,
+  combine,
+  shift,
 };
 enum class Work : uint8_t { none, product, experts, attend };  // which arithmetic counts as FLOPs
 struct Operation {
@@ -64,16 +87,37 @@ struct Operation {
   Work work = Work::none;
   int rounds = 0;  // messages to each other rank of the group
 };
-inline constexpr Operation operations[] = {
-    {"embed"}, {"norm"}, {"add_norm"}, {"product", Work::product}, {"per_head", Work::product}, {"angles"}, {"rope"},
-    {"append"}, {"attend", Work::attend}, {"merge"}, {"rescale"}, {"swiglu"}, {"add"}, {"route", Work::product},
-    {"experts", Work::experts}, {"pick"}, {"advance"}, {"all_reduce", Work::none, 2}, {"all_gather", Work::none, 1},
-    {"reduce_scatter", Work::none, 1}, {"all_to_all", Work::none, 1}, {"dispatch", Work::none, 1},
-    {"combine", Work::none, 1}, {"shift", Work::none, 1}};
+inline constexpr Operation operations[] = {{"embed"},
+                                           {"norm"},
+                                           {"add_norm"},
+                                           {"product", Work::product},
+                                           {"per_head", Work::product},
+                                           {"angles"},
+                                           {"rope"},
+                                           {"append"},
+                                           {"attend", Work::attend},
+                                           {"merge"},
+                                           {"rescale"},
+                                           {"swiglu"},
+                                           {"add"},
+                                           {"route", Work::product},
+                                           {"experts", Work::experts},
+                                           {"pick"},
+                                           {"advance"},
+                                           {"all_reduce", Work::none, 2},
+                                           {"all_gather", Work::none, 1},
+                                           {"reduce_scatter", Work::none, 1},
+                                           {"all_to_all", Work::none, 1},
+                                           {"dispatch", Work::none, 1},
+                                           {"combine", Work::none, 1},
+                                           {"shift", Work::none, 1}};
 constexpr const Operation& row_of(Op op) { return operations[static_cast<int>(op)]; }
 constexpr bool communicates(Op op) { return row_of(op).rounds > 0; }
 
-enum class Lane : uint8_t { compute, exchange };  // each in order; the second exists only under HOP-B
+enum class Lane : uint8_t {
+  compute,
+  exchange
+};  // each in order; the second exists only under HOP-B
 inline constexpr int all_chunks = -1;
 
 template <int Max>
@@ -102,7 +146,8 @@ struct Task {
   Group group;  // of a communicating task
   Lane lane = Lane::compute;
   int chunk = all_chunks;
-  // In each lane the last earlier task of the segment that wrote something this one reads; -1: none.
+  // In each lane the last earlier task of the segment that wrote something this one reads; -1:
+  // none.
   std::array<int, 2> after = {-1, -1};
 };
 

@@ -33,17 +33,23 @@ class Step : Verbs {
 Dim heads_dim(Slice heads) { return {heads}; }
 Dim width_dim(int64_t width) { return {whole(width)}; }
 
-// [rows, H] -> [rows, Q/TPA, D], rotated. Under `gather` each KVP rank projects Q/A heads and gathers the rest.
+// [rows, H] -> [rows, Q/TPA, D], rotated. Under `gather` each KVP rank projects Q/A heads and
+// gathers the rest.
 Id Step::query() {
   const Attention& a = m.attention;
   const bool gather = l.query == Query::gather && l.kvp > 1;
-  const Dim heads = heads_dim(gather ? share(a.query_heads, l.replica_ranks(), me.in_replica()) : me.heads(a.query_heads));
-  const Id latent = a.q_lora > 0 ? norm(W::q_latent_norm, product(W::dq, x_, {width_dim(a.q_lora), one, one})) : x_;
+  const Dim heads = heads_dim(gather ? share(a.query_heads, l.replica_ranks(), me.in_replica())
+                                     : me.heads(a.query_heads));
+  const Id latent =
+      a.q_lora > 0 ? norm(W::q_latent_norm, product(W::dq, x_, {width_dim(a.q_lora), one, one}))
+                   : x_;
   Id q = product(W::q, latent, {heads, width_dim(a.query_size()), one});
   if (a.qk_norm) norm_in_place(W::q_norm, q);
   rope(q);
-  if (a.mla()) q = per_head(W::uk, q, heads, width_dim(a.kv_lora), width_dim(a.nope), width_dim(a.head_size));
-  return gather ? gather_heads("gather_q", me.kvp_group(), q, heads_dim(me.heads(a.query_heads))) : q;
+  if (a.mla())
+    q = per_head(W::uk, q, heads, width_dim(a.kv_lora), width_dim(a.nope), width_dim(a.head_size));
+  return gather ? gather_heads("gather_q", me.kvp_group(), q, heads_dim(me.heads(a.query_heads)))
+                : q;
 }
 
 // [rows, H] -> the newest token's key and value, appended by their owner.
@@ -54,7 +60,8 @@ Id Step::key_value() {
     kv = product(W::dkv, x_, {width_dim(a.head_size), one, one});
     norm_in_place(W::kv_latent_norm, kv);
   } else {
-    kv = product(W::kv, x_, {width_dim(2), heads_dim(me.kv_heads(a.kv_heads)), width_dim(a.head_size)});
+    kv = product(W::kv, x_,
+                 {width_dim(2), heads_dim(me.kv_heads(a.kv_heads)), width_dim(a.head_size)});
     if (a.qk_norm) norm_in_place(W::k_norm, kv);
   }
   rope(kv);
@@ -76,7 +83,8 @@ Id Step::merge_partials(Partial part) {
 void Step::attention() {
   const Attention& a = m.attention;
   const auto values = [&](Id o, Slice heads) {  // MLA: latent -> value
-    return per_head(W::uv, o, heads_dim(heads), width_dim(a.v), width_dim(a.kv_lora), width_dim(a.v));
+    return per_head(W::uv, o, heads_dim(heads), width_dim(a.v), width_dim(a.kv_lora),
+                    width_dim(a.v));
   };
   const bool value_exchange = l.mla == Mla::value;
   const Id q = query();
@@ -85,7 +93,8 @@ void Step::attention() {
     Partial part = attend(q, newest);
     if (value_exchange) {  // the log-sum-exps travel with what is exchanged
       const Id lse = part.lse;
-      part = {values(part.out, me.heads(a.query_heads)), number("value_lse", Kind::activation, 4, s[lse].dims)};
+      part = {values(part.out, me.heads(a.query_heads)),
+              number("value_lse", Kind::activation, 4, s[lse].dims)};
       s.tasks.back().reads.push_back(lse);
       s.tasks.back().writes.push_back(part.lse);
     }
@@ -93,7 +102,8 @@ void Step::attention() {
     return merge_partials(part);
   });
   if (a.mla() && !value_exchange) o = values(o, me.merged_heads(a.query_heads));
-  settle(all_reduce("reduce_attention", me.output_group(), product(W::o, o, {hidden, one, one})), W::ffn_norm, 0);
+  settle(all_reduce("reduce_attention", me.output_group(), product(W::o, o, {hidden, one, one})),
+         W::ffn_norm, 0);
 }
 
 Id Step::mlp(Id in, W up, W down) {
@@ -118,10 +128,12 @@ void Step::moe() {
     y = experts(in, choice, dim(in, 0));
   }
   if (m.experts.shared > 0) add(y, mlp(in, W::shared_up, W::shared_down));
-  settle(all_reduce("reduce_ffn", me.dense_group(), l.gathers() ? leave(y) : y), W::attention_norm, 1);
+  settle(all_reduce("reduce_ffn", me.dense_group(), l.gathers() ? leave(y) : y), W::attention_norm,
+         1);
 }
 
-// A block ends with the norm of the block that follows, so that all-reduce, residual and norm are one run of tasks.
+// A block ends with the norm of the block that follows, so that all-reduce, residual and norm are
+// one run of tasks.
 void Step::settle(Id y, W next_norm, int layer_offset) {
   const Id w = weight(next_norm, {hidden, one, one, one}, layer_offset);
   task("add_norm", Op::add_norm, {h_, y, w}, x_);
@@ -129,12 +141,14 @@ void Step::settle(Id y, W next_norm, int layer_offset) {
 }
 
 void Step::prologue(bool first_stage) {
-  angles_ = number("angles", Kind::activation, 4, {rows, width_dim(2), width_dim(m.attention.rotated() / 2), one});
+  angles_ = number("angles", Kind::activation, 4,
+                   {rows, width_dim(2), width_dim(m.attention.rotated() / 2), one});
   task("angles", Op::angles, {positions_}, angles_);
   if (first_stage) {
     const Dim mine{rows_of(m.vocabulary, l.stage_ranks(), me.in_stage())};
     table_ = weight(W::embed, {mine, hidden, one, one});
-    const Id found = task("embed", Op::embed, {tokens_, table_}, activation("embedded", {stage_rows, hidden, one, one}));
+    const Id found = task("embed", Op::embed, {tokens_, table_},
+                          activation("embedded", {stage_rows, hidden, one, one}));
     h_ = all_reduce("reduce_embedding", me.replica(), leave(found));
   } else {
     h_ = activation("hidden", {rows, hidden, one, one});
@@ -147,8 +161,10 @@ void Step::epilogue(bool last_stage) {
     const Dim words{rows_of(m.vocabulary, l.stage_ranks(), me.in_stage())};
     const bool one_tensor = m.tied && l.pp == 1 && plan.precision.lm_head == plan.precision.small();
     const Id head = one_tensor ? table_ : weight(W::lm_head, {words, hidden, one, one});
-    const Id logits = product(name_of(W::lm_head), head, enter(x_), {words, one, one});  // every rank sees every request
-    const Id best = task("pick", Op::pick, {logits}, number("best", Kind::activation, 8, {stage_rows, one, one, one}));
+    const Id logits = product(name_of(W::lm_head), head, enter(x_),
+                              {words, one, one});  // every rank sees every request
+    const Id best = task("pick", Op::pick, {logits},
+                         number("best", Kind::activation, 8, {stage_rows, one, one, one}));
     const Group stage = me.stage();
     const Id bests = gather_ranks("gather_best", stage, best);
     task("advance", Op::advance, {bests, positions_}, tokens_);

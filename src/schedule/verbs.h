@@ -28,10 +28,11 @@ class Verbs {
     if (layers == 0) return;
     const int begin = static_cast<int>(s.tasks.size());
     body();
-    s.segments.push_back(
-        {kind, static_cast<int>(first_layer), static_cast<int>(layers), begin, static_cast<int>(s.tasks.size())});
+    s.segments.push_back({kind, static_cast<int>(first_layer), static_cast<int>(layers), begin,
+                          static_cast<int>(s.tasks.size())});
   }
-  // HOP-B: the body is written once and repeated for each chunk of requests; what follows joins the chunks.
+  // HOP-B: the body is written once and repeated for each chunk of requests; what follows joins the
+  // chunks.
   template <class Body>
   auto per_chunk(Body body) {
     const size_t begin = s.tasks.size();
@@ -50,11 +51,11 @@ class Verbs {
   Id product(W which, Id in, const std::array<Dim, 3>& outputs);
   Id product(std::string_view name, Id weight, Id in, const std::array<Dim, 3>& outputs);
   Id per_head(W which, Id in, Dim heads, Dim made, Dim contracted, Dim out_width);
-  Id norm(W which, Id in, int layer_offset = 0);       // a tensor of its own
-  void norm_in_place(W which, Id in);                  // over the last numbers that the weight covers
-  void rope(Id in);                                    // in place
+  Id norm(W which, Id in, int layer_offset = 0);  // a tensor of its own
+  void norm_in_place(W which, Id in);             // over the last numbers that the weight covers
+  void rope(Id in);                               // in place
   Id swiglu(Id in);
-  void add(Id to, Id from);                            // to += from
+  void add(Id to, Id from);  // to += from
   // The KV cache.
   Id append(Id kv);
   Partial attend(Id query, Id newest);
@@ -66,7 +67,7 @@ class Verbs {
   Id gather_heads(std::string_view name, const Group& group, Id in, Dim heads);
   Id scatter_heads(std::string_view name, const Group& group, Id in, Dim heads);  // summed
   Id gather_ranks(std::string_view name, const Group& group, Id in);  // a leading axis of ranks
-  Id enter(Id in);  // every replica's rows
+  Id enter(Id in);                                                    // every replica's rows
   Id leave(Id in);  // the sum over replicas, my rows
   // Mixture of experts.
   Id route(Id in);
@@ -84,11 +85,12 @@ class Verbs {
   const Layout& l;
   const Dim rows{{}, Fill::rows}, one{{}, Fill::absent}, hidden;
   const Dim stage_rows;  // of all replicas: the same rows where there is one
-  Id angles_ = -1;     // of this step's positions
-  Id positions_ = -1;  // state
+  Id angles_ = -1;       // of this step's positions
+  Id positions_ = -1;    // state
 
  private:
-  Id collective(std::string_view name, Op op, const Group& group, Id in, const std::array<Dim, 4>& dims);
+  Id collective(std::string_view name, Op op, const Group& group, Id in,
+                const std::array<Dim, 4>& dims);
   void repeat_chunks(size_t begin);
 
   Lane lane_ = Lane::compute;

@@ -309,7 +309,11 @@ def row(model, strategy, N, batch, lay):
     # ---- prologue and epilogue ----
     vocabulary_rows = ceil_div(m["V"], N)                              # rows of ceil(V/N); nothing divides H
     prologue = dict(weight_elements=dict(embedding=vocabulary_rows * H), flops={}, flops_total=0,
-                    exchanges=all_reduce("embedding_all_reduce", "n", N, batch * H))  # the summed [B, H]
+                    # The summed [B, H].  helix.md says only that a replica needs its own rows; the first version of this
+                    # table all-reduced all rows over N.  With dp > 1 the program's choice is taken over: a reduce-scatter
+                    # over DP, then an all-reduce in the replica, like the end of a gathered FFN; half the bytes.
+                    exchanges=(per_peer("embedding_reduce_scatter", "dp", dp, rows * H * BF16)
+                               + all_reduce("embedding_all_reduce", "a", A, rows * H)))
     lm_head = 0 if m["tied"] else vocabulary_rows * H                  # tied: one tensor at PP 1, counted as the embedding
     epilogue = dict(weight_elements=dict(final_norm=H, lm_head=lm_head),
                     flops=dict(lm_head=2 * batch * H * vocabulary_rows),   # every rank sees every request
@@ -501,7 +505,7 @@ CONVENTIONS = [
     "Collectives: g-1 messages of the per-peer payload; an all-reduce is a reduce-scatter then an all-gather, 2(g-1) messages of 1/g of the payload; over one rank it is absent. bytes = sent by rank 0 to other ranks (nothing for its own share). Sizes here all divide evenly.",
     "lse_all_gather carries the LSEs of all Q/TPA heads a rank attended, to each KVP peer. all_to_all carries outputs (activation type) and LSEs in one message. medha's output_all_reduce and dcp's output_reduce_scatter carry the activation type (bf16).",
     "dispatch and combine: messages only (dp-1 each), bytes null; then bytes_sent_total of the layer is null.",
-    "Prologue: all-reduce over N of the whole [B, H], with dp > 1 too. Epilogue: with dp > 1 an all-gather of [B/dp, H] over DP, LM head of all B rows at ceil(V/N) rows a rank, then an all-gather of B pairs over all N ranks (every rank samples by itself).",
+    "Prologue: reduce-scatter over DP of the whole [B, H] (absent for dp = 1), then an all-reduce over A of the replica's [B/dp, H]. Epilogue: with dp > 1 an all-gather of [B/dp, H] over DP, LM head of all B rows at ceil(V/N) rows a rank, then an all-gather of B pairs over all N ranks (every rank samples by itself).",
 ]
 
 

@@ -201,8 +201,8 @@ TEST(Judge, SameBitsWithAnyThreadsCachedOrNot) {
   };
   Model wide = llama();  // enough work for threads in every product
   wide.hidden = 256;
-  wide.vocabulary = 20000;
-  wide.attention = {.query_heads = 64, .kv_heads = 2, .head_size = 64, .value_size = 64};
+  wide.vocabulary = 50000;
+  wide.attention = {.query_heads = 64, .kv_heads = 1, .head_size = 64, .value_size = 64};
   std::vector<Model> models = {wide};
   for (const char* name : tiny) models.push_back(read_model(preset_path(name)));
   for (const Model& model : models) {

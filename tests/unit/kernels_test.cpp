@@ -104,7 +104,7 @@ TYPED_TEST(Product, MatchesItsTwin) {
                        .fixed_order = random.integer(0, 1) == 1};
     shape.x_stride = shape.inputs + random.integer(0, 3);
     shape.y_stride = shape.outputs + random.integer(0, 3);
-    const int64_t heads = random.pick<int64_t>({1, 1, 3});
+    const auto heads = random.pick<int64_t>({1, 1, 3});
     const auto x = random.normals<A>(shape.rows * heads * shape.x_stride);
     const auto w = random.normals<W>(heads * shape.outputs * shape.inputs);
     std::vector<A> expected(static_cast<size_t>(shape.rows * heads * shape.y_stride),
@@ -207,7 +207,7 @@ TYPED_TEST(Elementwise, NormsMatchTheirTwins) {
   Random random(6);
   for (int i = 0; i < 40; ++i) {
     const int64_t rows = random.integer(0, 9);
-    const int64_t width = random.pick<int64_t>({1, 8, 16, 100, 128, 576, 7168});
+    const auto width = random.pick<int64_t>({1, 8, 16, 100, 128, 576, 7168});
     const int64_t stride = width + random.integer(0, 5);
     const auto w = random.normals<W>(width);
     auto x = random.normals<A>(rows * stride, 10);
@@ -263,7 +263,7 @@ TYPED_TEST(Elementwise, GatesSumsAndEmbeddingsMatchTheirTwins) {
   Random random(8);
   for (int i = 0; i < 40; ++i) {
     const int64_t rows = random.integer(0, 9);
-    const int64_t width = random.pick<int64_t>({1, 16, 100, 5000});
+    const auto width = random.pick<int64_t>({1, 16, 100, 5000});
     std::vector<A> out(static_cast<size_t>(rows * width));
     auto expected = out;
     const auto x = random.normals<A>(rows * 2 * width, 20);
@@ -274,6 +274,8 @@ TYPED_TEST(Elementwise, GatesSumsAndEmbeddingsMatchTheirTwins) {
     const auto parts = static_cast<int>(random.integer(1, 8));
     std::vector<std::vector<A>> values;
     std::vector<const A*> from;
+    values.reserve(static_cast<size_t>(parts));
+    from.reserve(static_cast<size_t>(parts));
     for (int p = 0; p < parts; ++p) values.push_back(random.normals<A>(rows * width));
     for (const auto& part : values) from.push_back(part.data());
     sum_in_order(parts, rows * width, from.data(), out.data());

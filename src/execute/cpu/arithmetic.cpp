@@ -4,30 +4,17 @@
 
 #include "base/error.h"
 #include "execute/cpu/executor.h"
+#include "execute/cpu/types.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/product.h"
 #include "layout/requests.h"
 
 namespace helix::cpu {
 
-namespace {
-
-// Calls f with null pointers of the types that the formats name.
-template <class F>
-void with_type(Format format, F&& f) {
-  format == Format::bf16 ? f(static_cast<bf16*>(nullptr)) : f(static_cast<float*>(nullptr));
-}
-template <class F>
-void with_types(Format first, Format second, F&& f) {
-  with_type(first, [&]<class A>(A* a) { with_type(second, [&]<class B>(B* b) { f(a, b); }); });
-}
-
-}  // namespace
-
 CpuExecutor::Array CpuExecutor::array(Id id, int chunk) const {
   Array a{store_.activation(id, chunk), 0, 1, {}};
   for (size_t axis = 0; axis < 4; ++axis)
-    a.extents[axis] = static_cast<int64_t>(extent(schedule_[id].dims[axis], store_.capacity(), chunk));
+    a.extents[axis] = static_cast<int64_t>(extent(schedule_[id].dims[axis], present_, chunk));
   a.rows = a.extents[0];
   a.width = a.extents[1] * a.extents[2] * a.extents[3];
   return a;
@@ -48,6 +35,8 @@ void CpuExecutor::compute(const Task& task, int layer) {
     case Op::rescale: return rescale(task);
     case Op::swiglu: return swiglu(task);
     case Op::add: return add(task);
+    case Op::route: return route(task, layer);
+    case Op::experts: return experts(task, layer);
     case Op::pick: return pick(task);
     case Op::advance: return advance(task);
     default: throw RunError("the CPU executor has no task '" + std::string(row_of(task.op).name) + "' yet");

@@ -5,8 +5,12 @@
 
 namespace helix::cpu {
 
-Collectives::Collectives(MPI_Comm ranks, const Schedule& schedule, const Store& store, Format activations)
-    : schedule_(schedule), store_(store), activations_(activations), ranks_(Communicator::duplicate(ranks)) {
+Collectives::Collectives(MPI_Comm ranks, const Schedule& schedule, const Store& store, const Assignment& work)
+    : schedule_(schedule),
+      store_(store),
+      activations_(work.precision.activations),
+      experts_(work.model->experts.count),
+      ranks_(Communicator::duplicate(ranks)) {
   const Place& me = schedule.place;
   // The same splits on every rank; a group is named by its first rank.
   for (const Group& g : {me.kvp_group(), me.tpa_group(), me.replica(), me.dp_group(), me.stage()}) {
@@ -45,6 +49,8 @@ bool Collectives::next_round(const Task& task, Pending& pending) {
     case Op::all_reduce: return all_reduce(task, pending);
     case Op::all_gather: return all_gather(task, pending);
     case Op::reduce_scatter: return reduce_scatter(task, pending);
+    case Op::dispatch: return dispatch(task, pending);
+    case Op::combine: return combine(task, pending);
     default: throw RunError("the CPU executor has no exchange '" + std::string(row_of(task.op).name) + "' yet");
   }
 }

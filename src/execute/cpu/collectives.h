@@ -17,10 +17,12 @@ namespace helix::cpu {
 class Collectives {
  public:
   // Collective over `ranks`: makes the communicators of all groups of the schedule.
-  Collectives(MPI_Comm ranks, const Schedule& schedule, const Store& store, Format activations);
+  Collectives(MPI_Comm ranks, const Schedule& schedule, const Store& store, const Assignment& work);
 
   // Starts the task, or goes on with it; true when it is finished. `wait`: do not return before.
   bool progress(const Task& task, bool wait);
+  // What the last dispatch met: rows that left, arrived and go back.
+  void observe(StepState& state) const;
   void barrier() const;
   MPI_Comm ranks() const { return ranks_.get(); }
 
@@ -35,6 +37,16 @@ class Collectives {
   bool reduce_scatter(const Task& task, Pending& pending);
   void sum(const Task& task, int64_t values, std::byte* out);
 
+  // Tokens to their experts and back (dispatch.cpp).
+  bool dispatch(const Task& task, Pending& pending);
+  bool combine(const Task& task, Pending& pending);
+  Slice experts_of(int dp) const;
+  void find_travellers(const Task& task);
+  std::byte* pack(const Task& task, int dp, std::byte* to) const;
+  void unpack(const Task& task, int dp, int64_t behind, const std::byte* from);
+  template <class T>
+  void sum_travellers(const Task& task);
+
   MPI_Comm group(const Task& task) const;
   int64_t values(Id id, int chunk) const;
   int64_t element(Id id) const;
@@ -46,6 +58,7 @@ class Collectives {
   const Schedule& schedule_;
   const Store& store_;
   Format activations_;
+  int64_t experts_;  // E
   Communicator ranks_;
   std::map<std::tuple<int, int, int>, Communicator> groups_;  // size, first, stride
   std::map<const Task*, BlockType> types_;
@@ -54,6 +67,12 @@ class Collectives {
     Counts counts;
   };
   std::map<const Task*, std::unique_ptr<InFlight>> in_flight_;
+  struct Travel {  // between a dispatch and its combine, a DP peer
+    std::vector<std::vector<int32_t>> sent;  // rows of mine
+    std::vector<int64_t> received;           // how many of theirs
+  };
+  Travel travel_;
+  std::vector<std::byte*> messages_;  // of a dispatch under way, a peer
 };
 
 }  // namespace helix::cpu

@@ -42,9 +42,10 @@ CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
       schedule_(schedule_for(ranks, work)),
       requests_(cut(work.lengths, work.layout.dp)[static_cast<size_t>(schedule_.place.dp)]),
       store_(schedule_, work_, capacity_for(schedule_, work)),
-      collectives_(ranks, schedule_, store_, work.precision.activations),
+      collectives_(ranks, schedule_, store_, work),
       frequencies_(rope_frequencies(*work.model)),
-      scale_(static_cast<float>(softmax_scale(*work.model))) {
+      scale_(static_cast<float>(softmax_scale(*work.model))),
+      present_(store_.capacity()) {
   if (work.chunks > 1) poll_ = [this] { advance_lane(Lane::exchange); };
   rewind();
 }
@@ -68,7 +69,26 @@ StepState CpuExecutor::state() const {
   state.looked_up = 0;
   for (size_t i = 0; i < work_.lengths.size(); ++i)
     state.looked_up += tokens[i] >= words.first && tokens[i] < words.first + words.count ? 1 : 0;
+  observed_.mean_into(state);
   return state;
+}
+
+void CpuExecutor::Observed::add(const StepState& layer) {
+  sum.touched += layer.touched;
+  sum.routed += layer.routed;
+  sum.leaving += layer.leaving;
+  sum.arrived += layer.arrived;
+  sum.returning += layer.returning;
+  ++layers;
+}
+
+void CpuExecutor::Observed::mean_into(StepState& state) const {
+  if (layers == 0) return;  // nothing is decoded yet: what is expected stands
+  state.touched = sum.touched / layers;
+  state.routed = sum.routed / layers;
+  state.leaving = sum.leaving / layers;
+  state.arrived = sum.arrived / layers;
+  state.returning = sum.returning / layers;
 }
 
 template <class Visit>
@@ -79,6 +99,7 @@ void CpuExecutor::for_layers(Visit visit) const {
 
 void CpuExecutor::step() {
   exposed_us_ = 0;
+  observed_ = {};
   for_layers([&](const Segment& segment, int layer) { run_layer(segment, layer); });
   ++decoded_;
 }
@@ -120,6 +141,7 @@ bool CpuExecutor::carry_out(const Task& task, int layer) {
   if (spans_ != nullptr && began < 0) began = now_us();
   if (communicates(task.op)) {
     if (!collectives_.progress(task, task.lane == Lane::compute)) return false;
+    if (task.op == Op::dispatch) collectives_.observe(present_);
   } else {
     compute(task, layer);
   }

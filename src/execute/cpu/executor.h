@@ -9,6 +9,7 @@
 #include "execute/cpu/collectives.h"
 #include "execute/cpu/store.h"
 #include "execute/executor.h"
+#include "kernels/cpu/moe.h"
 
 namespace helix::cpu {
 
@@ -66,7 +67,6 @@ class CpuExecutor final : public Executor {
   void add(const Task& task);
   void pick(const Task& task);
   void advance(const Task& task);
-
   struct Array {  // an activation, or a weight of one layer
     std::byte* data;
     int64_t rows;
@@ -78,6 +78,13 @@ class CpuExecutor final : public Executor {
     }
   };
   Array array(Id id, int chunk) const;
+
+  // Mixture of experts (moe.cpp).
+  void route(const Task& task, int layer);
+  void experts(const Task& task, int layer);
+  void force(const Routing& routing, std::span<const float> scores, std::span<const float> bias,
+             std::span<const int32_t> judged, std::span<Choice> choice);
+  void pair_up(const Array& choice, const Slice& mine);
   std::byte* weight(Id id, int layer) const { return store_.weight(id, layer); }
   Format weight_format(Id id) const { return format_of(work_.precision, schedule_[id].weight); }
   int64_t position(int64_t row) const;  // of the newest token of a row of this replica
@@ -99,6 +106,22 @@ class CpuExecutor final : public Executor {
   std::array<double, 2> began_us_ = {-1, -1};  // of the task in hand, a lane
   double exposed_us_ = 0;
   int64_t decoded_ = 0;
+
+  StepState present_;  // capacities, and what routing has decided in the layer in hand
+  struct Observed {    // of the last step, layers summed
+    StepState sum;
+    int layers = 0;
+    void add(const StepState& layer);
+    void mean_into(StepState& state) const;
+  };
+  Observed observed_;
+  struct Pairs {  // (token, expert) of this rank, by ascending expert, then row
+    std::vector<ExpertRows> experts;
+    std::vector<int32_t> row_of;
+    std::vector<float> gates;
+  };
+  Pairs pairs_;
+  std::vector<float> expert_sums_;  // of each pair, before they are weighted
 };
 
 }  // namespace helix::cpu

@@ -72,17 +72,16 @@ BlockType::~BlockType() {
 
 Pending::~Pending() {
   // Only left over when an error ends the step; the world is aborted then.
-  if (request_ != MPI_REQUEST_NULL && !finalized()) MPI_Request_free(&request_);
+  for (MPI_Request& request : requests_)
+    if (request != MPI_REQUEST_NULL && !finalized()) MPI_Request_free(&request);
 }
 
 bool Pending::done(bool wait) {
-  if (request_ == MPI_REQUEST_NULL) return true;
-  if (wait) {
-    HELIX_MPI(MPI_Wait(&request_, MPI_STATUS_IGNORE));
-    return true;
-  }
-  int flag = 0;
-  HELIX_MPI(MPI_Test(&request_, &flag, MPI_STATUS_IGNORE));
+  int flag = 1;
+  const int count = static_cast<int>(requests_.size());
+  if (wait) HELIX_MPI(MPI_Waitall(count, requests_.data(), MPI_STATUSES_IGNORE));
+  else HELIX_MPI(MPI_Testall(count, requests_.data(), &flag, MPI_STATUSES_IGNORE));
+  if (flag != 0) requests_.clear();
   return flag != 0;
 }
 

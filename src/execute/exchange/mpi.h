@@ -70,12 +70,12 @@ class Pending {
   Pending(const Pending&) = delete;
   Pending& operator=(const Pending&) = delete;
   ~Pending();
-  MPI_Request* request() { return &request_; }
-  bool done(bool wait);  // progresses MPI
+  MPI_Request* request() { return &requests_.emplace_back(MPI_REQUEST_NULL); }  // one more to wait for
+  bool done(bool wait);                                                         // progresses MPI
   int phase = 0;
 
  private:
-  MPI_Request request_ = MPI_REQUEST_NULL;
+  std::vector<MPI_Request> requests_;
 };
 
 // Counts and displacements for the v-collectives must live until they end.

@@ -1,0 +1,226 @@
+#include "bench/point_run.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <limits>
+
+#include "bench/environment.h"
+#include "bench/progress.h"
+#include "bench/timing.h"
+#include "bench/trace.h"
+#include "bench/watchdog.h"
+#include "execute/cpu/executor.h"
+
+namespace helix {
+
+namespace {
+
+constexpr int instrumented_passes = 3;
+
+Assignment assignment_of(const Point& point) {
+  return {.model = point.model.get(),
+          .layout = point.layout,
+          .precision = point.precision,
+          .chunks = point.hop_b ? static_cast<int>(point.chunks) : 1,
+          .interval = point.interval,
+          .lengths = lengths_of(point),
+          .steps = point.steps,
+          .seed = point.seed};
+}
+
+// What a rank of the point will allocate.
+double bytes_of_rank(const Assignment& work, int rank) {
+  const Schedule schedule =
+      build_schedule({work.model, work.layout, work.precision, work.chunks}, rank);
+  const StepState most =
+      capacity_of(schedule, *work.model, {work.lengths, work.interval}, work.steps);
+  return memory(schedule, most).total();
+}
+
+Verified verified_by(const Comparison& comparison, double tolerance) {
+  Verified verified{.max_rel_err = comparison.max_rel_err, .tolerance = tolerance};
+  // Whatever the logits say, other tokens or ranks that disagree are wrong.
+  if (!comparison.passed(tolerance) && verified.passed())
+    verified.max_rel_err = std::numeric_limits<double>::infinity();
+  return verified;
+}
+
+}  // namespace
+
+struct PointRunner::Work {
+  const Point& point;
+  bool traced;
+  Assignment assignment;
+  MPI_Comm ranks;           // null on a rank without work
+  double on_this_host = 1;  // ranks that work
+  std::vector<const Verdict*> verdicts;
+  std::unique_ptr<Executor> executor;
+  Measured measured;
+  std::string trace;
+  std::string failure;
+  bool dropped = false;
+};
+
+PointRunner::PointRunner(World& world, Stop& stop, Settings settings)
+    : world_(world), stop_(stop), settings_(std::move(settings)), judges_(world) {}
+
+bool PointRunner::fault_now(FaultKind kind) const {
+  const Fault& fault = settings_.fault;
+  return fault.kind == kind && fault.rank == world_.rank() && fault.point == number_;
+}
+
+PointResult PointRunner::run(const Point& point, int64_t number, bool trace) {
+  number_ = number;
+  doing("preparing", fmt::format("point {}: {}", number, describe(point)));
+  Work work{.point = point,
+            .traced = trace,
+            .assignment = assignment_of(point),
+            .ranks = world_.first(point.layout.ranks()).get()};
+  work.measured.started = utc_now();
+  if (const std::string reason = cannot_hold(work); !reason.empty())
+    return {Status::skipped, skipped_line(point, settings_.setting, reason), ""};
+  reset_peak_resident();
+  if (load(work)) decode(work);
+  return result(work);
+}
+
+// Each host adds up what its ranks will take; the reason is the same on all ranks.
+std::string PointRunner::cannot_hold(Work& work) const {
+  const bool works = work.ranks != MPI_COMM_NULL;
+  work.on_this_host = std::max(1.0, world_.sum_on_this_host(works ? 1 : 0));
+  const double needed =
+      world_.sum_on_this_host(works ? bytes_of_rank(work.assignment, world_.rank()) : 0);
+  const double room = available_memory();
+  const auto reason = world_.agree([&] {
+    if (needed > room)
+      throw RunError(fmt::format("needs {:.1f} GB of memory on a host that has {:.1f} GB left",
+                                 needed / 1e9, room / 1e9));
+  });
+  return reason.value_or("");
+}
+
+// False: no rank has an executor; why is in `work`.
+bool PointRunner::load(Work& work) {
+  doing("judging");
+  try {
+    if (settings_.verify) work.verdicts = judges_.judge(work.assignment, 1);
+  } catch (const RunError& error) {  // of one rank, thrown on all
+    work.failure = error.what();
+    return false;
+  }
+  if ((work.dropped = stop_.agreed(world_.comm()))) return false;
+  doing("loading");
+  // Apart from the executor's, whose ranks talk to each other while they load.
+  auto failure = world_.agree([&] {
+    if (fault_now(FaultKind::throw_load)) throw RunError("HELIX_BENCH_FAULT throws while loading");
+  });
+  if (!failure)
+    failure = world_.agree([&] {
+      if (work.ranks != MPI_COMM_NULL)
+        work.executor = std::make_unique<cpu::CpuExecutor>(work.ranks, work.assignment);
+    });
+  if (failure) {
+    work.failure = *failure;
+    work.executor.reset();
+  }
+  return !failure;
+}
+
+// On the ranks that work; the others wait for them at the end.
+void PointRunner::decode(Work& work) {
+  if (work.executor) {
+    decode_phases(work);
+    doing("freeing");
+    work.executor.reset();
+  }
+  doing("waiting for the ranks that work");
+  world_.meet();
+}
+
+void PointRunner::decode_phases(Work& work) {
+  const auto stopped = [&] { return work.dropped = stop_.agreed(work.ranks); };
+  if (stopped()) return;
+  verify(work);
+  if (stopped()) return;
+  doing("warming up");
+  warm_up(*work.executor, work.point.warmup, work.point.steps);
+  if (stopped()) return;
+  measure(work);
+  if (stopped()) return;
+  doing("timing each task");
+  TaskTimes tasks = measure_tasks(work.ranks, *work.executor, instrumented_passes);
+  const double hidden_at_most = tasks.exchanges_us - tasks.exchanges_on_compute_us;
+  Measured& m = work.measured;
+  m.tasks_us = std::move(tasks.tasks_us);
+  // What one lane hides is what its exchanges take alone, less the wait for them.
+  const double waited = m.exchange->exposed;
+  m.exchange->alone = tasks.exchanges_us;
+  m.exchange->exposed = tasks.exchanges_on_compute_us + waited;
+  m.exchange->hidden = std::max(0.0, hidden_at_most - waited);
+  if (!work.traced) return;
+  doing("tracing a step");
+  work.trace = trace_step(work.ranks, *work.executor);
+}
+
+void PointRunner::verify(Work& work) {
+  if (!settings_.verify) return;
+  doing("verifying the first step");
+  const auto newest = work.executor->hooks().newest;
+  if (fault_now(FaultKind::wrong)) work.executor->hooks().newest = Newest::by_nobody;
+  const Comparison comparison = compare_steps(work.ranks, *work.executor, work.verdicts, 1);
+  work.executor->hooks().newest = newest;
+  work.measured.verified = verified_by(comparison, tolerance(work.point.precision));
+}
+
+void PointRunner::measure(Work& work) {
+  doing("measuring steps");
+  StepTimes steps = measure_steps(work.ranks, *work.executor, work.point.steps, [&] {
+    for (const FaultKind kind : {FaultKind::kill, FaultKind::failure, FaultKind::hang})
+      if (fault_now(kind)) strike(kind);
+  });
+  Measured& m = work.measured;
+  m.samples_us = std::move(steps.samples_us);
+  // Back to back: no executor issues its exchanges alone yet; NaN is null in the line.
+  m.exchange = ExchangeTimes{.back_to_back = std::numeric_limits<double>::quiet_NaN(),
+                             .exposed = steps.exposed_us};
+  note_memory(work);
+  work.executor->rewind();
+  m.roofline =
+      roofline(work.ranks, *work.executor, settings_.rates.read_bytes_per_s / work.on_this_host,
+               settings_.rates.flops_per_s / work.on_this_host);
+}
+
+void PointRunner::note_memory(Work& work) const {
+  const Memory mine = work.executor->allocated();
+  struct {
+    double total;
+    int rank;
+  } fullest{.total = mine.total(), .rank = world_.rank()};
+  HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &fullest, 1, MPI_DOUBLE_INT, MPI_MAXLOC, work.ranks));
+  std::array<double, 3> bytes = {mine.weights, mine.kv, mine.buffers};
+  HELIX_MPI(MPI_Bcast(bytes.data(), 3, MPI_DOUBLE, fullest.rank, work.ranks));
+  Measured& m = work.measured;
+  m.weight_bytes = static_cast<int64_t>(bytes[0]);
+  m.kv_bytes = static_cast<int64_t>(bytes[1]);
+  m.buffer_bytes = static_cast<int64_t>(bytes[2]);
+  m.peak_resident_bytes = static_cast<int64_t>(
+      maximum(work.ranks, {static_cast<double>(peak_resident_bytes())}).front());
+}
+
+// Rank 0 works on every point, so that it knows.
+PointResult PointRunner::result(Work& work) const {
+  PointResult result;
+  if (!world_.leads()) return result;
+  const Measured& m = work.measured;
+  if (work.dropped) return {Status::dropped, Json(), ""};
+  if (!work.failure.empty())
+    return {Status::failed, failed_line(work.point, settings_.setting, work.failure, m.started),
+            ""};
+  result.status = m.verified && !m.verified->passed() ? Status::unverified : Status::ok;
+  result.line = ok_line(work.point, settings_.setting, m);
+  result.trace = std::move(work.trace);
+  return result;
+}
+
+}  // namespace helix

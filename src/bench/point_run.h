@@ -1,0 +1,58 @@
+// One point carried out: load, verify, warm up, measure.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "bench/faults.h"
+#include "bench/line.h"
+#include "bench/point.h"
+#include "bench/signals.h"
+#include "bench/verification.h"
+#include "bench/world.h"
+#include "machine/measure.h"
+
+namespace helix {
+
+enum class Status : uint8_t { ok, unverified, skipped, failed, dropped };
+
+struct PointResult {
+  Status status = Status::ok;  // the same on all ranks
+  Json line;                   // on rank 0; null when dropped
+  std::string trace;           // on rank 0, when asked for
+};
+
+// All calls are collective over the world; ranks without work wait.
+class PointRunner {
+ public:
+  struct Settings {
+    Setting setting;  // of the lines
+    bool verify = true;
+    Fault fault;
+    HostRates rates;
+  };
+  PointRunner(World& world, Stop& stop, Settings settings);
+
+  // `number` counts points from 1. Throws what no rank but this one knows of.
+  PointResult run(const Point& point, int64_t number, bool trace);
+
+ private:
+  struct Work;  // of the point in hand
+  std::string cannot_hold(Work& work) const;
+  bool load(Work& work);
+  void decode(Work& work);
+  void decode_phases(Work& work);
+  void verify(Work& work);
+  void measure(Work& work);
+  void note_memory(Work& work) const;
+  PointResult result(Work& work) const;
+  bool fault_now(FaultKind kind) const;
+
+  World& world_;
+  Stop& stop_;
+  Settings settings_;
+  Judges judges_;
+  int64_t number_ = 0;
+};
+
+}  // namespace helix

@@ -1,0 +1,262 @@
+#include "bench/run.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "bench/file.h"
+#include "bench/point_run.h"
+#include "bench/progress.h"
+#include "bench/sweep.h"
+#include "bench/watchdog.h"
+#include "execute/cpu/executor.h"
+
+namespace helix {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// The sweep of one point out of a results file.
+Json sweep_from(const std::string& from) {
+  const size_t hash = from.rfind('#');
+  if (hash == std::string::npos || hash == 0 || hash + 1 == from.size())
+    throw InputError("--from " + in_quotes(from) + " is not RESULTS#KEY");
+  const std::string key = from.substr(hash + 1);
+  Json sweep;
+  read_results(from.substr(0, hash), [&](const Node& line) {
+    if (line["key"].text() != key) return;
+    sweep = sweep_of(line["point"], key, line["steps"].integer(1, 1'000'000),
+                     line["warmup"].integer(0, 1'000'000));
+  });
+  if (sweep.is_null())
+    throw InputError(from.substr(0, hash), "", "no line has the key " + in_quotes(key));
+  return sweep;
+}
+
+// Rank 0 reads, so that one file and one error speak for all.
+Sweep read_together(const World& world, const RunOptions& options) {
+  std::string text;
+  world.lead([&] {
+    text = (options.from.empty() ? read_json(options.sweep).json() : sweep_from(options.from))
+               .dump(-1, ' ', false, Json::error_handler_t::replace);
+  });
+  text = world.broadcast(text);
+  const std::string file = options.from.empty() ? options.sweep : options.from;
+  const std::string folder =
+      options.from.empty() ? fs::path(options.sweep).parent_path().string() : "";
+  std::optional<Sweep> sweep;
+  const auto read = [&] { sweep = read_sweep(parse_json(file, text), folder); };
+  world.lead(read);
+  // What only another rank cannot read is a model file.
+  if (const auto failed = world.agree([&] {
+        if (!world.leads()) read();
+      }))
+    throw InputError(*failed);
+  for (Point& point : sweep->points) {
+    point.steps = options.steps.value_or(point.steps);
+    point.warmup = options.warmup.value_or(point.warmup);
+  }
+  if (options.steps) sweep->resolved["steps"] = *options.steps;
+  if (options.warmup) sweep->resolved["warmup"] = *options.warmup;
+  return std::move(*sweep);
+}
+
+// Why this launch cannot run a point, as far as all ranks know by themselves.
+std::string refusal(const World& world, const Point& point) {
+  if (point.layout.ranks() > world.size())
+    return fmt::format("needs {} ranks, {} {} started", point.layout.ranks(), world.size(),
+                       world.size() == 1 ? "was" : "were");
+  if (point.depths) return "depths are not executed yet";
+  return cpu::CpuExecutor::refusal(point.layout, point.precision);
+}
+
+std::string folder_of(const RunOptions& options, const Sweep& sweep) {
+  if (!options.folder.empty()) return options.folder;
+  const auto [part, parts] = options.slice;
+  return "results/" + sweep.name + (parts > 1 ? fmt::format("-{}-of-{}", part, parts) : "");
+}
+
+class Launch {
+ public:
+  Launch(World& world, const RunOptions& options, Sweep sweep)
+      : world_(world), options_(options), sweep_(std::move(sweep)), stop_(options.time_limit_s) {
+    // Dealt in turn: neighbours cost about the same.
+    for (size_t i = 0; i < sweep_.points.size(); ++i)
+      if (static_cast<int64_t>(i) % options.slice.second == options.slice.first - 1)
+        mine_.push_back(i);
+  }
+  int dry_run() const;
+  int run();
+
+ private:
+  void open(const Environment& now);
+  void find_done();
+  void run_points();
+  void run_point(size_t index);
+  void count(Status status);
+  void write(const PointResult& result);
+  int finish();
+  std::string summary() const;
+
+  World& world_;
+  const RunOptions& options_;
+  Sweep sweep_;
+  Stop stop_;
+  std::vector<size_t> mine_;   // of this slice, in order of the sweep
+  std::vector<uint8_t> done_;  // of mine_: earlier launches have run it
+  Setting setting_;
+  std::unique_ptr<PointRunner> runner_;
+  std::unique_ptr<ResultsFolder> folder_;  // these two on rank 0 alone
+  std::unique_ptr<Progress> progress_;
+  int64_t earlier_ = 0, ok_ = 0, wrong_ = 0, skipped_ = 0, failed_ = 0;
+  bool stopped_ = false;
+  bool trace_wanted_ = !options_.trace.empty();
+};
+
+int Launch::dry_run() const {
+  if (!world_.leads()) return 0;
+  for (const size_t index : mine_) {
+    const Point& point = sweep_.points[index];
+    const std::string reason = refusal(world_, point);
+    fmt::print("{:>5} {} {}: {}\n", index + 1, key_of(point), describe(point),
+               reason.empty() ? "runs" : "skipped, " + reason);
+  }
+  std::fflush(stdout);
+  return 0;
+}
+
+void Launch::open(const Environment& now) {
+  const fs::path trace = options_.trace;
+  const fs::path beside = trace.has_parent_path() ? trace.parent_path() : ".";
+  if (trace_wanted_ && (fs::is_directory(trace) || access(beside.c_str(), W_OK) != 0))
+    throw InputError(options_.trace, "", "--trace cannot be written there");
+  folder_ = std::make_unique<ResultsFolder>(folder_of(options_, sweep_), sweep_.resolved, now,
+                                            options_.resume);
+}
+
+void Launch::find_done() {
+  done_.resize(mine_.size());
+  if (folder_)
+    for (size_t i = 0; i < mine_.size(); ++i)
+      done_[i] = folder_->done(identity_of(sweep_.points[mine_[i]], setting_)) ? 1 : 0;
+  world_.broadcast(done_, 0);
+  for (const uint8_t done : done_) earlier_ += done;
+}
+
+int Launch::run() {
+  const Fault fault = wanted_fault();
+  Environment now;
+  if (world_.leads())
+    now = environment(static_cast<int>(options_.command.size()), options_.command.data());
+  world_.lead([&] { open(now); });
+  setting_.exchange = options_.exchange;
+  setting_.repeat = options_.repeat;
+  setting_.threads = set_threads(world_, options_.threads);
+  setting_.oversubscribed = world_.maximum(world_.ranks_on_this_host() * setting_.threads >
+                                           world_.cores_on_this_host()) > 0;
+  setting_.environment = now.hash;
+  find_done();
+  HostRates rates;
+  if (earlier_ < static_cast<int64_t>(mine_.size()) && world_.leads_on_this_host())
+    rates = measure_host(world_.cores_on_this_host());
+  world_.meet();
+  // Those of the host that is fastest: a floor must stay one.
+  rates = {world_.maximum(rates.read_bytes_per_s), world_.maximum(rates.flops_per_s)};
+  runner_ = std::make_unique<PointRunner>(
+      world_, stop_, PointRunner::Settings{setting_, options_.verify, fault, rates});
+  if (world_.leads()) {
+    progress_ = std::make_unique<Progress>(earlier_, static_cast<int64_t>(mine_.size()));
+    for (const std::string& note : folder_->notes()) progress_->note(note);
+  }
+  run_points();
+  return finish();
+}
+
+void Launch::run_points() {
+  for (size_t i = 0; i < mine_.size(); ++i) {
+    if (done_[i] != 0) continue;
+    if (stop_.agreed(world_.comm())) stopped_ = true;
+    if (stopped_) return;
+    run_point(mine_[i]);
+  }
+}
+
+void Launch::run_point(size_t index) {
+  const Point& point = sweep_.points[index];
+  if (progress_) progress_->begin(point);
+  PointResult result;
+  if (const std::string reason = refusal(world_, point); !reason.empty())
+    result = {Status::skipped, skipped_line(point, setting_, reason), ""};
+  else result = runner_->run(point, static_cast<int64_t>(index) + 1, trace_wanted_);
+  std::vector<Status> status = {result.status};
+  world_.broadcast(status, 0);
+  result.status = status.front();
+  count(result.status);
+  if (result.status == Status::dropped) return;
+  world_.lead([&] { write(result); });
+}
+
+void Launch::count(Status status) {
+  switch (status) {
+    case Status::ok: ++ok_; break;
+    case Status::unverified: ++wrong_; break;
+    case Status::skipped: ++skipped_; break;
+    case Status::failed: ++failed_; break;
+    case Status::dropped: stopped_ = true; break;
+  }
+  if (status == Status::ok || status == Status::unverified) trace_wanted_ = false;
+}
+
+void Launch::write(const PointResult& result) {
+  doing("writing results");
+  folder_->append(result.line);
+  if (!result.trace.empty()) replace_file(options_.trace, result.trace);
+  progress_->end(result.line);
+}
+
+std::string Launch::summary() const {
+  std::string text = fmt::format("{} of {} points ok", earlier_ + ok_, mine_.size());
+  for (const auto& [what, number] :
+       {std::pair{"failed their verification", wrong_}, {"skipped", skipped_}, {"failed", failed_}})
+    if (number > 0) text += fmt::format(", {} {}", number, what);
+  if (stopped_) text += fmt::format("; stopped by {}: --resume goes on", stop_.cause());
+  return text + "; " + folder_->path();
+}
+
+int Launch::finish() {
+  // Only all ranks together know the cause.
+  if (stopped_) stop_.agreed(world_.comm());
+  world_.lead([&] {
+    progress_.reset();
+    folder_->close();
+    const std::string line = "helix-bench: " + summary() + "\n";
+    static_cast<void>(write_all(STDERR_FILENO, line));
+  });
+  Exit code = Exit::done;
+  if (stopped_) code = Exit::stopped;
+  if (failed_ > 0 || (!stopped_ && earlier_ + ok_ + wrong_ == 0)) code = Exit::failed;
+  if (wrong_ > 0) code = Exit::unverified;
+  return static_cast<int>(code);
+}
+
+// Ranks that do not know of each other would each run all points, over each other's results.
+void check_world(const World& world) {
+  if (world.size() > 1 || ranks_launched() <= 1) return;
+  throw InputError(fmt::format(
+      "{} ranks were started, but each is a world of its own: start them with the mpirun of the "
+      "MPI this program was built with (helix-bench --version), or with srun --mpi=pmix",
+      ranks_launched()));
+}
+
+}  // namespace
+
+int run(World& world, const RunOptions& options) {
+  check_world(world);
+  Launch launch(world, options, read_together(world, options));
+  return options.dry_run ? launch.dry_run() : launch.run();
+}
+
+}  // namespace helix

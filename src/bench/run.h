@@ -1,0 +1,37 @@
+// `run`: a sweep's points executed one after another, a line of results each.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/results.h"
+#include "bench/world.h"
+
+namespace helix {
+
+struct RunOptions {
+  std::string sweep;  // a file, or "" with `from`
+  std::string from;   // "RESULTS#KEY": the point of a result line
+  std::string exchange = "mpi";
+  std::string folder;  // "": results/NAME
+  Resume resume = Resume::no;
+  std::pair<int64_t, int64_t> slice = {1, 1};  // I of N
+  std::optional<double> time_limit_s;
+  int64_t repeat = 1;
+  std::optional<int64_t> warmup;
+  std::optional<int64_t> steps;
+  int threads = 0;  // a rank; 0: all cores shared out
+  bool dry_run = false;
+  bool verify = true;
+  std::string trace;                 // a file
+  std::vector<const char*> command;  // of this launch
+};
+
+// Collective over the world; returns the exit code, the same on all ranks. Throws InputError and
+// AgreedError on all ranks alike; any other exception is known to one rank alone.
+int run(World& world, const RunOptions& options);
+
+}  // namespace helix

@@ -1,0 +1,96 @@
+// The legal layouts among the lists of a sweep, and what was refused on the way.
+#pragma once
+
+#include <map>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bench/sweep_axes.h"
+
+namespace helix {
+
+// Layouts of one model in one precision.
+struct Family {
+  std::shared_ptr<const Model> model;
+  Precision precision;
+  std::vector<Layout> layouts;
+};
+
+// A layout that is not legal, and why.
+struct Illegal {
+  const Model* model = nullptr;
+  Precision precision;
+  Layout layout;
+  const Rule* rule = nullptr;  // null: no rule, it does not fill the ranks
+  int64_t ranks = 0;
+};
+// "nearest legal layout: helix KVP 4 x TPA 2 -> TPF 8 (8 ranks)"
+std::string nearest_text(const Illegal& illegal);
+std::string rule_text(const Illegal& illegal);
+
+class LayoutList {
+ public:
+  // Fails at `where` when there is too much to look at.
+  LayoutList(const Axes& axes, const Node& where);
+
+  std::vector<Family>& families() { return families_; }
+  const std::vector<Illegal>& examples() const { return examples_; }  // of what was refused
+  // Layouts of listed values that are not legal, by reason.
+  std::map<std::string, int64_t> left_out() const;
+  // Fails at a listed value that stands in no legal layout.
+  void check_used() const;
+
+ private:
+  // For each place of a list: whether it stands in a legal layout, and an example of why not.
+  struct Usage {
+    std::vector<char> used;
+    std::vector<int> example;  // of examples_, -1: none
+    Usage() = default;
+    template <class T>
+    explicit Usage(const Axis<T>& axis)
+        : used(axis.places.size(), 1), example(axis.places.size(), -1) {
+      for (const int place : axis.place)  // a place whose values all stood before has none
+        if (place >= 0) used[static_cast<size_t>(place)] = 0;
+    }
+    void use(int place) {
+      if (place >= 0) used[static_cast<size_t>(place)] = 1;
+    }
+  };
+  using Cause = std::tuple<const Rule*, const Model*, const Strategy*, Moe>;
+  struct Reason {
+    int64_t count = 0;
+    std::string text;
+  };
+
+  void prepare();
+  void add_family(const std::shared_ptr<const Model>& model, size_t model_at);
+  bool enumerate(Family& family, int64_t ranks, const Strategy& strategy);
+  bool fits_depths(const Family& family, const Layout& layout);
+  int place_of(size_t width, int64_t value) const;
+  void note_legal(const Layout& layout);
+  void note_illegal(const Family& family, const Layout& layout, const Rule& rule);
+  bool add_example(Usage& usage, int place, int example) const;
+  void count_unfilled(const Strategy& strategy, int64_t ranks);
+  bool listed(std::string_view knob) const;
+  bool takes(size_t width) const;
+  void check_width(size_t width) const;
+  void check_choice(size_t choice) const;
+  [[noreturn]] void fail_unused(const Node& node, std::string_view what, const Illegal& why,
+                                const std::string& legal) const;
+  std::string legal_values(size_t width) const;
+  Illegal stand_in(size_t width, int64_t value) const;
+
+  const Axes& axes_;
+  LayoutQuery query_;
+  std::vector<Family> families_;
+  std::vector<Illegal> examples_;
+  std::map<Cause, Reason> reasons_;
+  int64_t unfilled_ = 0;
+  std::vector<std::pair<int64_t, int>> sorted_[width_count + 1];  // value and place
+  Usage width_[width_count + 1], choice_[choice_count], strategy_, precision_, model_;
+  bool chosen_[choice_count] = {};  // whether the choice applies to some legal layout
+};
+
+}  // namespace helix

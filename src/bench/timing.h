@@ -1,0 +1,46 @@
+// The one timing loop, for all executors. Collective over an executor's ranks; results are the
+// maximum over them, the same on all.
+#pragma once
+
+#include <mpi.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/line.h"
+#include "execute/executor.h"
+
+namespace helix {
+
+// Element by element over the ranks.
+std::vector<double> maximum(MPI_Comm ranks, std::vector<double> values);
+
+// Begins again after the history whenever `capacity` steps, all that the KV cache has room for, are
+// done.
+void warm_up(Executor& executor, int64_t steps, int64_t capacity);
+
+struct StepTimes {
+  std::vector<double> samples_us;  // a step each
+  double exposed_us = 0;  // a step's mean wait for the exchange lane, of the rank that waits most
+};
+// From the first token after the history. No barrier and no synchronisation inside: a step begins
+// where the one before ended. `after_first` is for faults.
+StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
+                        const std::function<void()>& after_first);
+
+struct TaskTimes {
+  std::vector<std::pair<std::string, double>> tasks_us;  // a name each, chunks and layers summed
+  double exchanges_us = 0;                               // those that communicate
+  double exchanges_on_compute_us = 0;                    // of them, those that nothing hides
+};
+// The median of some instrumented passes of the first step: task by task, a barrier before each.
+TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes);
+
+// What the busiest rank has to move and to compute in its next step, and how long it takes at
+// least.
+Roofline roofline(MPI_Comm ranks, const Executor& executor, double bytes_per_s, double flops_per_s);
+
+}  // namespace helix

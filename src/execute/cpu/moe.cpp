@@ -1,0 +1,99 @@
+// Mixture of experts: which experts the tokens choose, and this rank's share of them.
+#include "kernels/cpu/moe.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "execute/cpu/executor.h"
+#include "execute/cpu/types.h"
+
+namespace helix::cpu {
+
+Routing routing_of(const Experts& e) {
+  return {.experts = e.count,
+          .chosen = e.chosen,
+          .groups = e.groups,
+          .chosen_groups = e.chosen_groups,
+          .sigmoid = e.scoring == Scoring::sigmoid,
+          .renormalise = e.renormalise,
+          .scale = static_cast<float>(e.scale)};
+}
+
+void CpuExecutor::route(const Task& task, int layer) {
+  const Array in = array(task.reads[0], all_chunks);
+  auto* choices = array(task.writes[0], all_chunks).as<Choice>();
+  const Routing routing = routing_of(work_.model->experts);
+  const auto experts = static_cast<size_t>(routing.experts);
+  const auto chosen = static_cast<size_t>(routing.chosen);
+  std::vector<float> scores(static_cast<size_t>(in.rows) * experts);
+  std::vector<float> bias;
+  with_types(weight_format(task.reads[1]), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+    router_scores(routing, in.rows, in.width, in.as<A>(), reinterpret_cast<const T*>(weight(task.reads[1], layer)),
+                  scores.data());
+    if (task.reads.size() < 3) return;
+    const T* values = reinterpret_cast<const T*>(weight(task.reads[2], layer));
+    for (size_t i = 0; i < experts; ++i) bias.push_back(to_float(values[i]));
+  });
+  const bool gathered = schedule_[task.reads[0]].dims[0].fill == Fill::stage_rows;
+  const int64_t first_request = gathered ? 0 : requests_.first;
+  for (size_t row = 0; row < static_cast<size_t>(in.rows); ++row) {
+    const std::span<const float> mine(scores.data() + row * experts, experts);
+    const std::span<Choice> choice(choices + row * chosen, chosen);
+    choose(routing, mine, bias, choice);
+    if (hooks_.routing.judged)
+      force(routing, mine, bias, hooks_.routing.judged(layer, first_request + static_cast<int64_t>(row)), choice);
+  }
+}
+
+// Goes on with the judge's choice, and counts how the own one differs from it.
+void CpuExecutor::force(const Routing& routing, std::span<const float> scores, std::span<const float> bias,
+                        std::span<const int32_t> judged, std::span<Choice> choice) {
+  ForcedRouting& forced = hooks_.routing;
+  forced.choices += std::ssize(choice);
+  const auto differs = [&](const Choice& c) { return !std::ranges::binary_search(judged, c.expert); };
+  const int64_t differing = std::ranges::count_if(choice, differs);
+  if (differing == 0) return;
+  forced.differing += differing;
+  for (size_t i = 0; i < choice.size(); ++i) choice[i].expert = judged[i];
+  set_gates(routing, scores, choice);
+  forced.shortfall = std::max(forced.shortfall, shortfall(routing, scores, bias, choice));
+}
+
+// Who chose my experts, by ascending expert, then row.
+void CpuExecutor::pair_up(const Array& choice, const Slice& mine) {
+  pairs_ = {};
+  const auto* choices = choice.as<const Choice>();
+  const int64_t chosen = choice.extents[1];
+  for (int64_t expert = mine.first; expert < mine.first + mine.count; ++expert) {
+    const auto first = std::ssize(pairs_.row_of);
+    for (int64_t i = 0; i < choice.rows * chosen; ++i)
+      if (choices[i].expert == expert) {
+        pairs_.row_of.push_back(static_cast<int32_t>(i / chosen));
+        pairs_.gates.push_back(choices[i].gate);
+      }
+    if (const int64_t count = std::ssize(pairs_.row_of) - first; count > 0)
+      pairs_.experts.push_back({expert - mine.first, first, count});
+  }
+  present_.routed = static_cast<double>(pairs_.row_of.size());
+  present_.touched = static_cast<double>(pairs_.experts.size());
+}
+
+// Up: the rows that chose an expert, gathered by expert. Down: back to rows, weighted by the gates.
+void CpuExecutor::experts(const Task& task, int layer) {
+  const Array choice = array(task.reads[1], all_chunks);
+  const Id w = task.reads[2];
+  const bool up = schedule_[w].weight == W::experts_up;
+  if (up) pair_up(choice, schedule_[w].dims[0].mine);
+  const Array in = array(task.reads[0], all_chunks);
+  const Array out = array(task.writes[0], all_chunks);
+  with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+    const T* weights = reinterpret_cast<const T*>(weight(w, layer));
+    if (up) return experts_product(pairs_.experts, pairs_.row_of, out.width, in.width, in.as<A>(), weights, out.as<A>());
+    expert_sums_.resize(pairs_.row_of.size() * static_cast<size_t>(out.width));
+    experts_product(pairs_.experts, {}, out.width, in.width, in.as<A>(), weights, expert_sums_.data());
+    sum_pairs(pairs_.row_of, pairs_.gates, out.rows, out.width, expert_sums_.data(), out.as<A>());
+  });
+  if (!up) observed_.add(present_);
+}
+
+}  // namespace helix::cpu

@@ -1,0 +1,230 @@
+// The command line. A command is one function; `run` and `verify` live in a world of MPI ranks, the
+// others need no launcher.
+#include <fmt/format.h>
+#include <mpi.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <charconv>
+#include <chrono>
+#include <functional>
+#include <thread>
+
+#include "base/error.h"
+#include "base/version.h"
+#include "bench/frontier.h"
+#include "bench/list.h"
+#include "bench/plan.h"
+#include "bench/run.h"
+#include "bench/verify.h"
+#include "bench/watchdog.h"
+#include "bench/world.h"
+
+namespace helix {
+
+namespace {
+
+// However many ranks read the same command line, one of them speaks.
+int refuse(const std::string& reason, Exit code) {
+  if (rank_launched() == 0) fmt::print(stderr, "helix-bench: {}\n", reason);
+  else  // a launcher kills the others as soon as one has failed
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  return static_cast<int>(code);
+}
+
+class Session {
+ public:
+  Session() {
+    int provided = 0;
+    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread",
+              __FILE__, __LINE__);
+  }
+  ~Session() { MPI_Finalize(); }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+};
+
+// What all ranks know of ends in order; anything else would leave ranks waiting for each other.
+int in_world(double silence_s, const std::function<int(World&)>& command) {
+  const Session session;
+  World world;
+  const Watchdog watchdog(world.rank(), silence_s);
+  try {
+    return command(world);
+  } catch (const InputError& error) {
+    return world.leads() ? refuse(error.what(), Exit::bad_input) : 2;
+  } catch (const AgreedError& error) {
+    return world.leads() ? refuse(error.what(), Exit::failed) : 3;
+  } catch (const std::exception& error) {
+    end_all_ranks(world.rank(), fmt::format("{}, while {}", error.what(), what_was_done()));
+  }
+}
+
+std::string version_text() {
+  const Version& v = version();
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> mpi{};
+  int length = 0;
+  MPI_Get_library_version(mpi.data(), &length);
+  const std::string library(mpi.data(), static_cast<size_t>(length));
+  return fmt::format(
+      "helix-bench {}\ncompiler  {}{}\nMPI       {}\nCUDA      {}\ncuBLAS    {}\nNCCL      {}",
+      short_commit(v.commit, v.dirty), v.compiler, v.optimised ? "" : ", not optimised",
+      library.substr(0, library.find(',')), v.cuda, v.cublas, v.nccl);
+}
+
+// "I/N" with 1 <= I <= N.
+std::pair<int64_t, int64_t> part_of(const std::string& option, const std::string& text) {
+  std::pair<int64_t, int64_t> part = {0, 0};
+  const char* const end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, part.first);
+  if (first.ec == std::errc{} && first.ptr != end && *first.ptr == '/') {
+    const auto second = std::from_chars(first.ptr + 1, end, part.second);
+    if (second.ec == std::errc{} && second.ptr == end && part.first >= 1 &&
+        part.first <= part.second)
+      return part;
+  }
+  throw InputError(fmt::format("{}: {} is not I/N with 1 <= I <= N", option, in_quotes(text)));
+}
+
+using Action = std::function<int()>;
+
+void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
+  struct Texts {
+    std::string executor = "cpu", exchange = "auto", resume, slice = "1/1";
+    double silence_s = 60;
+    bool unverified = false;
+  };
+  auto o = std::make_shared<RunOptions>();
+  auto t = std::make_shared<Texts>();
+  o->command = std::move(command);
+  CLI::App* run = app.add_subcommand("run", "execute a sweep, under mpirun or srun");
+  auto* sweep = run->add_option("SWEEP", o->sweep, "sweep file");
+  run->add_option("--from", o->from, "RESULTS#KEY: the point of a result line, in place of a sweep")
+      ->excludes(sweep);
+  run->add_option("--executor", t->executor, "cpu")->check(CLI::IsMember({"cpu", "cuda"}));
+  run->add_option("--exchange", t->exchange, "mpi or auto")->check(CLI::IsMember({"mpi", "auto"}));
+  run->add_option("-o,--output", o->folder, "folder of results (default: results/NAME)");
+  run->add_flag("--resume{yes}", t->resume, "go on; --resume=mixed: also from another commit")
+      ->check(CLI::IsMember({"yes", "mixed"}));
+  run->add_option("--slice", t->slice, "I/N: only part I of N equal parts of the points");
+  run->add_option("--time-limit", o->time_limit_s, "stop after so many seconds, exit 75")
+      ->check(CLI::NonNegativeNumber);
+  run->add_option("--repeat", o->repeat, "this launch is number R")->check(CLI::Range(1, 1000000));
+  run->add_option("-w,--warmup", o->warmup, "warm-up steps, in place of the sweep's")
+      ->check(CLI::Range(0, 1000000));
+  run->add_option("-n,--steps", o->steps, "measured steps, in place of the sweep's")
+      ->check(CLI::Range(1, 1000000));
+  run->add_option("-T,--watchdog", t->silence_s, "seconds of silence that end a run (60)")
+      ->check(CLI::Range(1, 1000000));
+  run->add_option("--threads", o->threads, "threads a rank (default: cores / ranks on a host)")
+      ->check(CLI::Range(1, 4096));
+  run->add_flag("--dry-run", o->dry_run, "say what would run");
+  run->add_flag("--no-verify", t->unverified, "do not hold the first step against the judge");
+  run->add_option("--trace", o->trace, "FILE: one step of the first point as a Chrome trace");
+  run->final_callback([o, t, &action] {
+    if (o->sweep.empty() && o->from.empty()) throw InputError("run: give a SWEEP, or --from");
+    if (t->executor == "cuda")
+      throw InputError("--executor cuda: this program has no CUDA executor yet; cpu needs no GPU");
+    o->slice = part_of("--slice", t->slice);
+    o->verify = !t->unverified;
+    // A repeat adds to what the first launch wrote.
+    o->resume = t->resume == "mixed"                  ? Resume::mixed
+                : t->resume == "yes" || o->repeat > 1 ? Resume::yes
+                                                      : Resume::no;
+    action = [o, t] {
+      return in_world(t->silence_s, [&](World& world) { return run(world, *o); });
+    };
+  });
+}
+
+void add_verify(CLI::App& app, Action& action) {
+  auto o = std::make_shared<VerifyOptions>();
+  auto part = std::make_shared<std::string>("1/1");
+  auto threads = std::make_shared<int>(0);
+  auto silence_s = std::make_shared<double>(60);
+  CLI::App* verify = app.add_subcommand("verify", "hold every layout against an exact judge");
+  verify->add_option("SWEEP", o->sweep, "only the points of this sweep");
+  verify->add_flag("--full", o->full, "all combinations of the other axes, not all pairs");
+  verify->add_option("--part", *part, "I/N: only part I of N of the cases");
+  verify->add_option("--seed", o->seed, "deals the cases");
+  verify->add_option("--threads", *threads, "threads a rank")->check(CLI::Range(1, 4096));
+  verify->add_option("-T,--watchdog", *silence_s, "seconds of silence that end it (60)")
+      ->check(CLI::Range(1, 1000000));
+  verify->final_callback([o, part, threads, silence_s, &action] {
+    std::tie(o->part, o->parts) = part_of("--part", *part);
+    action = [o, threads, silence_s] {
+      return in_world(*silence_s, [&](World& world) {
+        set_threads(world, *threads);
+        return helix::verify(world, *o);
+      });
+    };
+  });
+}
+
+void add_plan(CLI::App& app, Action& action) {
+  auto o = std::make_shared<PlanOptions>();
+  auto json = std::make_shared<std::string>("table");
+  CLI::App* plan = app.add_subcommand("plan", "points, ranks and bytes a rank, before a run");
+  plan->add_option("SWEEP", o->sweep, "sweep file")->required();
+  plan->add_option("--format", *json, "table or json")->check(CLI::IsMember({"table", "json"}));
+  plan->add_flag("--schedule", o->schedule, "one layer's tasks of each schedule");
+  plan->add_option("--ranks", o->ranks, "skip points that need more")
+      ->check(CLI::Range(1, 1 << 20));
+  plan->final_callback([o, json, &action] {
+    o->format = *json == "json" ? PlanFormat::json : PlanFormat::table;
+    action = [o] { return helix::plan(*o); };
+  });
+}
+
+void add_list(CLI::App& app, Action& action) {
+  auto what = std::make_shared<std::string>();
+  CLI::App* list = app.add_subcommand("list", "what can be decoded, and how");
+  list->add_option("WHAT", *what, "models, machines or layouts")->required();
+  list->final_callback([what, &action] { action = [what] { return helix::list(*what); }; });
+}
+
+void add_frontier(CLI::App& app, Action& action) {
+  auto paths = std::make_shared<std::vector<std::string>>();
+  auto format = std::make_shared<std::string>("table");
+  CLI::App* frontier = app.add_subcommand("frontier", "which measured points are worth having");
+  frontier->add_option("RESULTS", *paths, "results files or folders")->required();
+  frontier->add_option("--format", *format, "table or json")
+      ->check(CLI::IsMember({"table", "json"}));
+  frontier->final_callback([paths, format, &action] {
+    action = [paths, format] {
+      const Frontier found = read_frontier(*paths);
+      fmt::print("{}\n", *format == "json" ? to_json(found).dump() : to_text(found));
+      return 0;
+    };
+  });
+}
+
+int start(int argc, char** argv) {
+  CLI::App app("Exact LLM decode under Helix parallelism and its rivals, measured", "helix-bench");
+  Action action;
+  app.set_version_flag("--version", version_text);
+  app.require_subcommand(1);
+  add_run(app, action, {argv, argv + argc});
+  add_verify(app, action);
+  add_plan(app, action);
+  add_list(app, action);
+  add_frontier(app, action);
+  try {
+    app.parse(argc, argv);
+    return action();
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != 0)
+      return refuse(one_line(error.what()) + " (see --help)", Exit::bad_input);
+    return rank_launched() == 0 ? app.exit(error) : 0;
+  } catch (const InputError& error) {
+    return refuse(error.what(), Exit::bad_input);
+  } catch (const std::exception& error) {
+    return refuse(error.what(), Exit::failed);
+  }
+}
+
+}  // namespace
+
+}  // namespace helix
+
+int main(int argc, char** argv) { return helix::start(argc, argv); }
