@@ -101,16 +101,20 @@ def scale_axis(axis, values, set_limits, room):
 def draw_points(axes, points):
     """What stands on no frontier: small where a better point was found, hollow where nothing was
     proven, hollow and crossed where the logits were wrong."""
-    for point in points:
-        color, marker = style_of(point["strategy"])
-        if point["proof"] in ("unverified", "failed"):
-            axes.plot(point["x"], point["y"], marker, ms=6.5, mfc="none", mec=color, mew=1.1,
-                      zorder=4, gid="hollow")
-            if point["proof"] == "failed":
-                axes.plot(point["x"], point["y"], "x", ms=4, mec=color, mew=1.1, zorder=4)
-        elif not point["frontier"]:
-            axes.plot(point["x"], point["y"], marker, ms=4, mfc=color, mec="none", alpha=0.3,
-                      zorder=2, gid="dominated")
+    for strategy, proof in sorted({(p["strategy"], p["proof"]) for p in points}):
+        mine = [p for p in points
+                if (p["strategy"], p["proof"]) == (strategy, proof) and not p["frontier"]]
+        at = [p["x"] for p in mine], [p["y"] for p in mine]
+        color, marker = style_of(strategy)
+        if not mine:
+            continue
+        if proof in ("verified", "simulated"):
+            axes.plot(*at, marker, ms=4, mfc=color, mec="none", alpha=0.3, zorder=2,
+                      gid="dominated")
+            continue
+        axes.plot(*at, marker, ms=6.5, mfc="none", mec=color, mew=1.1, zorder=4, gid="hollow")
+        if proof == "failed":
+            axes.plot(*at, "x", ms=4, mec=color, mew=1.1, zorder=4)
 
 
 def draw_repeats(axes, point, color):
@@ -159,7 +163,8 @@ def draw_legend(figure, panel):
         handles.append((Line2D([], [], **hollow),
                         Line2D([], [], marker="x", ls="none", ms=4, mec=GREY)))
         labels.append("failed verification")
-    figure.legend(handles, labels, handler_map={tuple: HandlerTuple(ndivide=1)}, loc="upper left", bbox_to_anchor=(0.075, 0.862), frameon=False,
+    figure.legend(handles, labels, handler_map={tuple: HandlerTuple(ndivide=1)},
+                  loc="upper left", bbox_to_anchor=(0.075, 0.862), frameon=False,
                   ncol=len(handles), columnspacing=1.6, handletextpad=0.5, borderaxespad=0)
 
 
@@ -186,9 +191,11 @@ def draw(panel):
         if curve:
             dashed = panel["kind"] == "simulated"
             curves.append((strategy, draw_frontier(axes, strategy, curve, dashed)))
-    place_labels(axes, [(p["x"], p["y"], label_of(p), f"B{p['batch']}", style_of(strategy)[0])
-                        for strategy, curve in curves for p in curve],
-                 [(p["x"], p["y"]) for p in points],
+    labels = [(p["x"], p["y"], label_of(p), f"B{p['batch']}", style_of(strategy)[0])
+              for strategy, curve in curves for p in curve]
+    # Of very many points some are labelled, and pale ones may lie under a label.
+    seen = [p for p in points if p["frontier"] or p["proof"] == "unverified" or len(points) < 500]
+    place_labels(axes, labels[::len(labels) // 60 + 1], [(p["x"], p["y"]) for p in seen],
                  [[(p["x"], p["y"]) for p in curve] for _, curve in curves])
     load, how = subtitle_of(panel)
     figure.text(0.035, 0.955, "Throughput against interactivity: " + load, size=12.5, weight="bold",
@@ -219,7 +226,7 @@ def read_frontier(results, frontier_json, program):
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"{frontier_json}: cannot be read: {error}") from None
     else:
-        command = [str(program), "frontier", "--format", "json", str(Path(results, "results.jsonl"))]
+        command = [str(program), "frontier", "--format", "json", str(results)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:

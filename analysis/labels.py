@@ -14,7 +14,7 @@ ANGLES = (35, 0, 60, 90, 15, 75, 25, 50, -20, -35, 180, 145, 120, -60, 215, -90)
 
 
 def beside(x, y, width, height, angle, distance):
-    """A box of the label's size whose nearest edge or corner is `distance` away in that direction."""
+    """A box of the label's size whose nearest edge or corner is `distance` away at that angle."""
     across, up = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     x, y = x + across * distance, y + up * distance
     left = x - width * (0 if across > 0.3 else 1 if across < -0.3 else 0.5)

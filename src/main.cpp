@@ -132,7 +132,7 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
                 : t->resume == "yes" || o->repeat > 1 ? Resume::yes
                                                       : Resume::no;
     action = [o, t] {
-      return in_world(t->silence_s, [&](World& world) { return run(world, *o); });
+      return in_world(t->silence_s, [&](World& world) { return helix::run(world, *o); });
     };
   });
 }

@@ -54,7 +54,8 @@ std::vector<float> group_scores(const Routing& routing, std::span<const float> c
   std::vector<float> sums;
   for (int64_t group = 0; group < routing.groups; ++group) {
     float first = -infinity, second = -infinity;
-    for (const float value : compared.subspan(static_cast<size_t>(group * size), static_cast<size_t>(size))) {
+    for (const float value :
+         compared.subspan(static_cast<size_t>(group * size), static_cast<size_t>(size))) {
       if (value > first) second = std::exchange(first, value);
       else if (value > second) second = value;
     }
@@ -93,7 +94,9 @@ const float* gather(std::span<const int32_t> row_of, int64_t first, int64_t coun
   rows.resize(static_cast<size_t>(count * width));
   for (int64_t i = 0; i < count; ++i) {
     const Activation* from = x + (row_of.empty() ? first + i : row_of[first + i]) * width;
-    for_lanes(width, [&](int64_t k, auto read, auto write) { write(read(from + k), rows.data() + i * width + k); });
+    for_lanes(width, [&](int64_t k, auto read, auto write) {
+      write(read(from + k), rows.data() + i * width + k);
+    });
   }
   return rows.data();
 }
@@ -118,7 +121,8 @@ void choose(const Routing& routing, std::span<const float> scores, std::span<con
             std::span<Choice> out) {
   std::vector<float> compared = competing(scores, bias);
   if (routing.groups > 1)
-    mask(routing, bits_of(largest(group_scores(routing, compared), routing.chosen_groups)), compared);
+    mask(routing, bits_of(largest(group_scores(routing, compared), routing.chosen_groups)),
+         compared);
   const std::vector<int32_t> best = largest(compared, routing.chosen);
   for (size_t i = 0; i < out.size(); ++i) out[i].expert = best[i];
   set_gates(routing, scores, out);
@@ -131,26 +135,30 @@ void set_gates(const Routing& routing, std::span<const float> scores, std::span<
   for (Choice& c : choice) c.gate = scores[static_cast<size_t>(c.expert)] * factor;
 }
 
-double shortfall(const Routing& routing, std::span<const float> scores,
-                 std::span<const float> bias, std::span<const Choice> choice) {
+double shortfall(const Routing& routing, std::span<const float> scores, std::span<const float> bias,
+                 std::span<const Choice> choice) {
   const std::vector<float> compared = competing(scores, bias);
   const auto worst_expert = [&](const std::vector<float>& values) {
     double worst = 0;
     for (const Choice& c : choice)
-      worst = std::max(worst, short_of(values, routing.chosen, values[static_cast<size_t>(c.expert)]));
+      worst =
+          std::max(worst, short_of(values, routing.chosen, values[static_cast<size_t>(c.expert)]));
     return worst;
   };
   if (routing.groups == 1) return worst_expert(compared);
-  // Which groups were chosen is not said, only that they hold these experts: the likeliest are taken.
+  // Which groups were chosen is not said, only that they hold these experts: the likeliest are
+  // taken.
   const std::vector<float> sums = group_scores(routing, compared);
   uint64_t needed = 0;
-  for (const Choice& c : choice) needed |= uint64_t{1} << (c.expert / (routing.experts / routing.groups));
+  for (const Choice& c : choice)
+    needed |= uint64_t{1} << (c.expert / (routing.experts / routing.groups));
   double least = infinity;
   for (uint64_t groups = 0; groups < uint64_t{1} << routing.groups; ++groups) {
     if ((groups & needed) != needed || std::popcount(groups) != routing.chosen_groups) continue;
     double worst = 0;
     for (int64_t group = 0; group < routing.groups; ++group)
-      if (groups >> group & 1U) worst = std::max(worst, short_of(sums, routing.chosen_groups, sums[group]));
+      if (groups >> group & 1U)
+        worst = std::max(worst, short_of(sums, routing.chosen_groups, sums[group]));
     std::vector<float> masked = compared;
     mask(routing, groups, masked);
     least = std::min(least, std::max(worst, worst_expert(masked)));
@@ -160,10 +168,14 @@ double shortfall(const Routing& routing, std::span<const float> scores,
 
 template <class Weight, class Activation, class Out>
 void experts_product(std::span<const ExpertRows> experts, std::span<const int32_t> row_of,
-                     int64_t outputs, int64_t inputs, const Activation* x, const Weight* w, Out* y) {
+                     int64_t outputs, int64_t inputs, const Activation* x, const Weight* w,
+                     Out* y) {
   for (const ExpertRows& e : experts) {
-    const ProductShape shape{
-        .rows = e.count, .outputs = outputs, .inputs = inputs, .x_stride = inputs, .y_stride = outputs};
+    const ProductShape shape{.rows = e.count,
+                             .outputs = outputs,
+                             .inputs = inputs,
+                             .x_stride = inputs,
+                             .y_stride = outputs};
     const float* rows = gather(row_of, e.first, e.count, inputs, x);
     const Weight* matrix = w + e.expert * outputs * inputs;
     if constexpr (std::is_same_v<Out, float>) {
@@ -193,20 +205,20 @@ void sum_pairs(std::span<const int32_t> row_of, std::span<const float> gates, in
   });
 }
 
-#define INSTANTIATE(Weight, Activation)                                                         \
+#define INSTANTIATE(Weight, Activation)                                                           \
   template void router_scores(const Routing&, int64_t, int64_t, const Activation*, const Weight*, \
-                              float*);                                                          \
-  template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t, \
+                              float*);                                                            \
+  template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t,   \
                                 int64_t, const Activation*, const Weight*, Activation*);
 INSTANTIATE(float, float)
 INSTANTIATE(float, bf16)
 INSTANTIATE(bf16, float)
 INSTANTIATE(bf16, bf16)
 #undef INSTANTIATE
-template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t, int64_t,
-                              const bf16*, const float*, float*);
-template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t, int64_t,
-                              const bf16*, const bf16*, float*);
+template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t,
+                              int64_t, const bf16*, const float*, float*);
+template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t,
+                              int64_t, const bf16*, const bf16*, float*);
 template void sum_pairs(std::span<const int32_t>, std::span<const float>, int64_t, int64_t,
                         const float*, float*);
 template void sum_pairs(std::span<const int32_t>, std::span<const float>, int64_t, int64_t,

@@ -19,7 +19,8 @@ double dot(int64_t size, const auto* a, const auto* b) {
 std::vector<int32_t> ranked(const std::vector<float>& values) {
   std::vector<int32_t> order(values.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return values[a] > values[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return values[a] > values[b]; });
   return order;
 }
 
@@ -30,12 +31,13 @@ void router_scores(const Routing& routing, int64_t rows, int64_t width, const Ac
                    const Weight* w, float* scores) {
   for (int64_t row = 0; row < rows; ++row) {
     std::vector<double> logits;
-    for (int64_t e = 0; e < routing.experts; ++e) logits.push_back(dot(width, x + row * width, w + e * width));
+    for (int64_t e = 0; e < routing.experts; ++e)
+      logits.push_back(dot(width, x + row * width, w + e * width));
     double sum = 0;
     for (const double logit : logits) sum += std::exp(logit);
     for (int64_t e = 0; e < routing.experts; ++e)
-      scores[row * routing.experts + e] =
-          static_cast<float>(routing.sigmoid ? 1 / (1 + std::exp(-logits[e])) : std::exp(logits[e]) / sum);
+      scores[row * routing.experts + e] = static_cast<float>(
+          routing.sigmoid ? 1 / (1 + std::exp(-logits[e])) : std::exp(logits[e]) / sum);
   }
 }
 
@@ -60,18 +62,20 @@ void choose(const Routing& routing, std::span<const float> scores, std::span<con
   double sum = 0;
   for (const int32_t expert : best) sum += scores[expert];
   for (size_t i = 0; i < best.size(); ++i)
-    out[i] = {best[i],
-              static_cast<float>(scores[best[i]] * double{routing.scale} / (routing.renormalise ? sum : 1))};
+    out[i] = {best[i], static_cast<float>(scores[best[i]] * double{routing.scale} /
+                                          (routing.renormalise ? sum : 1))};
 }
 
 template <class Weight, class Activation, class Out>
 void experts_product(std::span<const ExpertRows> experts, std::span<const int32_t> row_of,
-                     int64_t outputs, int64_t inputs, const Activation* x, const Weight* w, Out* y) {
+                     int64_t outputs, int64_t inputs, const Activation* x, const Weight* w,
+                     Out* y) {
   for (const ExpertRows& e : experts)
     for (int64_t p = e.first; p < e.first + e.count; ++p)
       for (int64_t n = 0; n < outputs; ++n)
-        y[p * outputs + n] = from_float<Out>(static_cast<float>(
-            dot(inputs, x + (row_of.empty() ? p : row_of[p]) * inputs, w + (e.expert * outputs + n) * inputs)));
+        y[p * outputs + n] = from_float<Out>(
+            static_cast<float>(dot(inputs, x + (row_of.empty() ? p : row_of[p]) * inputs,
+                                   w + (e.expert * outputs + n) * inputs)));
 }
 
 template <class Activation>
@@ -93,10 +97,10 @@ void sum_pairs(std::span<const int32_t> row_of, std::span<const float> gates, in
                                 int64_t, const Activation*, const Weight*, Activation*);          \
   template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t,   \
                                 int64_t, const Activation*, const Weight*, float*);
-#define INSTANTIATE_FLOAT(Weight)                                                                 \
-  template void router_scores(const Routing&, int64_t, int64_t, const float*, const Weight*,      \
-                              float*);                                                            \
-  template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t,   \
+#define INSTANTIATE_FLOAT(Weight)                                                               \
+  template void router_scores(const Routing&, int64_t, int64_t, const float*, const Weight*,    \
+                              float*);                                                          \
+  template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t, \
                                 int64_t, const float*, const Weight*, float*);
 INSTANTIATE(float, bf16)
 INSTANTIATE(bf16, bf16)

@@ -25,6 +25,8 @@ struct Identity {
   std::string machine;
   std::string shard;
   int64_t repeat = 1;
+  // clang-tidy takes the 0 that <=> compares with for a pointer.
+  // NOLINTNEXTLINE(modernize-use-nullptr)
   friend auto operator<=>(const Identity&, const Identity&) = default;
 };
 // Fails at a line that has no identity, with its file, line and pointer.

@@ -69,7 +69,7 @@ Json to_json(const Point& p) {
           {"seed", p.seed}};
 }
 
-// The text of to_json(point).dump(), twenty times as fast: a plan makes a key for each of 100 000
+// The text of to_json(point).dump(), several times as fast: a plan makes a key for each of 100 000
 // points.
 std::string canonical_text(const Point& p) {
   const Layout& l = p.layout;

@@ -29,15 +29,6 @@ Assignment assignment_of(const Point& point) {
           .seed = point.seed};
 }
 
-// What a rank of the point will allocate.
-double bytes_of_rank(const Assignment& work, int rank) {
-  const Schedule schedule =
-      build_schedule({work.model, work.layout, work.precision, work.chunks}, rank);
-  const StepState most =
-      capacity_of(schedule, *work.model, {work.lengths, work.interval}, work.steps);
-  return memory(schedule, most).total();
-}
-
 Verified verified_by(const Comparison& comparison, double tolerance) {
   Verified verified{.max_rel_err = comparison.max_rel_err, .tolerance = tolerance};
   // Whatever the logits say, other tokens or ranks that disagree are wrong.
@@ -54,11 +45,11 @@ struct PointRunner::Work {
   Assignment assignment;
   MPI_Comm ranks;           // null on a rank without work
   double on_this_host = 1;  // ranks that work
-  std::vector<const Verdict*> verdicts;
-  std::unique_ptr<Executor> executor;
-  Measured measured;
-  std::string trace;
-  std::string failure;
+  std::vector<const Verdict*> verdicts = {};
+  std::unique_ptr<Executor> executor = {};
+  Measured measured = {};
+  std::string trace = {};
+  std::string failure = {};
   bool dropped = false;
 };
 
@@ -85,12 +76,12 @@ PointResult PointRunner::run(const Point& point, int64_t number, bool trace) {
   return result(work);
 }
 
-// Each host adds up what its ranks will take; the reason is the same on all ranks.
-std::string PointRunner::cannot_hold(Work& work) const {
+// Each host adds up what its ranks may take; the reason is the same on all ranks.
+std::string PointRunner::cannot_hold(Work& work) {
   const bool works = work.ranks != MPI_COMM_NULL;
   work.on_this_host = std::max(1.0, world_.sum_on_this_host(works ? 1 : 0));
   const double needed =
-      world_.sum_on_this_host(works ? bytes_of_rank(work.assignment, world_.rank()) : 0);
+      world_.sum_on_this_host(works ? planner_.widest_rank(work.point).total() : 0);
   const double room = available_memory();
   const auto reason = world_.agree([&] {
     if (needed > room)
@@ -186,9 +177,7 @@ void PointRunner::measure(Work& work) {
                              .exposed = steps.exposed_us};
   note_memory(work);
   work.executor->rewind();
-  m.roofline =
-      roofline(work.ranks, *work.executor, settings_.rates.read_bytes_per_s / work.on_this_host,
-               settings_.rates.flops_per_s / work.on_this_host);
+  m.roofline = roofline(work.ranks, *work.executor, settings_.rates, work.on_this_host);
 }
 
 void PointRunner::note_memory(Work& work) const {

@@ -6,6 +6,7 @@
 
 #include "bench/faults.h"
 #include "bench/line.h"
+#include "bench/plan.h"
 #include "bench/point.h"
 #include "bench/signals.h"
 #include "bench/verification.h"
@@ -38,7 +39,7 @@ class PointRunner {
 
  private:
   struct Work;  // of the point in hand
-  std::string cannot_hold(Work& work) const;
+  std::string cannot_hold(Work& work);
   bool load(Work& work);
   void decode(Work& work);
   void decode_phases(Work& work);
@@ -52,6 +53,7 @@ class PointRunner {
   Stop& stop_;
   Settings settings_;
   Judges judges_;
+  Planner planner_;
   int64_t number_ = 0;
 };
 

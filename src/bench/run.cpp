@@ -164,7 +164,8 @@ int Launch::run() {
     rates = measure_host(world_.cores_on_this_host());
   world_.meet();
   // Those of the host that is fastest: a floor must stay one.
-  rates = {world_.maximum(rates.read_bytes_per_s), world_.maximum(rates.flops_per_s)};
+  for (double& rate : rates.read_bytes_per_s) rate = world_.maximum(rate);
+  rates.flops_per_s = world_.maximum(rates.flops_per_s);
   runner_ = std::make_unique<PointRunner>(
       world_, stop_, PointRunner::Settings{setting_, options_.verify, fault, rates});
   if (world_.leads()) {

@@ -230,13 +230,24 @@ std::optional<Node> Source::find(std::string_view key) const {
 
 namespace {
 
-std::optional<std::pair<int64_t, int64_t>> read_depths(const std::optional<Node>& node) {
+using Depths = std::optional<std::pair<int64_t, int64_t>>;
+Depths read_depths(const std::optional<Node>& node, const Axes& axes) {
   if (!node || node->is_null()) return std::nullopt;
   if (!node->is_array() || node->json().size() != 2)
     node->fail("allowed are null and [a, b], two numbers of layers, a < b");
   const std::vector<Node> items = node->items();
   const int64_t a = items[0].integer(1, 10000);
-  return std::pair(a, items[1].integer(a + 1, 10000));
+  const int64_t b = items[1].integer(a + 1, 10001);
+  for (const auto& model : axes.model.values) {
+    // The layers that repeat are those behind the leading dense ones.
+    const int64_t lead = model->experts.count > 0 ? model->dense_layers : 0;
+    if (a < lead)
+      items[0].fail(fmt::format("{} begins with {} dense layers, allowed are {} or more",
+                                model->name, lead, lead));
+    if (b > model->layers)
+      items[1].fail(fmt::format("{} has {} layers", model->name, model->layers));
+  }
+  return std::pair(a, b);
 }
 
 // What there is only one of so far.
@@ -286,7 +297,7 @@ Axes read_axes(const Source& source, Models& models) {
   with("chunks", axes.chunks, read_chunks, by_default(auto_chunks));
   with("precision", axes.precision, read_precisions, by_default(Precision{}));
   with("routing", axes.zipf, read_routing, by_default(std::optional<double>{}));
-  axes.depths = read_depths(source.find("depths"));
+  axes.depths = read_depths(source.find("depths"), axes);
   check_fixed(source);
   constexpr int64_t most = std::numeric_limits<int64_t>::max();
   if (const auto node = source.find("seed"))

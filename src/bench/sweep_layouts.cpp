@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <set>
 
+#include "base/random.h"
+
 namespace helix {
 
 namespace {
@@ -16,6 +18,20 @@ constexpr size_t kvp_axis = 2, tpa_axis = 3, dp_axis = 1;
 
 constexpr Rule whole_pipeline = {
     "pp", nullptr, [](const Case&) -> std::string { return "depths are measured at PP 1"; }};
+
+// Whether the strategy takes this width from its list.
+bool takes_width(const Strategy& strategy, size_t width) {
+  if (width == kvp_axis || width == tpa_axis) return strategy.shares == Shares::sequence;
+  return width != dp_axis || strategy.shares != Shares::nothing;
+}
+
+// Whether a comes after b in the table, so that a layout which breaks it keeps more rules.
+bool later(const Rule* a, const Rule* b) {
+  const auto at = [](const Rule* rule) {
+    return rule == &whole_pipeline ? rules().size() : static_cast<size_t>(rule - rules().data());
+  };
+  return at(a) > at(b);
+}
 
 // What does not apply is as if it were not said.
 Precision canonical(const Model& model, Precision precision) {
@@ -113,23 +129,20 @@ void LayoutList::add_family(const std::shared_ptr<const Model>& model, size_t mo
 }
 
 bool LayoutList::enumerate(Family& family, int64_t ranks, const Strategy& strategy) {
-  const auto refused = [&](const Layout& l, const Rule& rule) { note_illegal(family, l, rule); };
+  const auto refused = [&](const Layout& l, const Rule& rule) { note_illegal(l, strategy, rule); };
   bool any = false;
   for (const Layout& l :
        layouts(*family.model, family.precision, strategy, ranks, query_, refused)) {
-    if (!fits_depths(family, l)) continue;
-    note_legal(l);
+    if (axes_.depths && l.pp > 1) {
+      note_illegal(l, strategy, whole_pipeline);
+      continue;
+    }
+    note_legal(l, strategy);
     family.layouts.push_back(l);
     any = true;
   }
   count_unfilled(strategy, ranks);
   return any;
-}
-
-bool LayoutList::fits_depths(const Family& family, const Layout& l) {
-  if (!axes_.depths || l.pp == 1) return true;
-  note_illegal(family, l, whole_pipeline);
-  return false;
 }
 
 int LayoutList::place_of(size_t width, int64_t value) const {
@@ -138,7 +151,19 @@ int LayoutList::place_of(size_t width, int64_t value) const {
   return at != sorted.end() && at->first == value ? at->second : -1;
 }
 
-void LayoutList::note_legal(const Layout& l) {
+// Of the values that are listed, of those the strategy takes.
+uint64_t LayoutList::combination(const Layout& l, const Strategy& strategy) const {
+  uint64_t key = combine(families_.size(), static_cast<uint64_t>(&strategy - strategies().data()));
+  for (size_t i = 0; i <= width_count; ++i)
+    if (!axes_.width[i].values.empty() && takes_width(strategy, i))
+      key = combine(key, static_cast<uint64_t>(width_of(l, i)) * 8 + i);
+  for (size_t i = 0; i < choice_count; ++i)
+    if (axes_.choice[i].given()) key = combine(key, static_cast<uint64_t>(choice_of(l, i)) * 8 + i);
+  return key;
+}
+
+void LayoutList::note_legal(const Layout& l, const Strategy& strategy) {
+  legal_.insert(combination(l, strategy));
   for (size_t i = 0; i <= width_count; ++i) width_[i].use(place_of(i, width_of(l, i)));
   for (size_t i = 0; i < choice_count; ++i) {
     const Axis<int>& axis = axes_.choice[i];
@@ -151,82 +176,65 @@ void LayoutList::note_legal(const Layout& l) {
   }
 }
 
-bool LayoutList::add_example(Usage& usage, int place, int example) const {
-  if (place < 0 || usage.example[static_cast<size_t>(place)] >= 0) return false;
-  usage.example[static_cast<size_t>(place)] = example;
-  return true;
+void LayoutList::Usage::explain(int place, const Illegal& illegal, std::string_view knob) {
+  if (place < 0) return;
+  std::optional<Illegal>& best = example[static_cast<size_t>(place)];
+  const bool its_own = illegal.rule->knob == knob;
+  if (best && (best->rule->knob == knob) > its_own) return;
+  if (best && (best->rule->knob == knob) == its_own && !later(illegal.rule, best->rule)) return;
+  best = illegal;
 }
 
-// Layouts that break a rule at a knob that is listed are counted; the first of each listed value is
-// kept, to explain why it is legal nowhere.
-void LayoutList::note_illegal(const Family& family, const Layout& l, const Rule& rule) {
-  const auto example = static_cast<int>(examples_.size());
-  bool needed = examples_.empty();
+void LayoutList::note_illegal(const Layout& l, const Strategy& strategy, const Rule& rule) {
+  const Family& family = families_.back();
+  const Illegal illegal{family.model.get(), family.precision, l, &rule, l.ranks()};
+  if (!nearly_ || later(&rule, nearly_->rule)) nearly_ = illegal;
   for (size_t i = 0; i <= width_count; ++i)
-    needed |= add_example(width_[i], place_of(i, width_of(l, i)), example);
+    width_[i].explain(place_of(i, width_of(l, i)), illegal, width_names[i]);
   for (size_t i = 0; i < choice_count; ++i)
     for (size_t v = 0; v < axes_.choice[i].values.size(); ++v)
       if (axes_.choice[i].values[v] == choice_of(l, i) && rule.knob == choice_names[i])
-        needed |= add_example(choice_[i], axes_.choice[i].place[v], example);
-  const Strategy* strategy = find_strategy(l.strategy);
+        choice_[i].explain(axes_.choice[i].place[v], illegal, choice_names[i]);
   for (size_t s = 0; s < axes_.strategy.values.size(); ++s)
-    if (axes_.strategy.values[s] == strategy)
-      needed |= add_example(strategy_, axes_.strategy.place[s], example);
-  if (needed) examples_.push_back({family.model.get(), family.precision, l, &rule, l.ranks()});
-  if (!listed(rule.knob)) return;
-  Reason& reason = reasons_[{&rule, family.model.get(), strategy, l.moe}];
-  if (reason.count++ > 0) return;
-  const Case c{*family.model, family.precision, l, *strategy};
-  reason.text = fmt::format("{}: {}", rule.knob, rule.text(c));
+    if (axes_.strategy.values[s] == &strategy)
+      strategy_.explain(axes_.strategy.place[s], illegal, "strategy");
+  if (axes_.strategy.all && rule.knob == "strategy") return;
+  Reason& reason = not_legal_[combination(l, strategy)];
+  if (reason.rule != nullptr && !later(&rule, reason.rule)) return;
+  reason = {&rule, fmt::format("{}: {}", rule.knob, rule_text(illegal))};
 }
 
-// Widths that are listed but do not multiply to the ranks; a width that is not listed fills up.
+// Listed widths that do not multiply to the ranks; one that is not listed fills up.
 void LayoutList::count_unfilled(const Strategy& strategy, int64_t ranks) {
-  const bool takes_width[] = {true, strategy.shares != Shares::nothing,
-                              strategy.shares == Shares::sequence,
-                              strategy.shares == Shares::sequence};
   std::vector<int64_t> products = {1};
-  bool open = false;
+  bool fills_up = strategy.shares != Shares::sequence;
   for (size_t i = 0; i < 4; ++i) {
     const std::vector<int64_t>& values = axes_.width[i].values;
-    if (!takes_width[i] || values.empty()) {
-      open = open || i > 0;
-      if (i == 0 && values.empty()) open = true;
-      continue;
-    }
+    fills_up = fills_up || values.empty();
+    if (values.empty() || !takes_width(strategy, i)) continue;
     if (products.size() * values.size() > 100'000) return;
     std::vector<int64_t> next;
     for (const int64_t product : products)
       for (const int64_t value : values) next.push_back(std::min(product * value, ranks + 1));
     products = std::move(next);
   }
-  unfilled_ += std::ranges::count_if(
-      products, [&](int64_t p) { return open ? p > ranks || ranks % p != 0 : p != ranks; });
-}
-
-bool LayoutList::listed(std::string_view knob) const {
-  if (knob == "ranks") return true;
-  if (knob == "strategy") return axes_.strategy.given();
-  for (size_t i = 0; i < width_count; ++i)
-    if (knob == width_names[i]) return axes_.width[i].given();
-  for (size_t i = 0; i < choice_count; ++i)
-    if (knob == choice_names[i]) return axes_.choice[i].given();
-  return false;
+  unfilled_ += std::ranges::count_if(products, [&](int64_t product) {
+    return fills_up ? product > ranks || ranks % product != 0 : product != ranks;
+  });
 }
 
 std::map<std::string, int64_t> LayoutList::left_out() const {
   std::map<std::string, int64_t> counts;
-  for (const auto& [cause, reason] : reasons_) counts[reason.text] += reason.count;
+  for (const auto& [combination, reason] : not_legal_)
+    if (!legal_.contains(combination)) ++counts[reason.text];
   if (unfilled_ > 0) counts["ranks: pp x dp x kvp x tpa does not give them"] += unfilled_;
   return counts;
 }
 
 // Whether some listed strategy takes this width from its list.
 bool LayoutList::takes(size_t width) const {
-  return std::ranges::any_of(axes_.strategy.values, [&](const Strategy* s) {
-    if (width == kvp_axis || width == tpa_axis) return s->shares == Shares::sequence;
-    return width != dp_axis || s->shares != Shares::nothing;
-  });
+  return std::ranges::any_of(axes_.strategy.values,
+                             [&](const Strategy* s) { return takes_width(*s, width); });
 }
 
 void LayoutList::check_used() const {
@@ -237,11 +245,9 @@ void LayoutList::check_used() const {
                          std::string_view what) {
     for (size_t p = 0; p < places.size(); ++p)
       if (!usage.used[p])
-        fail_unused(places[p], what,
-                    usage.example[p] >= 0 ? examples_[static_cast<size_t>(usage.example[p])]
-                    : examples_.empty()   ? stand_in(ranks_axis, 0)
-                                          : examples_.front(),
-                    "");
+        fail_unused(
+            places[p], what,
+            usage.example[p] ? *usage.example[p] : nearly_.value_or(stand_in(ranks_axis, 0)), "");
   };
   check(axes_.strategy.places, strategy_, "strategy");
   check(axes_.precision.places, precision_, "precision");
@@ -263,19 +269,16 @@ void LayoutList::check_width(size_t width) const {
     const int64_t value = axis.values[static_cast<size_t>(
         std::ranges::find(axis.place, static_cast<int>(p)) - axis.place.begin())];
     fail_unused(axis.places[p], width_names[width],
-                usage.example[p] >= 0 ? examples_[static_cast<size_t>(usage.example[p])]
-                                      : stand_in(width, value),
-                legal_values(width));
+                usage.example[p] ? *usage.example[p] : stand_in(width, value), legal_values(width));
   }
 }
 
 void LayoutList::check_choice(size_t choice) const {
   const Axis<int>& axis = axes_.choice[choice];
   for (size_t p = 0; p < axis.places.size(); ++p) {
-    const int example = choice_[choice].example[p];
-    if (choice_[choice].used[p] || (!chosen_[choice] && example < 0)) continue;
-    fail_unused(axis.places[p], choice_names[choice],
-                example >= 0 ? examples_[static_cast<size_t>(example)] : stand_in(ranks_axis, 0),
+    const std::optional<Illegal>& example = choice_[choice].example[p];
+    if (choice_[choice].used[p] || (!chosen_[choice] && !example)) continue;
+    fail_unused(axis.places[p], choice_names[choice], example.value_or(stand_in(ranks_axis, 0)),
                 "");
   }
 }
@@ -311,17 +314,25 @@ std::string LayoutList::legal_values(size_t width) const {
 
 // For a value that does not even fill the ranks: a layout that would have it.
 Illegal LayoutList::stand_in(size_t width, int64_t value) const {
-  Illegal illegal{families_.front().model.get(), families_.front().precision, {}, nullptr, 0};
-  Layout& l = illegal.layout;
   const auto& all = axes_.strategy.values;
   const auto taker =
-      std::ranges::find_if(all, [](const Strategy* s) { return s->shares == Shares::sequence; });
-  l.strategy = (width == kvp_axis || width == tpa_axis) && taker != all.end() ? (*taker)->name
-                                                                              : all.front()->name;
+      std::ranges::find_if(all, [&](const Strategy* s) { return takes_width(*s, width); });
+  const Strategy& strategy = taker != all.end() ? **taker : *all.front();
+  const int64_t first = axes_.width[ranks_axis].values.front();
+  const int64_t ranks = width == ranks_axis && value > 0 ? value : first;
+  const auto filling = [&](int64_t other) {
+    return static_cast<int>(std::max<int64_t>(1, ranks / other));
+  };
+  Layout l;
+  l.strategy = strategy.name;
+  l.tpf = filling(1);
+  if (strategy.shares == Shares::nothing) l.dp = filling(1);
+  if (strategy.shares == Shares::heads) l.tpa = filling(1);
+  if (strategy.shares == Shares::sequence) l.kvp = filling(width == tpa_axis ? value : 1);
+  if (strategy.shares == Shares::sequence && width == kvp_axis) l.tpa = filling(value);
   int* const widths[] = {&l.pp, &l.dp, &l.kvp, &l.tpa, &l.tpf, &l.ep};
   if (width < width_count) *widths[width] = static_cast<int>(value);
-  illegal.ranks = width == ranks_axis && value > 0 ? value : axes_.width[ranks_axis].values.front();
-  return illegal;
+  return {families_.front().model.get(), families_.front().precision, l, nullptr, ranks};
 }
 
 }  // namespace helix

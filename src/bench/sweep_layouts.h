@@ -2,8 +2,10 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
-#include <tuple>
+#include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -36,8 +38,9 @@ class LayoutList {
   LayoutList(const Axes& axes, const Node& where);
 
   std::vector<Family>& families() { return families_; }
-  const std::vector<Illegal>& examples() const { return examples_; }  // of what was refused
-  // Layouts of listed values that are not legal, by reason.
+  // Of what was refused, the one that kept most rules.
+  const std::optional<Illegal>& nearly() const { return nearly_; }
+  // Combinations of listed values that are in no legal layout, by reason.
   std::map<std::string, int64_t> left_out() const;
   // Fails at a listed value that stands in no legal layout.
   void check_used() const;
@@ -46,34 +49,32 @@ class LayoutList {
   // For each place of a list: whether it stands in a legal layout, and an example of why not.
   struct Usage {
     std::vector<char> used;
-    std::vector<int> example;  // of examples_, -1: none
+    std::vector<std::optional<Illegal>> example;
     Usage() = default;
     template <class T>
-    explicit Usage(const Axis<T>& axis)
-        : used(axis.places.size(), 1), example(axis.places.size(), -1) {
+    explicit Usage(const Axis<T>& axis) : used(axis.places.size(), 1), example(used.size()) {
       for (const int place : axis.place)  // a place whose values all stood before has none
         if (place >= 0) used[static_cast<size_t>(place)] = 0;
     }
     void use(int place) {
       if (place >= 0) used[static_cast<size_t>(place)] = 1;
     }
+    // A better example breaks a rule of the knob itself, or else a later rule.
+    void explain(int place, const Illegal& illegal, std::string_view knob);
   };
-  using Cause = std::tuple<const Rule*, const Model*, const Strategy*, Moe>;
   struct Reason {
-    int64_t count = 0;
+    const Rule* rule;
     std::string text;
   };
 
   void prepare();
   void add_family(const std::shared_ptr<const Model>& model, size_t model_at);
   bool enumerate(Family& family, int64_t ranks, const Strategy& strategy);
-  bool fits_depths(const Family& family, const Layout& layout);
   int place_of(size_t width, int64_t value) const;
-  void note_legal(const Layout& layout);
-  void note_illegal(const Family& family, const Layout& layout, const Rule& rule);
-  bool add_example(Usage& usage, int place, int example) const;
+  uint64_t combination(const Layout& layout, const Strategy& strategy) const;
+  void note_legal(const Layout& layout, const Strategy& strategy);
+  void note_illegal(const Layout& layout, const Strategy& strategy, const Rule& rule);
   void count_unfilled(const Strategy& strategy, int64_t ranks);
-  bool listed(std::string_view knob) const;
   bool takes(size_t width) const;
   void check_width(size_t width) const;
   void check_choice(size_t choice) const;
@@ -85,8 +86,9 @@ class LayoutList {
   const Axes& axes_;
   LayoutQuery query_;
   std::vector<Family> families_;
-  std::vector<Illegal> examples_;
-  std::map<Cause, Reason> reasons_;
+  std::optional<Illegal> nearly_;
+  std::unordered_set<uint64_t> legal_;              // combinations of listed values
+  std::unordered_map<uint64_t, Reason> not_legal_;  // and why, by the last rule that was broken
   int64_t unfilled_ = 0;
   std::vector<std::pair<int64_t, int>> sorted_[width_count + 1];  // value and place
   Usage width_[width_count + 1], choice_[choice_count], strategy_, precision_, model_;

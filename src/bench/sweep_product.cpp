@@ -151,6 +151,7 @@ class Entry {
   void find_ranks();
   std::optional<int64_t> said(size_t width) const;  // by the entry itself
   std::vector<Layout> matching(const std::vector<Layout>& all) const;
+  Layout as_said(const std::vector<Layout>& others) const;
   [[noreturn]] void fail_illegal(const LayoutList& list, const std::vector<Layout>& others) const;
 
   Node node_;
@@ -216,21 +217,33 @@ std::vector<Layout> Entry::matching(const std::vector<Layout>& all) const {
   return match;
 }
 
+// A layout with the widths that the entry says.
+Layout Entry::as_said(const std::vector<Layout>& others) const {
+  const Strategy& strategy = *axes_.strategy.values.front();
+  Layout l;
+  l.strategy = strategy.name;
+  l.query = strategy.query.front();
+  l.merge = strategy.merge.front();
+  l.ffn = strategy.ffn;
+  if (axes_.model.values.front()->attention.mla()) l.mla = Mla::latent;
+  if (!others.empty()) l = others.front();
+  int* const widths[] = {&l.pp, &l.dp, &l.kvp, &l.tpa, &l.tpf, &l.ep};
+  for (size_t i = 0; i < width_count; ++i)
+    *widths[i] = static_cast<int>(said(i).value_or(*widths[i]));
+  const int ffn_ranks = l.ffn == Ffn::all ? l.stage_ranks() : l.tpa;
+  if (!said(4)) l.tpf = std::max(1, ffn_ranks / l.ep);
+  return l;
+}
+
 void Entry::fail_illegal(const LayoutList& list, const std::vector<Layout>& others) const {
   const Model& model = *axes_.model.values.front();
   Illegal bad{
       &model, axes_.precision.values.front(), {}, nullptr, axes_.width[ranks_axis].values.front()};
-  if (others.empty() && !list.examples().empty()) {
-    bad = list.examples().front();
+  if (others.empty() && list.nearly()) {
+    bad = *list.nearly();
   } else {
-    Layout& l = bad.layout;
-    l.strategy = axes_.strategy.values.front()->name;
-    l.ffn = axes_.strategy.values.front()->ffn;
-    if (!others.empty()) l = others.front();
-    int* const widths[] = {&l.pp, &l.dp, &l.kvp, &l.tpa, &l.tpf, &l.ep};
-    for (size_t i = 0; i < width_count; ++i)
-      *widths[i] = static_cast<int>(said(i).value_or(*widths[i]));
-    bad.rule = broken_rule({model, bad.precision, l, *axes_.strategy.values.front()});
+    bad.layout = as_said(others);
+    bad.rule = broken_rule({model, bad.precision, bad.layout, *axes_.strategy.values.front()});
   }
   const std::string near = nearest_text(bad);
   const std::string knob(bad.rule != nullptr ? bad.rule->knob : "");

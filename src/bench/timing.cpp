@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <utility>
 
 #include "bench/statistics.h"
 #include "execute/exchange/mpi.h"
@@ -18,17 +19,46 @@ double median(std::vector<double> values) {
   return nearest_rank(values, 50);
 }
 
-// Where each task's time is added up: its name's place, in order of the step.
+// All ranks' texts, in order of the ranks.
+std::vector<std::string> gather(MPI_Comm ranks, const std::string& mine) {
+  int size = 0;
+  HELIX_MPI(MPI_Comm_size(ranks, &size));
+  const int length = count_of(static_cast<int64_t>(mine.size()));
+  std::vector<int> lengths(static_cast<size_t>(size));
+  std::vector<int> begins;
+  HELIX_MPI(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, ranks));
+  int total = 0;
+  for (const int part : lengths) begins.push_back(std::exchange(total, total + part));
+  std::string all(static_cast<size_t>(total), ' ');
+  HELIX_MPI(MPI_Allgatherv(mine.data(), length, MPI_CHAR, all.data(), lengths.data(), begins.data(),
+                           MPI_CHAR, ranks));
+  std::vector<std::string> texts;
+  for (size_t i = 0; i < lengths.size(); ++i)
+    texts.push_back(all.substr(static_cast<size_t>(begins[i]), static_cast<size_t>(lengths[i])));
+  return texts;
+}
+
+// The names of tasks in order of the step, with those that only later stages have at the end: the
+// same on all ranks. Of each of this rank's tasks, its name's place.
 struct Names {
   std::vector<std::string> names;
   std::vector<size_t> of_task;
 
-  explicit Names(const Schedule& schedule) {
-    for (const Task& task : schedule.tasks) {
-      const auto at = std::find(names.begin(), names.end(), task.name);
-      of_task.push_back(static_cast<size_t>(at - names.begin()));
-      if (at == names.end()) names.emplace_back(task.name);
-    }
+  Names(MPI_Comm ranks, const Schedule& schedule) {
+    std::string mine;
+    for (const Task& task : schedule.tasks) mine += std::string(task.name) + "\n";
+    for (const std::string& text : gather(ranks, mine))
+      for (size_t at = 0; at < text.size(); at = text.find('\n', at) + 1)
+        static_cast<void>(place(text.substr(at, text.find('\n', at) - at)));
+    for (const Task& task : schedule.tasks) of_task.push_back(place(std::string(task.name)));
+  }
+
+ private:
+  size_t place(const std::string& name) {
+    const auto at = std::find(names.begin(), names.end(), name);
+    const auto index = static_cast<size_t>(at - names.begin());
+    if (at == names.end()) names.push_back(name);
+    return index;
   }
 };
 
@@ -50,6 +80,7 @@ void warm_up(Executor& executor, int64_t steps, int64_t capacity) {
 StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
                         const std::function<void()>& after_first) {
   executor.rewind();
+  executor.fill();
   std::vector<Clock::time_point> ends;
   ends.reserve(static_cast<size_t>(steps) + 1);
   double exposed_us = 0;
@@ -71,10 +102,9 @@ StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
   return {std::move(values), exposed};
 }
 
-// All ranks of a layout have the same tasks, so their sums stand at the same places.
 TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes) {
   const Schedule& schedule = executor.schedule();
-  const Names names(schedule);
+  const Names names(ranks, schedule);
   const size_t count = names.names.size();
   std::vector<std::vector<double>> samples(count + 2);
   for (int pass = 0; pass < passes; ++pass) {
@@ -98,12 +128,14 @@ TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes) {
   return result;
 }
 
-Roofline roofline(MPI_Comm ranks, const Executor& executor, double bytes_per_s,
-                  double flops_per_s) {
-  const Cost c = step_cost(executor.schedule(), executor.state());
+Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& host, double sharing) {
+  Cost c;
+  for (int i = 0; i < executor.schedule().place.l.pp; ++i)
+    c += step_cost(executor.schedule(), executor.state(i));
   const double bytes = c.early + c.late;
-  std::array<double, 3> mine = {bytes, c.flops,
-                                1e6 * std::max(bytes / bytes_per_s, c.flops / flops_per_s)};
+  const double floor_s =
+      sharing * std::max(bytes / host.read_rate(bytes * sharing), c.flops / host.flops_per_s);
+  std::array<double, 3> mine = {bytes, c.flops, 1e6 * floor_s};
   struct {
     double floor_us;
     int rank;

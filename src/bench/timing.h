@@ -12,6 +12,7 @@
 
 #include "bench/line.h"
 #include "execute/executor.h"
+#include "machine/measure.h"
 
 namespace helix {
 
@@ -39,8 +40,8 @@ struct TaskTimes {
 // The median of some instrumented passes of the first step: task by task, a barrier before each.
 TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes);
 
-// What the busiest rank has to move and to compute in its next step, and how long it takes at
-// least.
-Roofline roofline(MPI_Comm ranks, const Executor& executor, double bytes_per_s, double flops_per_s);
+// What the busiest rank has to move and to compute in its next step, and how long it takes at least
+// when `sharing` such ranks share a host.
+Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& host, double sharing);
 
 }  // namespace helix

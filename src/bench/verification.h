@@ -17,13 +17,16 @@ namespace helix {
 
 // What the judge says of one request, kept on every rank.
 struct Verdict {
-  std::vector<int32_t> tokens;   // [steps]
-  std::vector<double> margins;   // best minus second logit, [steps]
-  std::vector<float> logits;     // [steps][vocabulary], rounded once
+  std::vector<int32_t> tokens;  // [steps]
+  std::vector<double> margins;  // best minus second logit, [steps]
+  std::vector<float> logits;    // [steps][vocabulary], rounded once
+  std::vector<int32_t>
+      experts;  // [steps][layers][chosen], ascending; -1 in dense layers; empty without experts
 };
 
-// Judges the requests of an assignment, each on one rank, and gives the verdicts to all. Cached by all that the
-// judge depends on, which is no layout. Collective over the world; throws on all ranks alike.
+// Judges the requests of an assignment, each on one rank, and gives the verdicts to all. Cached by
+// all that the judge depends on, which is no layout. Collective over the world; throws on all ranks
+// alike.
 class Judges {
  public:
   explicit Judges(const World& world) : world_(&world) {}
@@ -39,15 +42,36 @@ class Judges {
 // Largest error that is still rounding, by format; tests/mpi shows what the executors reach.
 double tolerance(const Precision& precision);
 
+// Discrete choices that fall otherwise than the judge's are no errors, if they are near a tie and
+// few.
+struct RoutingBounds {
+  double shortfall;  // how near: a score relative to the one that it should have reached
+  double share;      // how few, of all choices: for the sum over many cases
+};
+RoutingBounds routing_bounds(Format activations);
+
 struct Comparison {
-  double max_rel_err = 0;       // max |a - b| / max |b| over one request's logits, the worst of all; NaN counts as infinite
-  int64_t tokens_differing = 0; // sampled tokens that differ from the judge's where its margin is above the tolerance
-  int64_t hashes_differing = 0; // layers in which ranks of a replica did not hold the same hidden state
-  bool passed(double tolerance) const { return max_rel_err <= tolerance && tokens_differing == 0 && hashes_differing == 0; }
+  double max_rel_err = 0;  // max |a - b| / max |b| over one request's logits, the worst of all; NaN
+                           // counts as infinite
+  int64_t tokens_differing =
+      0;  // sampled tokens that differ from the judge's where its margin is above the tolerance
+  int64_t hashes_differing =
+      0;                // layers in which ranks of a replica did not hold the same hidden state
+  int64_t choices = 0;  // experts chosen by routers, each rank's counted
+  int64_t choices_differing = 0;  // of these, not the judge's; the judge's were used
+  double shortfall =
+      0;  // the most by which one of the judge's was not the executor's, relative to its threshold
+  double allowed_shortfall = 0;
+  bool passed(double tolerance) const {
+    return max_rel_err <= tolerance && tokens_differing == 0 && hashes_differing == 0 &&
+           shortfall <= allowed_shortfall;
+  }
 };
 
-// Decodes `steps` tokens on an executor that stands at its history's end, teacher-forced, and compares.
-// Collective over `ranks`, the executor's; the result is the same on all of them. Leaves the hooks as they were.
-Comparison compare_steps(MPI_Comm ranks, Executor& executor, const std::vector<const Verdict*>& verdicts, int64_t steps);
+// Decodes `steps` tokens on an executor that stands at its history's end, teacher-forced, and
+// compares. Collective over `ranks`, the executor's; the result is the same on all of them. Leaves
+// the hooks as they were.
+Comparison compare_steps(MPI_Comm ranks, Executor& executor,
+                         const std::vector<const Verdict*>& verdicts, int64_t steps);
 
 }  // namespace helix

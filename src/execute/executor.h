@@ -1,4 +1,5 @@
-// How a schedule is carried out: what every executor that has data offers to the timing loop and to verification.
+// How a schedule is carried out: what every executor that has data offers to the timing loop and to
+// verification.
 #pragma once
 
 #include <cstdint>
@@ -25,11 +26,12 @@ struct Assignment {
   uint64_t seed = 1;
 };
 
-// Ways to be wrong on purpose, so that verification shows that it can fail (helix.md, Errors others shipped).
+// Ways to be wrong on purpose, so that verification shows that it can fail (helix.md, Errors others
+// shipped).
 enum class Newest : uint8_t { by_owner, by_nobody, by_everybody };
 
-// A tensor of this rank while a task has just been carried out. What is exchanged stands in parts, one a peer, each
-// [rows][values]; everything else is one part.
+// A tensor of this rank while a task has just been carried out. What is exchanged stands in parts,
+// one a peer, each [rows][values]; everything else is one part.
 struct TensorView {
   std::byte* data;
   int64_t rows;    // of the task's chunk
@@ -38,14 +40,16 @@ struct TensorView {
   int64_t part_stride = 0;  // bytes
 };
 
-// In verified steps the judge's choice of experts is used in place of the executor's own: a tie decided otherwise is no
-// error. Gates are the executor's. What was met is counted.
+// In verified steps the judge's choice of experts is used in place of the executor's own: a tie
+// decided otherwise is no error. Gates are the executor's. What was met is counted.
 struct ForcedRouting {
-  // Experts of a request's token, ascending; empty function: the executor decides.
-  std::function<std::span<const int32_t>(int layer, int64_t request)> judged;
+  // Experts of the token that a request decodes in its step `step` (0: the first after the history
+  // or a rewind), ascending. No function, or an empty answer: the executor decides.
+  std::function<std::span<const int32_t>(int64_t step, int layer, int64_t request)> judged;
   int64_t choices = 0;    // experts chosen by this rank's router
   int64_t differing = 0;  // of these, not the judge's
-  double shortfall = 0;   // the most by which the judge's choice falls short of the own one, relative to its threshold
+  double shortfall = 0;   // the most by which the judge's choice falls short of the own one,
+                          // relative to its threshold
 };
 
 struct Hooks {
@@ -63,20 +67,32 @@ struct Span {
   double end_us;
 };
 
+// With PP > 1 the batch is cut into PP micro-batches (layout/requests.h: cut), and stage s passes
+// micro-batch (tick - s) mod PP in each tick; the ticks end with a shift between the stages. step()
+// is PP ticks. The first is preceded by PP - 1 ticks that fill the pipeline, in which later stages
+// have nothing to do yet; from then on the last stage ends step k of every request in the k-th
+// step(), and earlier stages are up to PP - 1 micro-batches ahead. Passages beyond the KV cache's
+// room are left out, so the last step that it has room for drains the pipeline.
 class Executor {
  public:
   virtual ~Executor() = default;
 
   virtual const Model& model() const = 0;
   virtual const Schedule& schedule() const = 0;
-  // Of the step that comes next; what routing decides, as it was observed in the last step (a layer's mean).
-  virtual StepState state() const = 0;
-  virtual Memory allocated() const = 0;        // bytes taken by our allocator, by purpose
+  // Of a micro-batch's passage that comes next; what routing decides, as it was observed in its
+  // last one (a layer's mean). The cost of a step is the sum over PP micro-batches.
+  virtual StepState state(int micro_batch = 0) const = 0;
+  virtual Memory allocated() const = 0;  // bytes taken by our allocator, by purpose
   virtual Hooks& hooks() = 0;
 
-  // Decodes one token of each request. Collective over the layout's ranks; no barrier.
+  // Decodes one token of each request. Collective over the layout's ranks; no barrier. In steady
+  // state (after fill()) the slowest rank's time is the TTL.
   virtual void step() = 0;
-  // One step task by task, a barrier before each; microseconds a task, in schedule order with layers summed.
+  // The ticks before the first result; step() does so itself where it was not done since the
+  // history's end.
+  virtual void fill() = 0;
+  // One step task by task, a barrier of the stage before each; microseconds a task, in schedule
+  // order with layers summed.
   virtual std::vector<double> instrumented_step() = 0;
   // One step with the begin and end of each task.
   virtual std::vector<Span> traced_step() = 0;
@@ -88,6 +104,8 @@ class Executor {
   // The next step's result is `tokens` ([batch]) instead of the sampled ones.
   virtual void teach(std::vector<int32_t> tokens) = 0;
   // After a step: this rank's logits [batch][vocabulary slice], and the sampled tokens [batch].
+  // Both are empty on stages without the LM head; with PP > 1 logits are kept of taught steps
+  // alone.
   virtual std::vector<float> logits() const = 0;
   virtual std::span<const int32_t> sampled() const = 0;
   // The content of a tensor as a task of `chunk` sees it; for hooks.

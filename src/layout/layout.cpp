@@ -37,7 +37,7 @@ std::string describe(const Layout& l) {
   width("PP", l.pp, l.pp > 1);
   width("DP", l.dp, l.dp > 1);
   width("KVP", l.kvp, l.kvp > 1);
-  width("TPA", l.tpa, l.replica_ranks() > 1 || l.dp == 1);
+  width("TPA", l.tpa, l.tpa > 1 || (l.kvp == 1 && l.dp == 1));
   before = " -> ";
   width("TPF", l.tpf, true);
   width("EP", l.ep, l.ep > 1);

@@ -185,14 +185,12 @@ std::optional<Layout> nearest_legal(const Model& model, const Precision& precisi
   const Strategy* strategy = find_strategy(layout.strategy);
   if (strategy != nullptr) look(*strategy, ranks, same);
   if (strategy != nullptr && !nearest) look(*strategy, ranks, own);
-  if (nearest) return nearest;
-  for (const Strategy& other : strategies()) look(other, ranks, own);
-  for (const int64_t r : ranks_near(ranks)) {
-    if (nearest) break;
-    for (const Strategy& other : strategies())
-      if (strategy == nullptr || &other == strategy) look(other, r, own);
-  }
-  if (!nearest) look(*find_strategy("tp"), 1, own);
+  for (const int64_t r : ranks_near(ranks))
+    if (strategy != nullptr && !nearest) look(*strategy, r, own);
+  if (!nearest)
+    for (const Strategy& other : strategies()) look(other, ranks, own);
+  for (const int64_t r : ranks_near(ranks))
+    if (!nearest) look(*find_strategy("tp"), r, own);
   return nearest;
 }
 

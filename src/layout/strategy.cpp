@@ -132,6 +132,13 @@ constexpr Rule table[] = {
     {"tpa", positive<&Layout::tpa>, positive_text},
     {"tpf", positive<&Layout::tpf>, positive_text},
     {"ep", positive<&Layout::ep>, positive_text},
+    {"strategy",
+     [](const Case& c) {
+       return !c.model.attention.mla() || c.strategy.merge.front() != Merge::all_reduce;
+     },
+     [](const Case& c) {
+       return fmt::format("{} is not for MLA models: helix, dcp, tp, dp_ep", c.strategy.name);
+     }},
     {"pp", [](const Case& c) { return c.layout.pp <= c.model.layers; },
      [](const Case& c) {
        return fmt::format("from 1 to {}, a layer for each stage", c.model.layers);
@@ -154,13 +161,6 @@ constexpr Rule table[] = {
     {"dp", [](const Case& c) { return c.strategy.shares != Shares::nothing || c.layout.dp >= 2; },
      [](const Case& c) {
        return fmt::format("{} has a replica a rank, 2 or more (1: tp)", c.strategy.name);
-     }},
-    {"strategy",
-     [](const Case& c) {
-       return !c.model.attention.mla() || c.strategy.merge.front() != Merge::all_reduce;
-     },
-     [](const Case& c) {
-       return fmt::format("{} is not for MLA models: helix, dcp, tp, dp_ep", c.strategy.name);
      }},
     {"query",
      [](const Case& c) { return !exchanges(c) || allows(c.strategy.query, c.layout.query); },

@@ -77,8 +77,8 @@ std::vector<Layout> layouts(const Model& model, const Precision& precision,
                             const OnRefusal& refused = {});
 
 // The legal layout whose widths are nearest to `layout`: of its strategy on `ranks` (0: its own)
-// ranks, else of another strategy there, else of its strategy on another number of ranks. nullopt
-// when there is none.
+// ranks, else of its strategy on the nearest other number, else of another strategy. nullopt when
+// there is none.
 std::optional<Layout> nearest_legal(const Model& model, const Precision& precision,
                                     const Layout& layout, int64_t ranks = 0);
 

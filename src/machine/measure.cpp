@@ -1,15 +1,14 @@
 #include "machine/measure.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <fstream>
 #include <limits>
-#include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace helix {
 
@@ -21,9 +20,9 @@ double seconds_since(Clock::time_point began) {
   return std::chrono::duration<double>(Clock::now() - began).count();
 }
 
-// The best of the passes that fit in `budget_s`, at least two.
+// The best rate of the passes that fit in `budget_s`, at least two. A pass does `work`.
 template <class Pass>
-double best_seconds(double budget_s, const Pass& pass) {
+double best_rate(double budget_s, double work, const Pass& pass) {
   double best = std::numeric_limits<double>::infinity();
   const auto began = Clock::now();
   for (int done = 0; done < 2 || seconds_since(began) < budget_s; ++done) {
@@ -31,25 +30,18 @@ double best_seconds(double budget_s, const Pass& pass) {
     pass();
     best = std::min(best, seconds_since(start));
   }
-  return best;
+  return work / best;
 }
 
 volatile uint64_t sink;  // keeps the compiler from leaving out what nobody reads
 
-double measure_read(int threads) {
-  const auto wanted = static_cast<int64_t>(std::min(available_memory() / 8, 256.0 * (1 << 20)));
-  const int64_t words = std::max<int64_t>(wanted, 1 << 20) / 8;
-  const std::unique_ptr<uint64_t[]> data(new uint64_t[static_cast<size_t>(words)]);
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < words; ++i) data[static_cast<size_t>(i)] = static_cast<uint64_t>(i);
-  const uint64_t* const from = data.get();
-  const double seconds = best_seconds(0.2, [&] {
-    uint64_t sum = 0;
-#pragma omp parallel for simd schedule(static) num_threads(threads) reduction(+ : sum)
-    for (int64_t i = 0; i < words; ++i) sum += from[i];
-    sink = sum;
-  });
-  return static_cast<double>(words) * 8 / seconds;
+double size_of(size_t index) { return static_cast<double>(1 << 20) * std::pow(4.0, index); }
+
+uint64_t sum_of(const uint64_t* from, int64_t words) {
+  uint64_t sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < words; ++i) sum += from[i];
+  return sum;
 }
 
 // 128 independent chains: enough for two units of 16 lanes and 4 cycles of latency.
@@ -66,15 +58,22 @@ float multiply_add(int64_t rounds) {
   return total;
 }
 
-double measure_flops(int threads) {
-  constexpr int64_t rounds = 100000;
-  const double seconds = best_seconds(0.1, [&] {
-    float total = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : total)
-    total += multiply_add(rounds);
-    sink = static_cast<uint64_t>(total);
-  });
-  return 2.0 * 128 * rounds * threads / seconds;
+// One of `threads` threads, which reads its part of each size again and again.
+HostRates measure_thread(int threads) {
+  constexpr int64_t rounds = 20000;
+  HostRates rates;
+  const auto most = static_cast<int64_t>(size_of(rates.read_bytes_per_s.size() - 1)) / 8 / threads;
+  const std::vector<uint64_t> data(static_cast<size_t>(most), 1);
+  for (size_t i = 0; i < rates.read_bytes_per_s.size(); ++i) {
+    const int64_t words = static_cast<int64_t>(size_of(i)) / 8 / threads;
+#pragma omp barrier
+    rates.read_bytes_per_s[i] =
+        best_rate(0.05, static_cast<double>(words) * 8, [&] { sink = sum_of(data.data(), words); });
+  }
+#pragma omp barrier
+  rates.flops_per_s = best_rate(0.1, 2.0 * 128 * rounds,
+                                [&] { sink = static_cast<uint64_t>(multiply_add(rounds)); });
+  return rates;
 }
 
 // The number behind `name` in a file of lines "NAME 123"; `none` where there is no such thing.
@@ -95,7 +94,28 @@ double only_number_in(const char* path, double none) {
 
 }  // namespace
 
-HostRates measure_host(int threads) { return {measure_read(threads), measure_flops(threads)}; }
+// Each thread has a clock of its own, so that a thread that has to wait for its core spoils
+// nothing.
+HostRates measure_host(int threads) {
+  HostRates all;
+#pragma omp parallel num_threads(threads)
+  {
+    const HostRates mine = measure_thread(threads);
+#pragma omp critical
+    {
+      for (size_t i = 0; i < mine.read_bytes_per_s.size(); ++i)
+        all.read_bytes_per_s[i] += mine.read_bytes_per_s[i];
+      all.flops_per_s += mine.flops_per_s;
+    }
+  }
+  return all;
+}
+
+double HostRates::read_rate(double bytes) const {
+  size_t index = 0;
+  while (index + 1 < read_bytes_per_s.size() && size_of(index + 1) <= bytes) ++index;
+  return read_bytes_per_s[index];
+}
 
 double available_memory() {
   constexpr double unlimited = std::numeric_limits<double>::infinity();

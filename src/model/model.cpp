@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <numbers>
 
+#include "model/weights.h"
+
 namespace helix {
 
 namespace fs = std::filesystem;
@@ -86,6 +88,18 @@ Experts read_experts(const Node& node) {
   return e;
 }
 
+// An upper bound, in numbers that do not overflow.
+double most_parameters(const Model& m) {
+  double sum = 0;
+  for (int i = 0; i < weight_count; ++i) {
+    double values = static_cast<double>(m.layers);
+    for (const int64_t extent : extents_of(m, static_cast<W>(i)))
+      values *= static_cast<double>(extent);
+    sum += values;
+  }
+  return sum;
+}
+
 }  // namespace
 
 Model read_model(const std::string& path) {
@@ -111,6 +125,7 @@ Model read_model(const std::string& path) {
   m.dense_layers = !moe ? m.layers : node.has("dense_layers") ? node["dense_layers"].integer(0, m.layers) : 0;
   if (!moe && node.has("dense_layers")) node["dense_layers"].fail("has a meaning only with experts");
   if (m.dense_layers > 0 || node.has("ffn")) m.ffn = node["ffn"].integer(1, most);
+  if (most_parameters(m) > 1e15) node.fail("has over 10^15 parameters");
   return m;
 }
 

@@ -116,7 +116,7 @@ int64_t count_parameters(const Model& m, bool active) {
   for (int i = 0; i < weight_count; ++i) {
     const W weight = static_cast<W>(i);
     int64_t one = volume(extents_of(m, weight));
-    if (active && (weight == W::experts_up || weight == W::experts_down)) one = one / m.experts.count * m.experts.chosen;
+    if (active && m.experts.count > 0 && (weight == W::experts_up || weight == W::experts_down)) one = one / m.experts.count * m.experts.chosen;
     const int64_t dense = in_layer(m, weight, 0) && m.dense_layers > 0 ? m.dense_layers : 0;
     const int64_t moe = in_layer(m, weight, m.layers - 1) ? m.layers - m.dense_layers : 0;
     sum += one * (dense + moe);

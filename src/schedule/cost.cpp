@@ -143,7 +143,8 @@ namespace {
 
 double row_bytes(const Tensor& t, const StepState& most) {
   double bytes = t.bytes;
-  for (size_t axis = 1; axis < t.dims.size(); ++axis) bytes *= extent(t.dims[axis], most, all_chunks);
+  for (size_t axis = 1; axis < t.dims.size(); ++axis)
+    bytes *= extent(t.dims[axis], most, all_chunks);
   return bytes;
 }
 
@@ -166,34 +167,54 @@ double workspace_bytes(const Schedule& s, const StepState& most) {
       const double rows = most.stage_rows + most.all.rows * (task.group.size - 1);
       largest = std::max(largest, rows * row + 8.0 * (2 * task.group.size - 1));
     }
+    if (task.op == Op::shift && task.reads[0] == task.writes[0])  // one comes while one leaves
+      largest = std::max(largest, bytes_of(out, most));
     if (task.op == Op::combine)
-      largest = std::max(largest, bytes_of(out, most) * task.group.size);
+      largest = std::max(largest, bytes_of(out, most) * (task.group.size - 1));
   }
   return largest;
+}
+
+namespace {
+
+void raise(Load& to, const Load& from) {
+  to = {std::max(to.rows, from.rows), std::max(to.history, from.history),
+        std::max(to.newest, from.newest)};
+}
+
+}  // namespace
+
+StepState maximum(std::span<const StepState> states) {
+  StepState most = states.front();
+  for (const StepState& s : states.subspan(1)) {
+    raise(most.all, s.all);
+    for (size_t c = 0; c < most.chunks.size(); ++c) raise(most.chunks[c], s.chunks[c]);
+    for (double StepState::*field :
+         {&StepState::stage_rows, &StepState::looked_up, &StepState::touched, &StepState::routed,
+          &StepState::leaving, &StepState::arrived, &StepState::returning})
+      most.*field = std::max(most.*field, s.*field);
+  }
+  return most;
 }
 
 Memory memory(const Schedule& s, const StepState& most) { return memory(s, std::span(&most, 1)); }
 
 Memory memory(const Schedule& s, std::span<const StepState> micro_batches) {
+  const StepState most = maximum(micro_batches);
   Memory m;
-  for (const StepState& most : micro_batches)
-    m.buffers = std::max(m.buffers, workspace_bytes(s, most));
+  m.buffers = workspace_bytes(s, most);
   std::vector<bool> seen(s.tensors.size());
   const auto add = [&](Id id, int layers) {
     if (seen[static_cast<size_t>(id)]) return;
     seen[static_cast<size_t>(id)] = true;
     const Tensor& t = s[id];
-    double sum = 0;
-    double largest = 0;
-    for (const StepState& most : micro_batches) {
-      const double bytes = bytes_of(t, most);
-      sum += bytes;
-      largest = std::max(largest, bytes);
-    }
-    if (t.kind == Kind::weight) m.weights += largest * layers;
-    if (t.kind == Kind::history) m.kv += sum * layers;
-    if (t.kind == Kind::state) m.buffers += sum;
-    if (t.kind == Kind::activation) m.buffers += largest;
+    if (t.kind == Kind::weight) m.weights += bytes_of(t, most) * layers;
+    if (t.kind == Kind::activation) m.buffers += bytes_of(t, most);
+    if (t.kind != Kind::history && t.kind != Kind::state) return;  // one for each micro-batch
+    double bytes = 0;
+    for (const StepState& micro_batch : micro_batches) bytes += bytes_of(t, micro_batch);
+    if (t.kind == Kind::history) m.kv += bytes * layers;
+    else m.buffers += bytes;
   };
   for (const Segment& g : s.segments)
     for (int i = g.begin; i < g.end; ++i) {
@@ -299,6 +320,17 @@ StepState capacity_of(const Schedule& s, const Model& m, const Requests& request
   state.routed = (replica_only ? state.all.rows : state.stage_rows) *
                  std::min(state.touched, static_cast<double>(m.experts.chosen));
   return state;
+}
+
+std::vector<StepState> capacities_of(const Schedule& s, const Model& m, const Requests& batch,
+                                     int64_t steps) {
+  std::vector<StepState> capacities;
+  for (const Slice& part : cut(batch.lengths, s.place.l.pp)) {
+    const auto lengths =
+        batch.lengths.subspan(static_cast<size_t>(part.first), static_cast<size_t>(part.count));
+    capacities.push_back(capacity_of(s, m, {lengths, batch.interval, batch.decoded}, steps));
+  }
+  return capacities;
 }
 
 }  // namespace helix

@@ -75,5 +75,10 @@ StepState state_of(const Schedule& schedule, const Model& model, const Requests&
 // every expert touched.
 StepState capacity_of(const Schedule& schedule, const Model& model, const Requests& requests,
                       int64_t steps);
+// Those of each of the PP micro-batches into which the whole batch is cut; for `memory`.
+std::vector<StepState> capacities_of(const Schedule& schedule, const Model& model,
+                                     const Requests& batch, int64_t steps);
+// Symbol by symbol.
+StepState maximum(std::span<const StepState> states);
 
 }  // namespace helix

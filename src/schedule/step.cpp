@@ -113,12 +113,13 @@ Id Step::mlp(Id in, W up, W down) {
 }
 
 void Step::dense() {
-  const Id y = l.gathers() ? leave(mlp(enter(x_), W::up, W::down)) : mlp(x_, W::up, W::down);
+  const Id y = l.gathers() ? leave("leave_ffn", mlp(enter("enter_ffn", x_), W::up, W::down))
+                           : mlp(x_, W::up, W::down);
   settle(all_reduce("reduce_ffn", me.dense_group(), y), W::attention_norm, 1);
 }
 
 void Step::moe() {
-  const Id in = l.gathers() ? enter(x_) : x_;
+  const Id in = l.gathers() ? enter("enter_ffn", x_) : x_;
   const Id choice = route(in);
   Id y;
   if (l.moe == Moe::dispatch) {
@@ -128,8 +129,8 @@ void Step::moe() {
     y = experts(in, choice, dim(in, 0));
   }
   if (m.experts.shared > 0) add(y, mlp(in, W::shared_up, W::shared_down));
-  settle(all_reduce("reduce_ffn", me.dense_group(), l.gathers() ? leave(y) : y), W::attention_norm,
-         1);
+  settle(all_reduce("reduce_ffn", me.dense_group(), l.gathers() ? leave("leave_ffn", y) : y),
+         W::attention_norm, 1);
 }
 
 // A block ends with the norm of the block that follows, so that all-reduce, residual and norm are
@@ -149,7 +150,7 @@ void Step::prologue(bool first_stage) {
     table_ = weight(W::embed, {mine, hidden, one, one});
     const Id found = task("embed", Op::embed, {tokens_, table_},
                           activation("embedded", {stage_rows, hidden, one, one}));
-    h_ = all_reduce("reduce_embedding", me.replica(), leave(found));
+    h_ = all_reduce("reduce_embedding", me.replica(), leave("scatter_embedding", found));
   } else {
     h_ = activation("hidden", {rows, hidden, one, one});
   }
@@ -161,7 +162,7 @@ void Step::epilogue(bool last_stage) {
     const Dim words{rows_of(m.vocabulary, l.stage_ranks(), me.in_stage())};
     const bool one_tensor = m.tied && l.pp == 1 && plan.precision.lm_head == plan.precision.small();
     const Id head = one_tensor ? table_ : weight(W::lm_head, {words, hidden, one, one});
-    const Id logits = product(name_of(W::lm_head), head, enter(x_),
+    const Id logits = product(name_of(W::lm_head), head, enter("gather_hidden", x_),
                               {words, one, one});  // every rank sees every request
     const Id best = task("pick", Op::pick, {logits},
                          number("best", Kind::activation, 8, {stage_rows, one, one, one}));

@@ -148,12 +148,12 @@ Id Verbs::gather_ranks(std::string_view name, const Group& group, Id in) {
   return collective(name, Op::all_gather, group, in,
                     {whole_dim(group.size), dim(in, 0), dim(in, 1), dim(in, 2)});
 }
-Id Verbs::enter(Id in) {
-  return collective("enter_ffn", Op::all_gather, me.dp_group(), in,
+Id Verbs::enter(std::string_view name, Id in) {
+  return collective(name, Op::all_gather, me.dp_group(), in,
                     {stage_rows, dim(in, 1), dim(in, 2), dim(in, 3)});
 }
-Id Verbs::leave(Id in) {
-  return collective("leave_ffn", Op::reduce_scatter, me.dp_group(), in,
+Id Verbs::leave(std::string_view name, Id in) {
+  return collective(name, Op::reduce_scatter, me.dp_group(), in,
                     {rows, dim(in, 1), dim(in, 2), dim(in, 3)});
 }
 

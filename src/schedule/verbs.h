@@ -67,8 +67,8 @@ class Verbs {
   Id gather_heads(std::string_view name, const Group& group, Id in, Dim heads);
   Id scatter_heads(std::string_view name, const Group& group, Id in, Dim heads);  // summed
   Id gather_ranks(std::string_view name, const Group& group, Id in);  // a leading axis of ranks
-  Id enter(Id in);                                                    // every replica's rows
-  Id leave(Id in);  // the sum over replicas, my rows
+  Id enter(std::string_view name, Id in);                             // every replica's rows
+  Id leave(std::string_view name, Id in);  // the sum over replicas, my rows
   // Mixture of experts.
   Id route(Id in);
   struct Arrived {

@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,9 @@ def panel(points, **other):
 
 
 def staircase(count=5, strategy="helix", rise=1.0):
-    return [point(strategy, 100.0 * 1.5 ** i, rise * 1000 / 1.6 ** i, batch=2 ** (count - i))
-            for i in range(count)]
+    step = min(1.5, 1e6 ** (1 / count))
+    return [point(strategy, 100.0 * step ** i, rise * 1000 / (1.05 * step) ** i,
+                  batch=2 ** (count - i)) for i in range(count)]
 
 
 def artists(figure, gid):
@@ -76,7 +78,8 @@ def test_unproven_points_are_hollow_and_on_no_line():
 
 
 def test_simulated_frontiers_are_dashed():
-    figure = figures.draw(panel([point(proof="simulated"), point(x=50.0, y=20.0)], kind="simulated"))
+    points = [point(proof="simulated"), point(x=50.0, y=20.0, proof="simulated")]
+    figure = figures.draw(panel(points, kind="simulated"))
     assert artists(figure, "frontier helix")[0].get_linestyle() == "--"
     assert any("simulated on" in text for text in texts(figure))
 
@@ -101,6 +104,13 @@ def test_labels_hide_neither_each_other_nor_leave_the_figure(rise):
     for i, box in enumerate(boxes):
         assert labels.inside(frame.padded(2), box)
         assert all(labels.overlap(box, other) == 0 for other in boxes[:i])
+
+
+def test_ten_thousand_points_are_drawn_in_seconds():
+    dominated = [point(x=100.0 + i, y=1.0, frontier=False) for i in range(10000)]
+    before = time.monotonic()
+    figures.draw(panel(dominated + staircase(200, "tp", 0.1)))
+    assert time.monotonic() - before < 30
 
 
 def test_a_strategy_looks_the_same_in_every_figure_and_unlike_the_others():
@@ -132,7 +142,8 @@ def test_repeats_show_their_range():
 
 @pytest.mark.parametrize("points", [
     [point()], [point(), point()], [point(frontier=False, proof="failed")],
-    [point(x=1e-9), point(x=1e9)], [point("a new strategy"), point("$\\frac{", label="$x_{$\n\x1b")],
+    [point(x=1e-9), point(x=1e9)],
+    [point("a new strategy"), point("$\\frac{", label="$x_{$\n\x1b")],
     [point(x=100.0 + i / 1e6, y=50.0) for i in range(3)]])
 def test_odd_panels_are_drawn(points, tmp_path):
     assert len(figures.make_figures(tmp_path, {"panels": [panel(points)]})) == 2
@@ -156,7 +167,8 @@ def test_each_panel_is_a_figure_named_by_what_differs(tmp_path):
     other = panel(staircase(), context="100–4096", kind="simulated")
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "pareto-old.png").write_bytes(b"")
-    made = figures.make_figures(tmp_path, {"panels": [panel(staircase()), other, copy.deepcopy(other)]})
+    panels = [panel(staircase()), other, copy.deepcopy(other)]
+    made = figures.make_figures(tmp_path, {"panels": panels})
     assert {p.name for p in made} == {p.name for p in (tmp_path / "plots").iterdir()}
     assert len(made) == 6
     assert (tmp_path / "plots" / "pareto-4096-executed-whole.png") in made

@@ -35,6 +35,7 @@ std::vector<Dot> random_dots(std::mt19937& random, int count, int grid) {
 
 void mark(std::vector<Dot>& dots) {
   std::vector<Dot*> curve;
+  curve.reserve(dots.size());
   for (Dot& dot : dots) curve.push_back(&dot);
   mark_frontier(curve);
 }

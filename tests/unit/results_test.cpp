@@ -181,7 +181,7 @@ TEST_F(Results, AFileThatIsNotOursIsRefusedWithTheLine) {
   const std::string line = read_text(file);
   const auto said = [&](const std::string& text) {
     write_text(file, text);
-    const std::string error = error_of<InputError>([&] { read_results(file, [](const Node&) {}); });
+    std::string error = error_of<InputError>([&] { read_results(file, [](const Node&) {}); });
     EXPECT_EQ(refusal(sweep, place(), Resume::yes), error);
     EXPECT_EQ(read_text(file), text);
     return error;

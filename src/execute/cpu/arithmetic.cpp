@@ -39,7 +39,9 @@ void CpuExecutor::compute(const Task& task, int layer) {
     case Op::experts: return experts(task, layer);
     case Op::pick: return pick(task);
     case Op::advance: return advance(task);
-    default: throw RunError("the CPU executor has no task '" + std::string(row_of(task.op).name) + "' yet");
+    default:
+      throw RunError("the CPU executor has no task '" + std::string(row_of(task.op).name) +
+                     "' yet");
   }
 }
 
@@ -47,24 +49,29 @@ void CpuExecutor::embed(const Task& task, int layer) {
   const Array tokens = array(task.reads[0], all_chunks);
   const Array out = array(task.writes[0], all_chunks);
   const Slice words = schedule_[task.reads[1]].dims[0].mine;
-  with_types(weight_format(task.reads[1]), work_.precision.activations, [&]<class T, class A>(T*, A*) {
-    cpu::embed(std::span<const int32_t>(tokens.as<int32_t>(), static_cast<size_t>(out.rows)), words.first, words.count,
-               out.width, reinterpret_cast<const T*>(weight(task.reads[1], layer)), out.as<A>());
-  });
+  with_types(
+      weight_format(task.reads[1]), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+        cpu::embed(std::span<const int32_t>(tokens.as<int32_t>(), static_cast<size_t>(out.rows)),
+                   words.first, words.count, out.width,
+                   reinterpret_cast<const T*>(weight(task.reads[1], layer)), out.as<A>());
+      });
 }
 
-// Of vectors as wide as the weight: the whole row, or in place its heads (keys alone of keys and values), or the
-// latent part of a row.
+// Of vectors as wide as the weight: the whole row, or in place its heads (keys alone of keys and
+// values), or the latent part of a row.
 void CpuExecutor::norm(const Task& task, int layer) {
   const Array in = array(task.reads[0], all_chunks);
   const Array out = array(task.writes[0], all_chunks);
   const Id w = task.reads[1];
   const W which = schedule_[w].weight;
   const int64_t width = schedule_[w].dims[0].mine.count;
-  const int64_t vectors = which == W::q_norm ? in.extents[1] : which == W::k_norm ? in.extents[2] : 1;
+  const int64_t vectors = which == W::q_norm   ? in.extents[1]
+                          : which == W::k_norm ? in.extents[2]
+                                               : 1;
   with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
     for (int64_t row = 0; row < in.rows; ++row)
-      rms_norm(vectors, width, width, width, in.as<A>() + row * in.width, reinterpret_cast<const T*>(weight(w, layer)),
+      rms_norm(vectors, width, width, width, in.as<A>() + row * in.width,
+               reinterpret_cast<const T*>(weight(w, layer)),
                static_cast<float>(work_.model->norm_eps), out.as<A>() + row * out.width);
   });
 }
@@ -73,9 +80,10 @@ void CpuExecutor::add_norm(const Task& task, int layer) {
   const Array hidden = array(task.reads[0], all_chunks);
   const Id w = task.reads[2];
   with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
-    add_rms_norm(hidden.rows, hidden.width, hidden.as<A>(), array(task.reads[1], all_chunks).as<A>(),
-                 reinterpret_cast<const T*>(weight(w, layer)), static_cast<float>(work_.model->norm_eps),
-                 array(task.writes[0], all_chunks).as<A>());
+    add_rms_norm(
+        hidden.rows, hidden.width, hidden.as<A>(), array(task.reads[1], all_chunks).as<A>(),
+        reinterpret_cast<const T*>(weight(w, layer)), static_cast<float>(work_.model->norm_eps),
+        array(task.writes[0], all_chunks).as<A>());
   });
 }
 
@@ -89,8 +97,8 @@ void CpuExecutor::product(const Task& task, int layer) {
   });
 }
 
-// W_UK makes the latent part of the query and puts the rotated part behind it; W_UV turns latents into values, in
-// messages where these are exchanged.
+// W_UK makes the latent part of the query and puts the rotated part behind it; W_UV turns latents
+// into values, in messages where these are exchanged.
 void CpuExecutor::per_head(const Task& task, int layer) {
   const Array in = array(task.reads[0], task.chunk);
   const Array out = array(task.writes[0], task.chunk);
@@ -100,15 +108,17 @@ void CpuExecutor::per_head(const Task& task, int layer) {
   const int64_t contracted = schedule_[w].dims[2].mine.count;
   const ProductShape one_row{1, made, contracted, in.extents[2], out.extents[2]};
   const bool messages = task.writes.size() == 2;
-  const PartialLayout part = messages ? store_.message(task.writes[0], task.chunk) : PartialLayout{};
+  const PartialLayout part =
+      messages ? store_.message(task.writes[0], task.chunk) : PartialLayout{};
   with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
     const T* weights = reinterpret_cast<const T*>(weight(w, layer));
     if (!messages) {
-      product_per_head(ProductShape{in.rows, made, contracted, in.extents[2], out.extents[2]}, heads, in.as<A>(),
-                       weights, out.as<A>());
+      product_per_head(ProductShape{in.rows, made, contracted, in.extents[2], out.extents[2]},
+                       heads, in.as<A>(), weights, out.as<A>());
       const int64_t behind = in.extents[2] - contracted;
       for (int64_t i = 0; made < out.extents[2] && i < in.rows * heads; ++i)
-        std::copy_n(in.as<A>() + i * in.extents[2] + contracted, behind, out.as<A>() + i * out.extents[2] + made);
+        std::copy_n(in.as<A>() + i * in.extents[2] + contracted, behind,
+                    out.as<A>() + i * out.extents[2] + made);
       return;
     }
     const PartialLayout from = store_.message(task.reads[0], task.chunk);
@@ -129,7 +139,8 @@ void CpuExecutor::angles(const Task& task) {
   const auto pairs = static_cast<int64_t>(frequencies_.size());
   for (int64_t row = 0; row < out.rows; ++row)
     for (int64_t pair = 0; pair < pairs; ++pair) {
-      const double angle = static_cast<double>(position(row)) * frequencies_[static_cast<size_t>(pair)];
+      const double angle =
+          static_cast<double>(position(row)) * frequencies_[static_cast<size_t>(pair)];
       out.as<float>()[row * 2 * pairs + pair] = static_cast<float>(std::cos(angle));
       out.as<float>()[row * 2 * pairs + pairs + pair] = static_cast<float>(std::sin(angle));
     }
@@ -148,8 +159,8 @@ void CpuExecutor::rope(const Task& task) {
     for (int64_t row = 0; row < x.rows; ++row) {
       A* vectors = x.as<A>() + row * x.width;
       const float* cosines = angles + row * 2 * pairs;
-      cpu::rope(RopeShape{1, heads, size, pairs, work_.model->rope.interleaved}, cosines, cosines + pairs, vectors,
-                vectors);
+      cpu::rope(RopeShape{1, heads, size, pairs, work_.model->rope.interleaved}, cosines,
+                cosines + pairs, vectors, vectors);
     }
   });
 }
@@ -168,7 +179,8 @@ void CpuExecutor::append(const Task& task, int layer) {
         convert(cache.key_values, key, keys + at * cache.key_values);
         if (cache.value_values == 0) continue;
         auto* values = reinterpret_cast<K*>(store_.history(layer) + cache.value_offset(row, head));
-        convert(cache.value_values, key + cache.heads * cache.key_values, values + at * cache.value_values);
+        convert(cache.value_values, key + cache.heads * cache.key_values,
+                values + at * cache.value_values);
       }
     }
   });
@@ -179,34 +191,41 @@ void CpuExecutor::attend(const Task& task, int layer) {
   const KvCache& cache = store_.cache();
   const Place& me = schedule_.place;
   const PartialLayout part = store_.message(task.writes[0], task.chunk);
-  const AttentionShape shape{query.rows, query.extents[1], cache.heads, query.extents[2], part.value_size, scale_};
+  const AttentionShape shape{query.rows,       query.extents[1], cache.heads,
+                             query.extents[2], part.value_size,  scale_};
   with_types(work_.precision.activations, work_.precision.kv, [&]<class A, class K>(A*, K*) {
     std::vector<KvView<K>> views;
     for (int64_t i = 0; i < query.rows; ++i) {
       const int64_t row = store_.first_row(task.chunk) + i;
-      const int64_t tokens = local_length(position(row), work_.interval, me.l.kvp, me.kvp) + (owns_newest(row) ? 1 : 0);
+      const int64_t tokens = local_length(position(row), work_.interval, me.l.kvp, me.kvp) +
+                             (owns_newest(row) ? 1 : 0);
       for (int64_t head = 0; head < cache.heads; ++head) {
-        const auto at = [&](int64_t offset) { return reinterpret_cast<const K*>(store_.history(layer) + offset); };
-        views.push_back({at(cache.key_offset(row, head)), at(cache.value_offset(row, head)), cache.key_values,
+        const auto at = [&](int64_t offset) {
+          return reinterpret_cast<const K*>(store_.history(layer) + offset);
+        };
+        views.push_back({at(cache.key_offset(row, head)), at(cache.value_offset(row, head)),
+                         cache.key_values,
                          cache.value_values == 0 ? cache.key_values : cache.value_values, tokens});
       }
     }
-    decode_attention<A, K>(shape, query.as<A>(), views, part, store_.activation(task.writes[0], task.chunk), poll_);
+    decode_attention<A, K>(shape, query.as<A>(), views, part,
+                           store_.activation(task.writes[0], task.chunk), poll_);
   });
 }
 
 void CpuExecutor::merge(const Task& task) {
   const Id parts = task.reads[0];
   with_type(work_.precision.activations, [&]<class A>(A*) {
-    merge_partials(store_.message(parts, task.chunk), store_.parts(parts), store_.activation(parts, task.chunk),
-                   array(task.writes[0], task.chunk).as<A>());
+    merge_partials(store_.message(parts, task.chunk), store_.parts(parts),
+                   store_.activation(parts, task.chunk), array(task.writes[0], task.chunk).as<A>());
   });
 }
 
 void CpuExecutor::rescale(const Task& task) {
   const Id mine = task.reads[0];
   with_type(work_.precision.activations, [&]<class A>(A*) {
-    rescale_partial(store_.message(mine, task.chunk), schedule_.place.l.kvp, store_.activation(mine, task.chunk),
+    rescale_partial(store_.message(mine, task.chunk), schedule_.place.l.kvp,
+                    store_.activation(mine, task.chunk),
                     reinterpret_cast<const float*>(store_.activation(task.reads[1], task.chunk)),
                     array(task.writes[0], task.chunk).as<A>());
   });
@@ -233,28 +252,31 @@ void CpuExecutor::pick(const Task& task) {
   const int64_t first = schedule_[task.reads[0]].dims[1].mine.first;
   with_type(work_.precision.activations, [&]<class A>(A*) {
     for (int64_t row = 0; row < logits.rows; ++row)
-      best[row] = argmax(std::span<const A>(logits.as<A>() + row * logits.width, static_cast<size_t>(logits.width)), first);
+      best[row] = argmax(std::span<const A>(logits.as<A>() + row * logits.width,
+                                            static_cast<size_t>(logits.width)),
+                         first);
   });
 }
 
 void CpuExecutor::advance(const Task& task) {
-  const Array bests = array(task.reads[0], all_chunks);
+  const Slice requests = store_.now().requests;
+  auto* positions = array(task.writes[task.writes.size() - 1], all_chunks).as<int64_t>();
+  for (int64_t row = 0; row < requests.count; ++row) ++positions[row];
+  if (task.writes.size() == 1) return;  // only the last stage has tokens
   const int ranks = schedule_.place.l.stage_ranks();
-  const auto rows = static_cast<int64_t>(work_.lengths.size());
-  const auto* best = reinterpret_cast<const Best*>(bests.data);
+  const auto* best = array(task.reads[0], all_chunks).as<const Best>();
   auto* tokens = array(task.writes[0], all_chunks).as<int32_t>();
-  auto* positions = array(task.writes[1], all_chunks).as<int64_t>();
-  sampled_.resize(static_cast<size_t>(rows));
-  for (int64_t row = 0; row < rows; ++row) {
+  sampled_.resize(work_.lengths.size());
+  for (int64_t row = 0; row < requests.count; ++row) {
     Best winner = best[row];  // ranks hold ascending words: ties stay with the lowest
     for (int rank = 1; rank < ranks; ++rank)
-      if (const Best& other = best[rank * rows + row]; other.value > winner.value || std::isnan(other.value))
+      if (const Best& other = best[rank * requests.count + row];
+          other.value > winner.value || std::isnan(other.value))
         winner = other;
-    sampled_[static_cast<size_t>(row)] = winner.index;
-    tokens[row] = teacher_.empty() ? winner.index : teacher_[static_cast<size_t>(row)];
-    ++positions[row];
+    const auto request = static_cast<size_t>(requests.first + row);
+    sampled_[request] = winner.index;
+    tokens[row] = teacher_.empty() ? winner.index : teacher_[request];
   }
-  teacher_.clear();
 }
 
 }  // namespace helix::cpu

@@ -1,11 +1,14 @@
 #include "execute/cpu/collectives.h"
 
+#include <cstring>
+
 #include "base/error.h"
 #include "kernels/cpu/elementwise.h"
 
 namespace helix::cpu {
 
-Collectives::Collectives(MPI_Comm ranks, const Schedule& schedule, const Store& store, const Assignment& work)
+Collectives::Collectives(MPI_Comm ranks, const Schedule& schedule, const Store& store,
+                         const Assignment& work)
     : schedule_(schedule),
       store_(store),
       activations_(work.precision.activations),
@@ -20,6 +23,11 @@ Collectives::Collectives(MPI_Comm ranks, const Schedule& schedule, const Store& 
 }
 
 void Collectives::barrier() const { HELIX_MPI(MPI_Barrier(ranks_.get())); }
+
+void Collectives::stage_barrier() const {
+  const Group g = schedule_.place.stage();
+  if (g.size > 1) HELIX_MPI(MPI_Barrier(groups_.at({g.size, g.first, g.stride}).get()));
+}
 
 MPI_Comm Collectives::group(const Task& task) const {
   return groups_.at({task.group.size, task.group.first, task.group.stride}).get();
@@ -51,7 +59,10 @@ bool Collectives::next_round(const Task& task, Pending& pending) {
     case Op::reduce_scatter: return reduce_scatter(task, pending);
     case Op::dispatch: return dispatch(task, pending);
     case Op::combine: return combine(task, pending);
-    default: throw RunError("the CPU executor has no exchange '" + std::string(row_of(task.op).name) + "' yet");
+    case Op::shift: return shift(task, pending);
+    default:
+      throw RunError("the CPU executor has no exchange '" + std::string(row_of(task.op).name) +
+                     "' yet");
   }
 }
 
@@ -75,9 +86,10 @@ bool Collectives::all_to_all(const Task& task, Pending& pending) {
   if (pending.phase > 0) return false;
   const int64_t bytes = store_.message(task.writes[0], task.chunk).bytes();
   Counts& c = in_flight_[&task]->counts = equal_counts(task.group.size, bytes, bytes);
-  HELIX_MPI(MPI_Ialltoallv(store_.activation(task.reads[0], task.chunk), c.send.data(), c.send_at.data(), MPI_BYTE,
-                           store_.activation(task.writes[0], task.chunk), c.receive.data(), c.receive_at.data(),
-                           MPI_BYTE, group(task), pending.request()));
+  HELIX_MPI(MPI_Ialltoallv(store_.activation(task.reads[0], task.chunk), c.send.data(),
+                           c.send_at.data(), MPI_BYTE,
+                           store_.activation(task.writes[0], task.chunk), c.receive.data(),
+                           c.receive_at.data(), MPI_BYTE, group(task), pending.request()));
   return true;
 }
 
@@ -95,10 +107,12 @@ Collectives::Shares Collectives::shares(const Task& task) const {
 void Collectives::sum(const Task& task, int64_t count, std::byte* out) {
   const auto add = [&]<class T>(T*) {
     std::vector<const T*> from;
-    for (int i = 0; i < task.group.size; ++i) from.push_back(reinterpret_cast<T*>(store_.workspace()) + i * count);
+    for (int i = 0; i < task.group.size; ++i)
+      from.push_back(reinterpret_cast<T*>(store_.workspace()) + i * count);
     sum_in_order(task.group.size, count, from.data(), reinterpret_cast<T*>(out));
   };
-  activations_ == Format::bf16 ? add(static_cast<bf16*>(nullptr)) : add(static_cast<float*>(nullptr));
+  activations_ == Format::bf16 ? add(static_cast<bf16*>(nullptr))
+                               : add(static_cast<float*>(nullptr));
 }
 
 bool Collectives::all_reduce(const Task& task, Pending& pending) {
@@ -115,20 +129,20 @@ bool Collectives::all_reduce(const Task& task, Pending& pending) {
     c.receive_at.push_back(count_of(s.count[mine] * bytes * static_cast<int64_t>(i)));
   }
   if (pending.phase == 0) {
-    HELIX_MPI(MPI_Ialltoallv(store_.activation(task.reads[0], task.chunk), c.send.data(), c.send_at.data(), MPI_BYTE,
-                             store_.workspace(), c.receive.data(), c.receive_at.data(), MPI_BYTE, group(task),
-                             pending.request()));
+    HELIX_MPI(MPI_Ialltoallv(store_.activation(task.reads[0], task.chunk), c.send.data(),
+                             c.send_at.data(), MPI_BYTE, store_.workspace(), c.receive.data(),
+                             c.receive_at.data(), MPI_BYTE, group(task), pending.request()));
     return true;
   }
   sum(task, s.count[mine], out + s.first[mine] * bytes);
-  HELIX_MPI(MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_BYTE, out, c.send.data(), c.send_at.data(), MPI_BYTE, group(task),
-                            pending.request()));
+  HELIX_MPI(MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_BYTE, out, c.send.data(), c.send_at.data(),
+                            MPI_BYTE, group(task), pending.request()));
   return true;
 }
 
 // [rows][wide][D] in one rank's heads: `narrow` of them in each row.
 const BlockType& Collectives::heads_type(const Task& task, Id wide, Id narrow) {
-  auto [at, made] = types_.try_emplace(&task);
+  auto [at, made] = types_.try_emplace({&task, store_.now_index()});
   if (made) {
     const int64_t rows = store_.rows(task.chunk);
     at->second = BlockType(rows, values(narrow, task.chunk) / rows * element(narrow),
@@ -138,7 +152,8 @@ const BlockType& Collectives::heads_type(const Task& task, Id wide, Id narrow) {
 }
 
 // Rows of all replicas, one after another: as many as each has.
-void Collectives::replica_counts(int64_t row_bytes, std::vector<int>& counts, std::vector<int>& at) const {
+void Collectives::replica_counts(int64_t row_bytes, std::vector<int>& counts,
+                                 std::vector<int>& at) const {
   counts.clear();
   at.clear();
   for (const Slice& part : store_.replicas()) {
@@ -149,7 +164,8 @@ void Collectives::replica_counts(int64_t row_bytes, std::vector<int>& counts, st
 
 int64_t Collectives::row_bytes(Id id) const {
   int64_t values = 1;
-  for (size_t axis = 1; axis < 4; ++axis) values *= static_cast<int64_t>(extent(schedule_[id].dims[axis], store_.capacity(), all_chunks));
+  for (size_t axis = 1; axis < 4; ++axis)
+    values *= static_cast<int64_t>(extent(schedule_[id].dims[axis], store_.capacity(), all_chunks));
   return values * element(id);
 }
 
@@ -161,7 +177,8 @@ bool Collectives::all_gather(const Task& task, Pending& pending) {
   const Fill out_rows = schedule_[out].dims[0].fill;
   const std::byte* from = store_.activation(in, task.chunk);
   // Log-sum-exps stand behind the outputs that they belong to.
-  if (store_.holder(in) != in) from += store_.message(store_.holder(in), task.chunk).outputs_bytes();
+  if (store_.holder(in) != in)
+    from += store_.message(store_.holder(in), task.chunk).outputs_bytes();
   const int64_t bytes = values(in, task.chunk) * element(in);
   Counts& c = in_flight_[&task]->counts = equal_counts(task.group.size, bytes, bytes);
   MPI_Datatype type = MPI_BYTE;
@@ -171,8 +188,9 @@ bool Collectives::all_gather(const Task& task, Pending& pending) {
     c = equal_counts(task.group.size, 1, 1);
     type = heads_type(task, out, in).get();
   }
-  HELIX_MPI(MPI_Iallgatherv(from, count_of(bytes), MPI_BYTE, store_.activation(out, task.chunk), c.receive.data(),
-                            c.receive_at.data(), type, group(task), pending.request()));
+  HELIX_MPI(MPI_Iallgatherv(from, count_of(bytes), MPI_BYTE, store_.activation(out, task.chunk),
+                            c.receive.data(), c.receive_at.data(), type, group(task),
+                            pending.request()));
   return true;
 }
 
@@ -182,7 +200,8 @@ bool Collectives::reduce_scatter(const Task& task, Pending& pending) {
   const int64_t mine = values(out, task.chunk);
   if (pending.phase == 1) sum(task, mine, store_.activation(out, task.chunk));
   if (pending.phase > 0) return false;
-  Counts& c = in_flight_[&task]->counts = equal_counts(task.group.size, mine * element(in), mine * element(in));
+  Counts& c = in_flight_[&task]->counts =
+      equal_counts(task.group.size, mine * element(in), mine * element(in));
   MPI_Datatype type = MPI_BYTE;
   if (schedule_[in].dims[0].fill == Fill::stage_rows) {
     replica_counts(row_bytes(in), c.send, c.send_at);
@@ -192,8 +211,34 @@ bool Collectives::reduce_scatter(const Task& task, Pending& pending) {
     for (size_t i = 0; i < c.send_at.size(); ++i) c.send_at[i] = static_cast<int>(i);
   }
   HELIX_MPI(MPI_Ialltoallv(store_.activation(in, task.chunk), c.send.data(), c.send_at.data(), type,
-                           store_.workspace(), c.receive.data(), c.receive_at.data(), MPI_BYTE, group(task),
-                           pending.request()));
+                           store_.workspace(), c.receive.data(), c.receive_at.data(), MPI_BYTE,
+                           group(task), pending.request()));
+  return true;
+}
+
+// Hidden states go to the next stage, tokens from the last to the first; at the same time the next
+// micro-batch comes from the stage before. Where both are one buffer, it comes by way of the
+// workspace.
+bool Collectives::shift(const Task& task, Pending& pending) {
+  const Place& me = schedule_.place;
+  const Id out = task.writes[0];
+  const bool in_place = task.reads[0] == out;
+  const StepState& next = store_.micro_batch(shift_.receives).most;
+  const auto bytes = static_cast<int64_t>(bytes_of(schedule_[out], next));
+  std::byte* to = store_.activation_of(shift_.receives, out);
+  if (pending.phase > 0) {
+    if (shift_.receive && in_place) std::memcpy(to, store_.workspace(), static_cast<size_t>(bytes));
+    return false;
+  }
+  if (shift_.receive) {
+    const int from = (me.rank() - me.l.stage_ranks() + me.l.ranks()) % me.l.ranks();
+    HELIX_MPI(MPI_Irecv(in_place ? store_.workspace() : to, count_of(bytes), MPI_BYTE, from, 0,
+                        ranks_.get(), pending.request()));
+  }
+  if (shift_.send)
+    HELIX_MPI(MPI_Isend(store_.activation(task.reads[0], all_chunks),
+                        count_of(values(task.reads[0], all_chunks) * element(task.reads[0])),
+                        MPI_BYTE, task.group.first, 0, ranks_.get(), pending.request()));
   return true;
 }
 

@@ -1,7 +1,9 @@
-// The communicating tasks over MPI. Every one is non-blocking and may take several rounds of messages, so that the
-// exchange lane progresses between the tiles of attention; the compute lane waits.
+// The communicating tasks over MPI. Every one is non-blocking and may take several rounds of
+// messages, so that the exchange lane progresses between the tiles of attention; the compute lane
+// waits.
 //
-// An all-reduce gives the same bits on all ranks: shares are exchanged, summed in rank order, and gathered.
+// An all-reduce gives the same bits on all ranks: shares are exchanged, summed in rank order, and
+// gathered.
 #pragma once
 
 #include <map>
@@ -23,8 +25,15 @@ class Collectives {
   bool progress(const Task& task, bool wait);
   // What the last dispatch met: rows that left, arrived and go back.
   void observe(StepState& state) const;
-  void barrier() const;
-  MPI_Comm ranks() const { return ranks_.get(); }
+  void barrier() const;        // of all ranks
+  void stage_barrier() const;  // of those of this stage
+  // What the next shift carries: the micro-batch in hand onward, and the input of the next one.
+  struct Shift {
+    bool send = false;
+    bool receive = false;
+    int receives = 0;  // micro-batch
+  };
+  void plan(const Shift& shift) { shift_ = shift; }
 
  private:
   struct Shares {  // of `values` among the group, in values
@@ -35,6 +44,7 @@ class Collectives {
   bool all_reduce(const Task& task, Pending& pending);
   bool all_gather(const Task& task, Pending& pending);
   bool reduce_scatter(const Task& task, Pending& pending);
+  bool shift(const Task& task, Pending& pending);
   void sum(const Task& task, int64_t values, std::byte* out);
 
   // Tokens to their experts and back (dispatch.cpp).
@@ -61,13 +71,14 @@ class Collectives {
   int64_t experts_;  // E
   Communicator ranks_;
   std::map<std::tuple<int, int, int>, Communicator> groups_;  // size, first, stride
-  std::map<const Task*, BlockType> types_;
+  std::map<std::pair<const Task*, int>, BlockType> types_;    // a micro-batch each
+  Shift shift_;
   struct InFlight {
     Pending pending;
     Counts counts;
   };
   std::map<const Task*, std::unique_ptr<InFlight>> in_flight_;
-  struct Travel {  // between a dispatch and its combine, a DP peer
+  struct Travel {                            // between a dispatch and its combine, a DP peer
     std::vector<std::vector<int32_t>> sent;  // rows of mine
     std::vector<int64_t> received;           // how many of theirs
   };

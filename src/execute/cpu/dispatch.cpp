@@ -1,7 +1,7 @@
 // Tokens to the DP peers that hold their experts, and back.
 //
-// A message: how many rows (8 bytes), their hidden values, their choices. How many come is not known before: receives
-// are posted for all rows that a peer has.
+// A message: how many rows (8 bytes), their hidden values, their choices. How many come is not
+// known before: receives are posted for all rows that a peer has.
 #include <algorithm>
 #include <cstring>
 
@@ -20,13 +20,16 @@ Slice Collectives::experts_of(int dp) const {
 }
 
 void Collectives::find_travellers(const Task& task) {
-  const auto* choices = reinterpret_cast<const Choice*>(store_.activation(task.reads[1], all_chunks));
+  const auto* choices =
+      reinterpret_cast<const Choice*>(store_.activation(task.reads[1], all_chunks));
   const int64_t chosen = schedule_[task.reads[1]].dims[1].mine.count;
   travel_.sent.assign(static_cast<size_t>(task.group.size), {});
   travel_.received.assign(static_cast<size_t>(task.group.size), 0);
   for (int dp = 0; dp < task.group.size; ++dp) {
     const Slice held = experts_of(dp);
-    const auto wanted = [&](const Choice& c) { return c.expert >= held.first && c.expert < held.first + held.count; };
+    const auto wanted = [&](const Choice& c) {
+      return c.expert >= held.first && c.expert < held.first + held.count;
+    };
     for (int64_t row = 0; row < store_.rows(all_chunks); ++row)
       if (std::any_of(choices + row * chosen, choices + (row + 1) * chosen, wanted))
         travel_.sent[static_cast<size_t>(dp)].push_back(static_cast<int32_t>(row));
@@ -56,7 +59,8 @@ void Collectives::unpack(const Task& task, int dp, int64_t behind, const std::by
   from += sizeof count;
   for (const Id id : task.writes) {
     const int64_t bytes = row_bytes(id);
-    std::memcpy(store_.activation(id, all_chunks) + behind * bytes, from, static_cast<size_t>(count * bytes));
+    std::memcpy(store_.activation(id, all_chunks) + behind * bytes, from,
+                static_cast<size_t>(count * bytes));
     from += count * bytes;
   }
 }
@@ -73,13 +77,15 @@ bool Collectives::dispatch(const Task& task, Pending& pending) {
       if (dp == me) continue;
       const int64_t most = 8 + row * store_.replicas()[dp].count;
       messages_[dp] = at;
-      HELIX_MPI(MPI_Irecv(at, count_of(most), MPI_BYTE, static_cast<int>(dp), 0, group(task), pending.request()));
+      HELIX_MPI(MPI_Irecv(at, count_of(most), MPI_BYTE, static_cast<int>(dp), 0, group(task),
+                          pending.request()));
       at += most;
     }
     for (size_t dp = 0; dp < peers; ++dp) {
       if (dp == me) continue;
       std::byte* end = pack(task, static_cast<int>(dp), at);
-      HELIX_MPI(MPI_Isend(at, count_of(end - at), MPI_BYTE, static_cast<int>(dp), 0, group(task), pending.request()));
+      HELIX_MPI(MPI_Isend(at, count_of(end - at), MPI_BYTE, static_cast<int>(dp), 0, group(task),
+                          pending.request()));
       at = end;
     }
     messages_[me] = at;  // mine, the same way
@@ -94,24 +100,28 @@ bool Collectives::dispatch(const Task& task, Pending& pending) {
   return false;
 }
 
-// Each row goes back where it came from, and what comes is summed in rank order.
+// Each row goes back where it came from, and what comes is summed in rank order. Both sides know
+// how many.
 bool Collectives::combine(const Task& task, Pending& pending) {
-  const int64_t bytes = row_bytes(task.reads[0]);
   if (pending.phase == 0) {
-    Counts& c = in_flight_[&task]->counts = {};
-    int64_t back = 0;
-    int64_t here = 0;
+    const int64_t bytes = row_bytes(task.reads[0]);
+    std::byte* back = store_.activation(task.reads[0], all_chunks);
+    std::byte* here = store_.workspace();
+    messages_.assign(travel_.sent.size(), nullptr);
     for (size_t dp = 0; dp < travel_.sent.size(); ++dp) {
-      c.send.push_back(count_of(travel_.received[dp] * bytes));
-      c.send_at.push_back(count_of(back * bytes));
-      c.receive.push_back(count_of(std::ssize(travel_.sent[dp]) * bytes));
-      c.receive_at.push_back(count_of(here * bytes));
-      back += travel_.received[dp];
-      here += std::ssize(travel_.sent[dp]);
+      const int64_t sent = travel_.received[dp] * bytes;
+      const int64_t received = std::ssize(travel_.sent[dp]) * bytes;
+      const auto peer = static_cast<int>(dp);
+      messages_[dp] = peer == task.group.index ? back : here;
+      if (peer != task.group.index) {
+        HELIX_MPI(
+            MPI_Irecv(here, count_of(received), MPI_BYTE, peer, 0, group(task), pending.request()));
+        HELIX_MPI(
+            MPI_Isend(back, count_of(sent), MPI_BYTE, peer, 0, group(task), pending.request()));
+        here += received;
+      }
+      back += sent;
     }
-    HELIX_MPI(MPI_Ialltoallv(store_.activation(task.reads[0], all_chunks), c.send.data(), c.send_at.data(), MPI_BYTE,
-                             store_.workspace(), c.receive.data(), c.receive_at.data(), MPI_BYTE, group(task),
-                             pending.request()));
     return true;
   }
   with_type(activations_, [&]<class T>(T*) { sum_travellers<T>(task); });
@@ -122,19 +132,14 @@ template <class T>
 void Collectives::sum_travellers(const Task& task) {
   const int64_t width = row_bytes(task.reads[0]) / static_cast<int64_t>(sizeof(T));
   auto* out = reinterpret_cast<T*>(store_.activation(task.writes[0], all_chunks));
-  std::vector<const T*> next;  // of each peer the result that was not yet summed
-  const T* at = reinterpret_cast<const T*>(store_.workspace());
-  for (const auto& rows : travel_.sent) {
-    next.push_back(at);
-    at += std::ssize(rows) * width;
-  }
-  std::vector<size_t> summed(travel_.sent.size(), 0);
+  std::vector<size_t> summed(travel_.sent.size(), 0);  // rows of each peer's message
   for (int64_t row = 0; row < store_.rows(all_chunks); ++row) {
     std::vector<const T*> from;
-    for (size_t dp = 0; dp < next.size(); ++dp) {
+    for (size_t dp = 0; dp < summed.size(); ++dp) {
       const std::vector<int32_t>& rows = travel_.sent[dp];
       if (summed[dp] == rows.size() || rows[summed[dp]] != row) continue;
-      from.push_back(next[dp] + static_cast<int64_t>(summed[dp]++) * width);
+      from.push_back(reinterpret_cast<const T*>(messages_[dp]) +
+                     static_cast<int64_t>(summed[dp]++) * width);
     }
     if (from.empty()) std::fill_n(out + row * width, width, T{});
     else sum_in_order(static_cast<int>(from.size()), width, from.data(), out + row * width);

@@ -23,53 +23,44 @@ Schedule schedule_for(MPI_Comm ranks, const Assignment& work) {
   return build_schedule({work.model, work.layout, work.precision, work.chunks}, rank);
 }
 
-StepState capacity_for(const Schedule& schedule, const Assignment& work) {
-  return capacity_of(schedule, *work.model, {work.lengths, work.interval}, work.steps);
-}
-
 }  // namespace
 
-std::string CpuExecutor::refusal(const Layout& layout, const Precision& p) {
+std::string CpuExecutor::refusal(const Layout&, const Precision& p) {
   for (const Format format : {p.weights, p.kv, p.attention, p.experts, p.lm_head})
     if (format != Format::fp32 && format != Format::bf16)
       return fmt::format("the CPU executor does not execute {} yet", name_of(format));
-  if (layout.pp > 1) return "the CPU executor does not execute PP > 1 yet";
   return "";
 }
 
 CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
     : work_(work),
       schedule_(schedule_for(ranks, work)),
-      requests_(cut(work.lengths, work.layout.dp)[static_cast<size_t>(schedule_.place.dp)]),
-      store_(schedule_, work_, capacity_for(schedule_, work)),
+      store_(schedule_, work_),
       collectives_(ranks, schedule_, store_, work),
       frequencies_(rope_frequencies(*work.model)),
       scale_(static_cast<float>(softmax_scale(*work.model))),
-      present_(store_.capacity()) {
+      present_(store_.capacity()),
+      observed_(static_cast<size_t>(work.layout.pp)) {
   if (work.chunks > 1) poll_ = [this] { advance_lane(Lane::exchange); };
   rewind();
 }
 
-void CpuExecutor::rewind() {
-  decoded_ = 0;
-  const Generator generator(*work_.model, work_.precision, work_.seed);
-  auto* tokens = reinterpret_cast<int32_t*>(store_.activation(0, all_chunks));
-  auto* positions = reinterpret_cast<int64_t*>(store_.activation(1, all_chunks));
-  for (size_t i = 0; i < work_.lengths.size(); ++i) {
-    tokens[i] = generator.first_token(static_cast<int64_t>(i));
-    positions[i] = work_.lengths[i];
-  }
-}
-
-StepState CpuExecutor::state() const {
-  StepState state = state_of(schedule_, *work_.model, {work_.lengths, work_.interval, decoded_});
+StepState CpuExecutor::state(int micro_batch) const {
+  const Slice requests = store_.micro_batch(micro_batch).requests;
+  const auto lengths =
+      std::span<const int64_t>(work_.lengths)
+          .subspan(static_cast<size_t>(requests.first), static_cast<size_t>(requests.count));
+  const int64_t passages = passages_done();
+  const int64_t decoded =
+      passages / work_.layout.pp + (micro_batch < passages % work_.layout.pp ? 1 : 0);
+  StepState state = state_of(schedule_, *work_.model, {lengths, work_.interval, decoded});
   const Place& me = schedule_.place;
   const Slice words = rows_of(work_.model->vocabulary, me.l.stage_ranks(), me.in_stage());
-  const auto* tokens = reinterpret_cast<const int32_t*>(store_.activation(0, all_chunks));
+  const auto* tokens = reinterpret_cast<const int32_t*>(store_.activation_of(micro_batch, 0));
   state.looked_up = 0;
-  for (size_t i = 0; i < work_.lengths.size(); ++i)
+  for (int64_t i = 0; i < requests.count && tokens != nullptr; ++i)
     state.looked_up += tokens[i] >= words.first && tokens[i] < words.first + words.count ? 1 : 0;
-  observed_.mean_into(state);
+  observed_[static_cast<size_t>(micro_batch)].mean_into(state);
   return state;
 }
 
@@ -91,19 +82,6 @@ void CpuExecutor::Observed::mean_into(StepState& state) const {
   state.returning = sum.returning / layers;
 }
 
-template <class Visit>
-void CpuExecutor::for_layers(Visit visit) const {
-  for (const Segment& segment : schedule_.segments)
-    for (int layer = 0; layer < segment.layers; ++layer) visit(segment, segment.first_layer + layer);
-}
-
-void CpuExecutor::step() {
-  exposed_us_ = 0;
-  observed_ = {};
-  for_layers([&](const Segment& segment, int layer) { run_layer(segment, layer); });
-  ++decoded_;
-}
-
 void CpuExecutor::run_layer(const Segment& segment, int layer) {
   lanes_ = {&segment, layer, {}};
   to_next(Lane::compute, segment.begin);
@@ -121,7 +99,8 @@ void CpuExecutor::run_layer(const Segment& segment, int layer) {
 }
 
 void CpuExecutor::to_next(Lane lane, int from) {
-  while (from < lanes_.segment->end && schedule_.tasks[static_cast<size_t>(from)].lane != lane) ++from;
+  while (from < lanes_.segment->end && schedule_.tasks[static_cast<size_t>(from)].lane != lane)
+    ++from;
   lanes_.at[static_cast<size_t>(lane)] = from;
 }
 
@@ -152,46 +131,15 @@ bool CpuExecutor::carry_out(const Task& task, int layer) {
   return true;
 }
 
-std::vector<double> CpuExecutor::instrumented_step() {
-  std::vector<double> times(schedule_.tasks.size(), 0);
-  for_layers([&](const Segment& segment, int layer) {
-    lanes_ = {&segment, layer, {segment.end, segment.end}};  // nothing runs beside
-    for (int i = segment.begin; i < segment.end; ++i) {
-      collectives_.barrier();
-      const double began = now_us();
-      while (!carry_out(schedule_.tasks[static_cast<size_t>(i)], layer)) {
-      }
-      times[static_cast<size_t>(i)] += now_us() - began;
+void CpuExecutor::run_timed(const Segment& segment, int layer, std::vector<double>& times) {
+  lanes_ = {&segment, layer, {segment.end, segment.end}};  // nothing runs beside
+  for (int i = segment.begin; i < segment.end; ++i) {
+    collectives_.stage_barrier();
+    const double began = now_us();
+    while (!carry_out(schedule_.tasks[static_cast<size_t>(i)], layer)) {
     }
-  });
-  ++decoded_;
-  return times;
-}
-
-std::vector<Span> CpuExecutor::traced_step() {
-  std::vector<Span> spans;
-  spans_ = &spans;
-  collectives_.barrier();
-  const double began = now_us();
-  step();
-  spans_ = nullptr;
-  for (Span& span : spans) {
-    span.begin_us -= began;
-    span.end_us -= began;
+    times[static_cast<size_t>(i)] += now_us() - began;
   }
-  return spans;
-}
-
-std::vector<float> CpuExecutor::logits() const {
-  for (const Task& task : schedule_.tasks) {
-    if (task.op != Op::pick) continue;
-    const Array from = array(task.reads[0], all_chunks);
-    std::vector<float> result(static_cast<size_t>(from.rows * from.width));
-    for (size_t i = 0; i < result.size(); ++i)
-      result[i] = work_.precision.activations == Format::bf16 ? to_float(from.as<bf16>()[i]) : from.as<float>()[i];
-    return result;
-  }
-  return {};
 }
 
 TensorView CpuExecutor::view(Id tensor, int chunk) {
@@ -203,8 +151,8 @@ TensorView CpuExecutor::view(Id tensor, int chunk) {
   }
   const PartialLayout part = store_.message(outputs, chunk);
   const bool lses = outputs != tensor;
-  return {lses ? data + part.outputs_bytes() : data, part.rows, lses ? part.heads : part.heads * part.value_size,
-          store_.parts(outputs), part.bytes()};
+  return {lses ? data + part.outputs_bytes() : data, part.rows,
+          lses ? part.heads : part.heads * part.value_size, store_.parts(outputs), part.bytes()};
 }
 
 int64_t CpuExecutor::position(int64_t row) const {

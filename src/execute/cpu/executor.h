@@ -15,18 +15,19 @@ namespace helix::cpu {
 
 class CpuExecutor final : public Executor {
  public:
-  // Collective over `ranks`, whose size is the layout's. Throws RunError for what this executor cannot do, on all
-  // ranks alike.
+  // Collective over `ranks`, whose size is the layout's. Throws RunError for what this executor
+  // cannot do, on all ranks alike.
   CpuExecutor(MPI_Comm ranks, const Assignment& work);
   // Why this executor cannot carry out such a point; empty: it can.
   static std::string refusal(const Layout& layout, const Precision& precision);
 
   const Model& model() const override { return *work_.model; }
   const Schedule& schedule() const override { return schedule_; }
-  StepState state() const override;
+  StepState state(int micro_batch = 0) const override;
   Memory allocated() const override { return store_.allocated(); }
   Hooks& hooks() override { return hooks_; }
   void step() override;
+  void fill() override;
   std::vector<double> instrumented_step() override;
   std::vector<Span> traced_step() override;
   double exposed_us() const override { return exposed_us_; }
@@ -43,13 +44,22 @@ class CpuExecutor final : public Executor {
     int layer;
     std::array<int, 2> at;
   };
+  // Micro-batches through the stages (pipeline.cpp).
+  template <class RunLayer>
+  void ticks(int64_t count, RunLayer run_layer);
+  template <class RunLayer>
+  void pass(int64_t passage, RunLayer run_layer);
+  bool takes_place(int64_t passage) const;
+  int64_t passages_done() const;
+  void plan_shift(int64_t passage);
+  void keep_logits();
+  std::vector<float> present_logits() const;
+
   void run_layer(const Segment& segment, int layer);
+  void run_timed(const Segment& segment, int layer, std::vector<double>& times);
   bool advance_lane(Lane lane);  // true when the lane has nothing left
   void to_next(Lane lane, int from);
   bool carry_out(const Task& task, int layer);  // false while its messages are under way
-  template <class Visit>
-  void for_layers(Visit visit) const;
-
   // The arithmetic of each kind of task (arithmetic.cpp).
   void compute(const Task& task, int layer);
   void embed(const Task& task, int layer);
@@ -92,8 +102,8 @@ class CpuExecutor final : public Executor {
 
   Assignment work_;
   Schedule schedule_;
-  Slice requests_;  // of this replica
   Store store_;
+  Slice requests_;  // of this replica, in the micro-batch in hand
   Collectives collectives_;
   Hooks hooks_;
   std::vector<double> frequencies_;
@@ -105,7 +115,9 @@ class CpuExecutor final : public Executor {
   std::vector<Span>* spans_ = nullptr;
   std::array<double, 2> began_us_ = {-1, -1};  // of the task in hand, a lane
   double exposed_us_ = 0;
-  int64_t decoded_ = 0;
+  int64_t tick_ = 0;           // since the history's end
+  int64_t step_ = 0;           // of the passage in hand
+  std::vector<float> logits_;  // of all micro-batches
 
   StepState present_;  // capacities, and what routing has decided in the layer in hand
   struct Observed {    // of the last step, layers summed
@@ -114,8 +126,8 @@ class CpuExecutor final : public Executor {
     void add(const StepState& layer);
     void mean_into(StepState& state) const;
   };
-  Observed observed_;
-  struct Pairs {  // (token, expert) of this rank, by ascending expert, then row
+  std::vector<Observed> observed_;  // a micro-batch
+  struct Pairs {                    // (token, expert) of this rank, by ascending expert, then row
     std::vector<ExpertRows> experts;
     std::vector<int32_t> row_of;
     std::vector<float> gates;

@@ -27,30 +27,36 @@ void CpuExecutor::route(const Task& task, int layer) {
   const auto chosen = static_cast<size_t>(routing.chosen);
   std::vector<float> scores(static_cast<size_t>(in.rows) * experts);
   std::vector<float> bias;
-  with_types(weight_format(task.reads[1]), work_.precision.activations, [&]<class T, class A>(T*, A*) {
-    router_scores(routing, in.rows, in.width, in.as<A>(), reinterpret_cast<const T*>(weight(task.reads[1], layer)),
-                  scores.data());
-    if (task.reads.size() < 3) return;
-    const T* values = reinterpret_cast<const T*>(weight(task.reads[2], layer));
-    for (size_t i = 0; i < experts; ++i) bias.push_back(to_float(values[i]));
-  });
+  with_types(
+      weight_format(task.reads[1]), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+        router_scores(routing, in.rows, in.width, in.as<A>(),
+                      reinterpret_cast<const T*>(weight(task.reads[1], layer)), scores.data());
+        if (task.reads.size() < 3) return;
+        const T* values = reinterpret_cast<const T*>(weight(task.reads[2], layer));
+        for (size_t i = 0; i < experts; ++i) bias.push_back(to_float(values[i]));
+      });
   const bool gathered = schedule_[task.reads[0]].dims[0].fill == Fill::stage_rows;
-  const int64_t first_request = gathered ? 0 : requests_.first;
+  const int64_t first_request = store_.now().requests.first + (gathered ? 0 : requests_.first);
   for (size_t row = 0; row < static_cast<size_t>(in.rows); ++row) {
     const std::span<const float> mine(scores.data() + row * experts, experts);
     const std::span<Choice> choice(choices + row * chosen, chosen);
     choose(routing, mine, bias, choice);
-    if (hooks_.routing.judged)
-      force(routing, mine, bias, hooks_.routing.judged(layer, first_request + static_cast<int64_t>(row)), choice);
+    if (!hooks_.routing.judged) continue;
+    const auto judged =
+        hooks_.routing.judged(step_, layer, first_request + static_cast<int64_t>(row));
+    if (!judged.empty()) force(routing, mine, bias, judged, choice);
   }
 }
 
 // Goes on with the judge's choice, and counts how the own one differs from it.
-void CpuExecutor::force(const Routing& routing, std::span<const float> scores, std::span<const float> bias,
-                        std::span<const int32_t> judged, std::span<Choice> choice) {
+void CpuExecutor::force(const Routing& routing, std::span<const float> scores,
+                        std::span<const float> bias, std::span<const int32_t> judged,
+                        std::span<Choice> choice) {
   ForcedRouting& forced = hooks_.routing;
   forced.choices += std::ssize(choice);
-  const auto differs = [&](const Choice& c) { return !std::ranges::binary_search(judged, c.expert); };
+  const auto differs = [&](const Choice& c) {
+    return !std::ranges::binary_search(judged, c.expert);
+  };
   const int64_t differing = std::ranges::count_if(choice, differs);
   if (differing == 0) return;
   forced.differing += differing;
@@ -88,12 +94,15 @@ void CpuExecutor::experts(const Task& task, int layer) {
   const Array out = array(task.writes[0], all_chunks);
   with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
     const T* weights = reinterpret_cast<const T*>(weight(w, layer));
-    if (up) return experts_product(pairs_.experts, pairs_.row_of, out.width, in.width, in.as<A>(), weights, out.as<A>());
+    if (up)
+      return experts_product(pairs_.experts, pairs_.row_of, out.width, in.width, in.as<A>(),
+                             weights, out.as<A>());
     expert_sums_.resize(pairs_.row_of.size() * static_cast<size_t>(out.width));
-    experts_product(pairs_.experts, {}, out.width, in.width, in.as<A>(), weights, expert_sums_.data());
+    experts_product(pairs_.experts, {}, out.width, in.width, in.as<A>(), weights,
+                    expert_sums_.data());
     sum_pairs(pairs_.row_of, pairs_.gates, out.rows, out.width, expert_sums_.data(), out.as<A>());
   });
-  if (!up) observed_.add(present_);
+  if (!up) observed_[static_cast<size_t>(store_.now_index())].add(present_);
 }
 
 }  // namespace helix::cpu

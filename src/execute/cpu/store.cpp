@@ -20,33 +20,47 @@ Allocation::Allocation(double bytes, double& counter) {
   counter += bytes;
 }
 
-Store::Store(const Schedule& schedule, const Assignment& work, const StepState& most)
-    : schedule_(schedule), most_(most), replicas_(cut(work.lengths, schedule.place.l.dp)) {
-  const Place& me = schedule.place;
-  const Slice requests = replicas_[static_cast<size_t>(me.dp)];
-  const Attention& a = work.model->attention;
-  cache_.heads = me.kv_heads(a.kv_heads).count;
-  cache_.key_values = a.head_size;
-  cache_.value_values = a.mla() ? 0 : a.value_size;
-  cache_.element = static_cast<int64_t>(bytes_of(work.precision.kv));
-  int64_t tokens = 0;
-  for (int64_t i = 0; i < requests.count; ++i) {
-    const int64_t length = work.lengths[static_cast<size_t>(requests.first + i)] + work.steps;
-    const int64_t held = local_length(length, work.interval, me.l.kvp, me.kvp);
-    cache_.before.push_back(tokens);
-    cache_.capacity.push_back((held + work.interval - 1) / work.interval * work.interval);
-    tokens += cache_.capacity.back();
-  }
-  int64_t row = 0;
-  for (const Load& chunk : most.chunks) {
-    first_rows_.push_back(row);
-    row += static_cast<int64_t>(chunk.rows);
-  }
+Store::Store(const Schedule& schedule, const Assignment& work) : schedule_(schedule) {
+  for (const Slice& requests : cut(work.lengths, schedule.place.l.pp))
+    micro_batches_.push_back(make_micro_batch(work, requests));
   first_layer_ = schedule.segments.front().first_layer;
   find_messages();
-  allocate(most);
+  allocate();
   generate_weights(work);
-  generate_history(work, requests);
+  for (now_ = 0; now_ < std::ssize(micro_batches_); ++now_) generate_history(work);
+  turn_to(0);
+}
+
+MicroBatch Store::make_micro_batch(const Assignment& work, const Slice& requests) const {
+  const Place& me = schedule_.place;
+  const auto lengths =
+      std::span<const int64_t>(work.lengths)
+          .subspan(static_cast<size_t>(requests.first), static_cast<size_t>(requests.count));
+  MicroBatch m{.requests = requests,
+               .most = capacity_of(schedule_, *work.model, {lengths, work.interval}, work.steps),
+               .replicas = cut(lengths, me.l.dp),
+               .first_rows = {},
+               .cache = {}};
+  const Attention& a = work.model->attention;
+  m.cache.heads = me.kv_heads(a.kv_heads).count;
+  m.cache.key_values = a.head_size;
+  m.cache.value_values = a.mla() ? 0 : a.value_size;
+  m.cache.element = static_cast<int64_t>(bytes_of(work.precision.kv));
+  const Slice mine = m.replicas[static_cast<size_t>(me.dp)];
+  int64_t tokens = 0;
+  for (int64_t i = mine.first; i < mine.first + mine.count; ++i) {
+    const int64_t held =
+        local_length(lengths[static_cast<size_t>(i)] + work.steps, work.interval, me.l.kvp, me.kvp);
+    m.cache.before.push_back(tokens);
+    m.cache.capacity.push_back((held + work.interval - 1) / work.interval * work.interval);
+    tokens += m.cache.capacity.back();
+  }
+  int64_t row = 0;
+  for (const Load& chunk : m.most.chunks) {
+    m.first_rows.push_back(row);
+    row += static_cast<int64_t>(chunk.rows);
+  }
+  return m;
 }
 
 // Outputs and their log-sum-exps are written by one task, or exchanged by one: they stand together.
@@ -69,33 +83,56 @@ void Store::find_messages() {
     }
 }
 
-void Store::allocate(const StepState& most) {
-  const size_t count = schedule_.tensors.size();
-  weights_.resize(count);
-  weight_layer_.assign(count, 0);
-  buffers_.resize(count);
-  std::vector<double> wanted(count, 0);
-  for (size_t i = 0; i < count; ++i) {
-    const Tensor& t = schedule_.tensors[i];
-    if (t.kind == Kind::activation || t.kind == Kind::state)
-      wanted[static_cast<size_t>(holder_[i])] += bytes_of(t, most);
-  }
-  for (size_t i = 0; i < count; ++i)
-    if (holder_[i] == static_cast<Id>(i) && wanted[i] > 0) buffers_[i] = Allocation(wanted[i], allocated_.buffers);
-  workspace_ = Allocation(workspace_bytes(schedule_, most), allocated_.buffers);
+void Store::allocate() {
+  weights_.resize(schedule_.tensors.size());
+  weight_layer_.assign(schedule_.tensors.size(), 0);
+  allocate_buffers();
   for (const Segment& g : schedule_.segments)
     for (int i = g.begin; i < g.end; ++i)
-      for (const Id id : schedule_.tasks[static_cast<size_t>(i)].reads) {
-        const Tensor& t = schedule_[id];
-        auto& layers = weights_[static_cast<size_t>(id)];
-        if (t.kind == Kind::weight && layers.empty()) {
-          weight_layer_[static_cast<size_t>(id)] = g.first_layer;
-          for (int layer = 0; layer < g.layers; ++layer)
-            layers.emplace_back(bytes_of(t, most), allocated_.weights);
-        }
-        if (t.kind == Kind::history && schedule_.tasks[static_cast<size_t>(i)].chunk <= 0)
-          for (int layer = 0; layer < g.layers; ++layer) history_.emplace_back(bytes_of(t, most), allocated_.kv);
-      }
+      allocate_layers(g, schedule_.tasks[static_cast<size_t>(i)]);
+}
+
+std::vector<bool> Store::used() const {
+  std::vector<bool> used(schedule_.tensors.size());
+  for (const Task& task : schedule_.tasks) {
+    for (const Id id : task.reads) used[static_cast<size_t>(id)] = true;
+    for (const Id id : task.writes) used[static_cast<size_t>(id)] = true;
+  }
+  return used;
+}
+
+void Store::allocate_buffers() {
+  const std::vector<bool> wanted = used();
+  std::vector<double> bytes(wanted.size(), 0);
+  std::vector<StepState> capacities;
+  for (const MicroBatch& m : micro_batches_) capacities.push_back(m.most);
+  const StepState most = maximum(capacities);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const Tensor& t = schedule_.tensors[i];
+    double& mine = bytes[static_cast<size_t>(holder_[i])];
+    if (wanted[i] && t.kind == Kind::activation) mine += bytes_of(t, most);
+    if (wanted[i] && t.kind == Kind::state)
+      for (const StepState& m : capacities) mine += bytes_of(t, m);
+  }
+  for (const double b : bytes)
+    b > 0 ? buffers_.emplace_back(b, allocated_.buffers) : buffers_.emplace_back();
+  workspace_ = Allocation(workspace_bytes(schedule_, most), allocated_.buffers);
+}
+
+void Store::allocate_layers(const Segment& segment, const Task& task) {
+  for (const Id id : task.reads) {
+    const Tensor& t = schedule_[id];
+    auto& layers = weights_[static_cast<size_t>(id)];
+    if (t.kind == Kind::weight && layers.empty()) {
+      weight_layer_[static_cast<size_t>(id)] = segment.first_layer;
+      for (int layer = 0; layer < segment.layers; ++layer)
+        layers.emplace_back(bytes_of(t, now().most), allocated_.weights);
+    }
+    if (t.kind == Kind::history && task.chunk <= 0)
+      for (int layer = 0; layer < segment.layers; ++layer)
+        for (const MicroBatch& m : micro_batches_)
+          history_.emplace_back(bytes_of(t, m.most), allocated_.kv);
+  }
 }
 
 void Store::generate_weights(const Assignment& work) {
@@ -110,16 +147,17 @@ void Store::generate_weights(const Assignment& work) {
       const int64_t model_layer = weight_layer_[i] + static_cast<int64_t>(layer) + t.layer_offset;
       if (format_of(work.precision, t.weight) == Format::bf16)
         generator.weights(t.weight, model_layer, part, reinterpret_cast<bf16*>(to));
-      else
-        generator.weights(t.weight, model_layer, part, reinterpret_cast<float*>(to));
+      else generator.weights(t.weight, model_layer, part, reinterpret_cast<float*>(to));
       beat();
     }
   }
 }
 
-void Store::generate_history(const Assignment& work, const Slice& requests) {
+void Store::generate_history(const Assignment& work) {
   const Generator generator(*work.model, work.precision, work.seed);
   const Place& me = schedule_.place;
+  const Slice replica = now().replicas[static_cast<size_t>(me.dp)];
+  const Slice requests{now().requests.first + replica.first, replica.count};
   const Slice heads = me.kv_heads(work.model->attention.kv_heads);
   const int64_t block = std::max(work.interval, 4096 / work.interval * work.interval);
   const auto fill = [&]<class T>(T*, int64_t layer, int64_t row, int64_t head) {
@@ -127,19 +165,24 @@ void Store::generate_history(const Assignment& work, const Slice& requests) {
     const int64_t length = work.lengths[static_cast<size_t>(request)];
     const int64_t held = local_length(length, work.interval, me.l.kvp, me.kvp);
     std::byte* base = history(static_cast<int>(layer));
-    T* keys = reinterpret_cast<T*>(base + cache_.key_offset(row, head));
-    T* values = cache_.value_values == 0 ? nullptr : reinterpret_cast<T*>(base + cache_.value_offset(row, head));
+    T* keys = reinterpret_cast<T*>(base + cache().key_offset(row, head));
+    T* values = cache().value_values == 0
+                    ? nullptr
+                    : reinterpret_cast<T*>(base + cache().value_offset(row, head));
     for (int64_t i = 0; i < held; i += block) {
       const Generator::Positions positions{global_position(i, work.interval, me.l.kvp, me.kvp),
-                                           std::min(block, held - i), work.interval, me.l.kvp * work.interval};
-      generator.history(layer, request, length, heads.first + head, positions, keys + i * cache_.key_values,
-                        values == nullptr ? nullptr : values + i * cache_.value_values);
+                                           std::min(block, held - i), work.interval,
+                                           me.l.kvp * work.interval};
+      generator.history(layer, request, length, heads.first + head, positions,
+                        keys + i * cache().key_values,
+                        values == nullptr ? nullptr : values + i * cache().value_values);
       beat();
     }
   };
-  for (int64_t layer = first_layer_; layer < first_layer_ + static_cast<int64_t>(history_.size()); ++layer)
+  for (int64_t layer = first_layer_;
+       layer < first_layer_ + std::ssize(history_) / std::ssize(micro_batches_); ++layer)
     for (int64_t row = 0; row < requests.count; ++row)
-      for (int64_t head = 0; head < cache_.heads; ++head)
+      for (int64_t head = 0; head < cache().heads; ++head)
         work.precision.kv == Format::bf16 ? fill(static_cast<bf16*>(nullptr), layer, row, head)
                                           : fill(static_cast<float*>(nullptr), layer, row, head);
 }
@@ -151,13 +194,15 @@ std::byte* Store::weight(Id id, int layer) const {
 }
 
 int64_t Store::rows(int chunk) const {
-  const Load& load = chunk == all_chunks ? most_.all : most_.chunks[static_cast<size_t>(chunk)];
+  const Load& load =
+      chunk == all_chunks ? capacity().all : capacity().chunks[static_cast<size_t>(chunk)];
   return static_cast<int64_t>(load.rows);
 }
 
 PartialLayout Store::message(Id id, int chunk) const {
   const Tensor& t = schedule_[id];
-  const bool received = t.dims[2].fill != Fill::absent && t.dims[3].fill != Fill::absent;  // [rows][parts][heads][Dv]
+  const bool received =
+      t.dims[2].fill != Fill::absent && t.dims[3].fill != Fill::absent;  // [rows][parts][heads][Dv]
   PartialLayout layout;
   layout.rows = rows(chunk);
   layout.heads = received ? t.dims[2].mine.count : t.dims[1].mine.count / parts(id);
@@ -166,10 +211,19 @@ PartialLayout Store::message(Id id, int chunk) const {
   return layout;
 }
 
+std::byte* Store::activation_of(int index, Id id) const {
+  std::byte* base = buffers_[static_cast<size_t>(id)].data();
+  const Tensor& t = schedule_[id];  // states are one array over the batch
+  return t.kind == Kind::state && base != nullptr
+             ? base + static_cast<int64_t>(t.bytes) * micro_batch(index).requests.first
+             : base;
+}
+
 std::byte* Store::activation(Id id, int chunk) const {
   const Id outputs = holder_[static_cast<size_t>(id)];
   std::byte* base = buffers_[static_cast<size_t>(outputs)].data();
   const Tensor& t = schedule_[outputs];
+  if (t.kind == Kind::state) return activation_of(now_, outputs);
   if (chunk <= 0 || t.dims[0].fill != Fill::rows) return base;
   if (in_messages(outputs)) {
     PartialLayout before = message(outputs, chunk);
@@ -177,7 +231,8 @@ std::byte* Store::activation(Id id, int chunk) const {
     return base + before.bytes() * parts(outputs);
   }
   double row = t.bytes;
-  for (size_t axis = 1; axis < t.dims.size(); ++axis) row *= extent(t.dims[axis], most_, chunk);
+  for (size_t axis = 1; axis < t.dims.size(); ++axis)
+    row *= extent(t.dims[axis], capacity(), chunk);
   return base + static_cast<int64_t>(row) * first_row(chunk);
 }
 

@@ -1,4 +1,5 @@
-// What one rank holds on a CPU: every tensor of its schedule in memory, weights and history made by the generator.
+// What one rank holds on a CPU: every tensor of its schedule in memory, weights and history made by
+// the generator.
 #pragma once
 
 #include <cstddef>
@@ -35,58 +36,90 @@ struct KvCache {
   int64_t value_values = 0;  // Dv; 0 where the value is a part of the key (MLA)
   int64_t element = 0;       // bytes
 
-  int64_t head_bytes(int64_t row) const { return capacity[row] * (key_values + value_values) * element; }
+  int64_t head_bytes(int64_t row) const {
+    return capacity[row] * (key_values + value_values) * element;
+  }
   int64_t key_offset(int64_t row, int64_t head) const {
     return before[row] * heads * (key_values + value_values) * element + head * head_bytes(row);
   }
   int64_t value_offset(int64_t row, int64_t head) const {
-    return value_values == 0 ? key_offset(row, head) : key_offset(row, head) + capacity[row] * key_values * element;
+    return value_values == 0 ? key_offset(row, head)
+                             : key_offset(row, head) + capacity[row] * key_values * element;
   }
 };
 
+// Requests that pass a stage together, in replicas and chunks.
+struct MicroBatch {
+  Slice requests;                   // of the batch
+  StepState most;                   // capacities
+  std::vector<Slice> replicas;      // the requests of each, counted in the micro-batch
+  std::vector<int64_t> first_rows;  // a chunk
+  KvCache cache;
+};
+
+// Weights once, a KV cache for each micro-batch, and one buffer for every activation: what follows
+// is about the micro-batch that the store was turned to.
 class Store {
  public:
-  Store(const Schedule& schedule, const Assignment& work, const StepState& most);
+  Store(const Schedule& schedule, const Assignment& work);
+
+  void turn_to(int micro_batch) { now_ = micro_batch; }
+  int now_index() const { return now_; }
+  const MicroBatch& now() const { return micro_batches_[static_cast<size_t>(now_)]; }
+  const MicroBatch& micro_batch(int index) const {
+    return micro_batches_[static_cast<size_t>(index)];
+  }
 
   const Memory& allocated() const { return allocated_; }
-  const KvCache& cache() const { return cache_; }
-  std::byte* weight(Id id, int layer) const;   // of a layer of its segment, counted in the model
-  std::byte* history(int layer) const { return history_[static_cast<size_t>(layer - first_layer_)].data(); }
+  const KvCache& cache() const { return now().cache; }
+  std::byte* weight(Id id, int layer) const;  // of a layer of its segment, counted in the model
+  std::byte* history(int layer) const {
+    return history_[static_cast<size_t>(layer - first_layer_) * micro_batches_.size() +
+                    static_cast<size_t>(now_)]
+        .data();
+  }
   std::byte* workspace() const { return workspace_.data(); }
 
-  // An activation as a task of `chunk` sees it. A tensor that is exchanged together with its log-sum-exps stands
-  // in messages (PartialLayout), and `data` of both is the chunk's first message.
+  // An activation as a task of `chunk` sees it. A tensor that is exchanged together with its
+  // log-sum-exps stands in messages (PartialLayout), and `data` of both is the chunk's first
+  // message.
   std::byte* activation(Id id, int chunk) const;
+  // One that is whole, as `micro_batch` sees it.
+  std::byte* activation_of(int micro_batch, Id id) const;
   bool in_messages(Id id) const { return parts_[static_cast<size_t>(id)] > 0; }
   PartialLayout message(Id id, int chunk) const;  // of an output tensor in messages
   int parts(Id id) const { return parts_[static_cast<size_t>(id)]; }
   Id holder(Id id) const { return holder_[static_cast<size_t>(id)]; }
 
-  int64_t first_row(int chunk) const { return chunk == all_chunks ? 0 : first_rows_[static_cast<size_t>(chunk)]; }
+  int64_t first_row(int chunk) const {
+    return chunk == all_chunks ? 0 : now().first_rows[static_cast<size_t>(chunk)];
+  }
   int64_t rows(int chunk) const;
-  const StepState& capacity() const { return most_; }
-  std::span<const Slice> replicas() const { return replicas_; }  // the requests of each
+  const StepState& capacity() const { return now().most; }
+  std::span<const Slice> replicas() const { return now().replicas; }
 
  private:
+  MicroBatch make_micro_batch(const Assignment& work, const Slice& requests) const;
   void find_messages();
-  void allocate(const StepState& most);
+  std::vector<bool> used() const;  // tensors that a task reads or writes
+  void allocate();
+  void allocate_buffers();
+  void allocate_layers(const Segment& segment, const Task& task);
   void generate_weights(const Assignment& work);
-  void generate_history(const Assignment& work, const Slice& requests);
+  void generate_history(const Assignment& work);
 
   const Schedule& schedule_;
-  StepState most_;
+  std::vector<MicroBatch> micro_batches_;
+  int now_ = 0;
   Memory allocated_;
-  KvCache cache_;
   int first_layer_ = 0;
   std::vector<std::vector<Allocation>> weights_;  // a tensor: a layer
   std::vector<int> weight_layer_;                 // a tensor: the first layer of its segment
   std::vector<Allocation> buffers_;               // a tensor; empty where another holds it
-  std::vector<Id> holder_;                        // a tensor: itself, or the outputs that its log-sum-exps follow
-  std::vector<int> parts_;                        // messages a chunk; 0: a plain array
-  std::vector<Allocation> history_;               // a layer
+  std::vector<Id> holder_;  // a tensor: itself, or the outputs that its log-sum-exps follow
+  std::vector<int> parts_;  // messages a chunk; 0: a plain array
+  std::vector<Allocation> history_;  // a layer: a micro-batch
   Allocation workspace_;
-  std::vector<int64_t> first_rows_;
-  std::vector<Slice> replicas_;
 };
 
 }  // namespace helix::cpu

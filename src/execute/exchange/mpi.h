@@ -43,8 +43,8 @@ class Communicator {
   MPI_Comm comm_ = MPI_COMM_NULL;
 };
 
-// `rows` blocks of `block` bytes, `stride` bytes apart, and the next such thing starts `block` bytes further: one
-// rank's heads in [rows][heads][D].
+// `rows` blocks of `block` bytes, `stride` bytes apart, and the next such thing starts `block`
+// bytes further: one rank's heads in [rows][heads][D].
 class BlockType {
  public:
   BlockType() = default;
@@ -70,8 +70,10 @@ class Pending {
   Pending(const Pending&) = delete;
   Pending& operator=(const Pending&) = delete;
   ~Pending();
-  MPI_Request* request() { return &requests_.emplace_back(MPI_REQUEST_NULL); }  // one more to wait for
-  bool done(bool wait);                                                         // progresses MPI
+  MPI_Request* request() {
+    return &requests_.emplace_back(MPI_REQUEST_NULL);
+  }                      // one more to wait for
+  bool done(bool wait);  // progresses MPI
   int phase = 0;
 
  private:

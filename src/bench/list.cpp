@@ -1,0 +1,128 @@
+#include "bench/list.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "layout/strategy.h"
+#include "model/weights.h"
+
+namespace helix {
+
+namespace {
+
+using Row = std::vector<std::string>;
+
+bool is_number(const std::string& cell) { return cell.front() >= '0' && cell.front() <= '9'; }
+
+// Columns as wide as their widest cell; those with numbers are to the right.
+std::string table(const std::vector<Row>& rows) {
+  std::vector<size_t> widths(rows.front().size());
+  std::vector<char> numbers(widths.size());
+  for (const Row& row : rows)
+    for (size_t i = 0; i < row.size(); ++i) {
+      widths[i] = std::max(widths[i], row[i].size());
+      if (i > 0 && is_number(row[i])) numbers[i] = 1;
+    }
+  std::string text;
+  for (const Row& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      line += i > 0 ? "  " : "";
+      line += numbers[i] ? fmt::format("{:>{}}", row[i], widths[i])
+                         : fmt::format("{:<{}}", row[i], widths[i]);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
+}
+
+std::string count_or_dash(int64_t n) { return n == 0 ? "-" : std::to_string(n); }
+
+// "671.0B", "1.2M"
+std::string short_count(int64_t n) {
+  const auto value = static_cast<double>(n);
+  if (n >= 1'000'000'000) return fmt::format("{:.1f}B", value / 1e9);
+  return n >= 1'000'000 ? fmt::format("{:.1f}M", value / 1e6) : fmt::format("{:.0f}k", value / 1e3);
+}
+
+Row row_of(const Model& m) {
+  const Attention& a = m.attention;
+  return {m.name,
+          short_count(parameters(m)),
+          short_count(active_parameters(m)),
+          std::to_string(m.layers),
+          std::to_string(m.hidden),
+          a.mla() ? "MLA" : "GQA",
+          std::to_string(a.query_heads),
+          std::to_string(a.kv_heads),
+          std::to_string(a.head_size),
+          count_or_dash(m.ffn),
+          count_or_dash(m.experts.count),
+          count_or_dash(m.experts.chosen),
+          count_or_dash(m.experts.width),
+          count_or_dash(m.experts.shared)};
+}
+
+template <class T>
+std::string names(const std::vector<T>& choices) {
+  std::vector<std::string_view> all;
+  for (const T choice : choices)
+    if (choice != T{}) all.push_back(name_of(choice));
+  return all.empty() ? "-" : fmt::format("{}", fmt::join(all, ", "));
+}
+
+}  // namespace
+
+int list(const std::string& what) {
+  constexpr std::string_view tables[] = {"models", "machines", "layouts"};
+  std::string text;
+  if (what == tables[0]) text = list_models();
+  else if (what == tables[1]) text = list_machines();
+  else if (what == tables[2]) text = list_layouts();
+  else throw InputError(fmt::format("list {}: allowed are {}", in_quotes(what), listed(tables)));
+  fmt::print("{}", text);
+  return static_cast<int>(Exit::done);
+}
+
+std::string list_models() {
+  std::vector<Row> rows = {{"model", "parameters", "active", "L", "H", "kind", "Q", "K", "D", "F",
+                            "E", "k", "M", "shared"}};
+  for (const std::string& name : preset_names())
+    rows.push_back(row_of(read_model(preset_path(name))));
+  return table(rows);
+}
+
+std::string list_machines() {
+  std::string text;
+  std::vector<std::string> found;
+  std::error_code error;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(configs_folder() + "/machines", error))
+    if (entry.path().extension() == ".json") found.push_back(entry.path().stem());
+  std::ranges::sort(found);
+  for (const std::string& name : found) text += name + "\n";
+  return text.empty() ? "no machine files yet\n" : text;
+}
+
+std::string list_layouts() {
+  std::vector<Row> rows = {{"strategy", "query", "merge", "ffn", "moe", "what"}};
+  for (const Strategy& s : strategies())
+    rows.push_back({std::string(s.name), names(s.query), names(s.merge),
+                    std::string(name_of(s.ffn)), names(s.moe), std::string(s.what)});
+  return table(rows);
+}
+
+std::string list_layouts(const Model& model, const Precision& precision, int64_t ranks) {
+  std::string text;
+  for (const Strategy& strategy : strategies())
+    for (const Layout& l : layouts(model, precision, strategy, ranks)) text += describe(l) + "\n";
+  return text.empty() ? fmt::format("no legal layout of {} on {} ranks\n", model.name, ranks)
+                      : text;
+}
+
+}  // namespace helix

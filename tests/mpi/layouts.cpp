@@ -1,0 +1,171 @@
+// ranks: 8 timeout: 300
+// Every strategy on every tiny model decodes what the judge decodes: layouts on 1 to 8 ranks, dealt
+// by seed, with the other axes (format, chunks, interval, batch, ragged lengths) dealt to them.
+#include <gtest/gtest.h>
+
+#include "base/random.h"
+#include "bench/verification.h"
+#include "execute/cpu/executor.h"
+#include "layout/strategy.h"
+
+namespace helix {
+namespace {
+
+constexpr int64_t steps = 3;
+constexpr size_t cases_each = 6;  // of a model and strategy
+
+constexpr Precision all_of(Format f) { return {f, f, f, f, f, f}; }
+const Precision precisions[] = {
+    all_of(Format::fp32),
+    all_of(Format::bf16),
+    {Format::bf16, Format::bf16, Format::fp32, Format::bf16, Format::bf16, Format::bf16}};
+
+// The same numbers on every rank.
+class Deal {
+ public:
+  explicit Deal(uint64_t seed) : state_(seed) {}
+  size_t below(size_t count) { return static_cast<size_t>((state_ = combine(state_, 1)) % count); }
+  template <class T>
+  T pick(std::initializer_list<T> values) {
+    return values.begin()[below(values.size())];
+  }
+
+ private:
+  uint64_t state_;
+};
+
+std::vector<Layout> all_layouts(const Model& model, const Strategy& strategy) {
+  LayoutQuery query;
+  query.pp = query.dp = {};
+  query.query = strategy.query;
+  query.merge = strategy.merge;
+  if (model.attention.mla() && strategy.shares == Shares::sequence) {
+    query.mla = {Mla::latent, Mla::value};
+    query.tpa = {1, 2};
+  }
+  if (model.experts.count > 0 && strategy.ffn == Ffn::all) query.moe = {Moe::gather, Moe::dispatch};
+  std::vector<Layout> all;
+  for (int64_t ranks = 1; ranks <= 8; ++ranks)
+    for (const Layout& l : layouts(model, all_of(Format::fp32), strategy, ranks, query))
+      all.push_back(l);
+  return all;
+}
+
+Assignment assignment(const Model& model, const Layout& layout, Deal& deal) {
+  Assignment work{.model = &model,
+                  .layout = layout,
+                  .precision = precisions[deal.below(3)],
+                  .lengths = {},
+                  .steps = steps};
+  work.interval = deal.pick<int64_t>({1, 16, 32});
+  const int64_t round = work.interval * layout.kvp;
+  const int64_t lengths[] = {round + 1, 0, 700, 1, work.interval - 1, work.interval, round, 300};
+  const size_t batch = deal.pick<size_t>({1, 3, 8});
+  for (size_t i = 0; i < batch; ++i) work.lengths.push_back(lengths[(i + deal.below(8)) % 8]);
+  const auto smallest = static_cast<int>(batch) / (layout.dp * layout.pp);  // replica's share
+  if (layout.kvp > 1 && smallest > 1) work.chunks = deal.pick({1, 2, smallest});
+  return work;
+}
+
+std::string text_of(const Assignment& work) {
+  std::string text = work.model->name + " " + describe(work.layout) + ", chunks " +
+                     std::to_string(work.chunks) + ", interval " + std::to_string(work.interval) +
+                     ", " + std::string(name_of(work.precision.weights)) + "/" +
+                     std::string(name_of(work.precision.activations)) + ", lengths";
+  for (const int64_t length : work.lengths) text += " " + std::to_string(length);
+  return text;
+}
+
+struct Routed {
+  int64_t choices = 0;
+  int64_t differing = 0;
+};
+
+// After a rewind and on its own: the judge's tokens, until one of its steps was a near tie.
+void check_free_run(Executor& executor, const std::vector<const Verdict*>& verdicts,
+                    double tolerance, const std::string& text) {
+  executor.rewind();
+  std::vector<bool> sure(verdicts.size(), true);
+  for (size_t step = 0; step < static_cast<size_t>(steps); ++step) {
+    executor.step();
+    const auto sampled = executor.sampled();
+    for (size_t i = 0; i < sampled.size(); ++i) {
+      sure[i] = sure[i] && verdicts[i]->margins[step] > 10 * tolerance;
+      EXPECT_TRUE(!sure[i] || sampled[i] == verdicts[i]->tokens[step])
+          << text << ", request " << i << ", step " << step;
+    }
+  }
+}
+
+void check(World& world, Judges& judges, const Assignment& work, std::map<Format, Routed>& routed) {
+  const auto verdicts = judges.judge(work, steps);
+  const Communicator& ranks = world.first(work.layout.ranks());
+  const std::string text = text_of(work);
+  if (ranks) {
+    cpu::CpuExecutor executor(ranks.get(), work);
+    const Comparison c = compare_steps(ranks.get(), executor, verdicts, steps);
+    EXPECT_LE(c.max_rel_err, tolerance(work.precision)) << text;
+    EXPECT_EQ(c.tokens_differing, 0) << text;
+    EXPECT_EQ(c.hashes_differing, 0) << text;
+    EXPECT_LE(c.shortfall, c.allowed_shortfall) << text;
+    routed[work.precision.activations].choices += c.choices;
+    routed[work.precision.activations].differing += c.choices_differing;
+    if (work.precision == all_of(Format::fp32))
+      check_free_run(executor, verdicts, tolerance(work.precision), text);
+  }
+  world.meet();
+}
+
+void check_model(const char* name) {
+  World world;
+  Judges judges(world);
+  set_threads(world, 1);
+  const Model model = read_model(preset_path(name));
+  std::map<Format, Routed> routed;
+  for (const Strategy& strategy : strategies()) {
+    const std::vector<Layout> all = all_layouts(model, strategy);
+    Deal deal(combine(static_cast<uint64_t>(strategy.name.size()), all.size()));
+    for (size_t i = 0; i < std::min(cases_each, all.size()); ++i)
+      check(world, judges, assignment(model, all[deal.below(all.size())], deal), routed);
+  }
+  for (const auto& [format, r] : routed)
+    EXPECT_LE(static_cast<double>(r.differing),
+              routing_bounds(format).share * static_cast<double>(r.choices))
+        << name << ", activations " << name_of(format);
+}
+
+TEST(Layouts, DecodeTinyLlama) { check_model("tiny-llama"); }
+TEST(Layouts, DecodeTinyDeepseek) { check_model("tiny-deepseek"); }
+TEST(Layouts, DecodeTinyV2Lite) { check_model("tiny-v2-lite"); }
+TEST(Layouts, DecodeTinyQwen3Moe) { check_model("tiny-qwen3-moe"); }
+
+// What stands between a run and the judge's choice: a router that is off must be seen.
+TEST(Layouts, AnotherChoiceOfExpertsIsSeen) {
+  World world;
+  Judges judges(world);
+  const Model model = read_model(preset_path("tiny-deepseek"));
+  const Layout layout{.strategy = "tp", .tpa = 2, .tpf = 1, .ep = 2};
+  Assignment work{.model = &model,
+                  .layout = layout,
+                  .precision = all_of(Format::fp32),
+                  .lengths = {100, 40},
+                  .steps = steps};
+  const auto verdicts = judges.judge(work, steps);
+  if (const Communicator& ranks = world.first(2); ranks) {
+    cpu::CpuExecutor executor(ranks.get(), work);
+    executor.hooks().after = [&](const Task& task, int) {
+      if (task.op != Op::norm && task.op != Op::add_norm) return;
+      const TensorView x = executor.view(task.writes[0], all_chunks);
+      auto* values = reinterpret_cast<float*>(x.data);
+      for (int64_t i = 0; i < x.rows * x.values; i += 2) values[i] *= 1.1F;
+    };
+    const Comparison c = compare_steps(ranks.get(), executor, verdicts, steps);
+    EXPECT_GT(c.shortfall, c.allowed_shortfall);
+    EXPECT_GT(c.choices_differing, 0);
+    EXPECT_FALSE(c.passed(1e9));
+  }
+  world.meet();
+}
+
+}  // namespace
+}  // namespace helix
