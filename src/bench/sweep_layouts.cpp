@@ -153,7 +153,8 @@ int LayoutList::place_of(size_t width, int64_t value) const {
 
 // Of the values that are listed, of those the strategy takes.
 uint64_t LayoutList::combination(const Layout& l, const Strategy& strategy) const {
-  uint64_t key = combine(families_.size(), static_cast<uint64_t>(&strategy - strategies().data()));
+  uint64_t key =
+      combine(combine(0, families_.size()), static_cast<uint64_t>(&strategy - strategies().data()));
   for (size_t i = 0; i <= width_count; ++i)
     if (!axes_.width[i].values.empty() && takes_width(strategy, i))
       key = combine(key, static_cast<uint64_t>(width_of(l, i)) * 8 + i);

@@ -105,7 +105,7 @@ const std::vector<int64_t>& Loads::chunk_counts(const Point& point) {
     }
   }
   std::ranges::sort(counts_);
-  counts_.erase(std::ranges::unique(counts_).begin(), counts_.end());
+  counts_.erase(std::unique(counts_.begin(), counts_.end()), counts_.end());
   return counts_;
 }
 

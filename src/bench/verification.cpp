@@ -50,7 +50,7 @@ std::vector<const Verdict*> Judges::judge(const Assignment& work, int64_t steps)
   std::map<int64_t, Verdict> mine;
   const auto failed = world_->agree([&] {
     const Judge judge(generator, {.progress = beat});
-    for (size_t i = static_cast<size_t>(world_->rank()); i < missing.size();
+    for (auto i = static_cast<size_t>(world_->rank()); i < missing.size();
          i += static_cast<size_t>(world_->size()))
       mine[missing[i]] =
           verdict_of(judge.decode(missing[i], work.lengths[static_cast<size_t>(missing[i])], steps),
@@ -238,6 +238,7 @@ Comparison compare_steps(MPI_Comm ranks, Executor& executor,
   Forced forced(executor, verdicts);
   for (int64_t step = 0; step < steps; ++step) {
     std::vector<int32_t> teacher;
+    teacher.reserve(verdicts.size());
     for (const Verdict* v : verdicts) teacher.push_back(v->tokens[static_cast<size_t>(step)]);
     executor.teach(teacher);
     executor.step();

@@ -60,7 +60,7 @@ Assignment assignment(const Model& model, const Layout& layout, Deal& deal) {
   work.interval = deal.pick<int64_t>({1, 16, 32});
   const int64_t round = work.interval * layout.kvp;
   const int64_t lengths[] = {round + 1, 0, 700, 1, work.interval - 1, work.interval, round, 300};
-  const size_t batch = deal.pick<size_t>({1, 3, 8});
+  const auto batch = deal.pick<size_t>({1, 3, 8});
   for (size_t i = 0; i < batch; ++i) work.lengths.push_back(lengths[(i + deal.below(8)) % 8]);
   const auto smallest = static_cast<int>(batch) / (layout.dp * layout.pp);  // replica's share
   if (layout.kvp > 1 && smallest > 1) work.chunks = deal.pick({1, 2, smallest});

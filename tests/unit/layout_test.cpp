@@ -8,7 +8,7 @@
 
 #include "layout/requests.h"
 #include "layout/strategy.h"
-#include "tests/unit/layouts.h"
+#include "tests/unit/layout_cases.h"
 
 namespace helix {
 namespace {

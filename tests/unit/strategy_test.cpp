@@ -9,7 +9,7 @@
 #include <set>
 #include <tuple>
 
-#include "tests/unit/layouts.h"
+#include "tests/unit/layout_cases.h"
 
 namespace helix {
 namespace {

@@ -2,7 +2,7 @@
 #include "kernels/cpu/moe.h"
 
 #include <algorithm>
-#include <limits>
+#include <utility>
 
 #include "execute/cpu/executor.h"
 #include "execute/cpu/types.h"
@@ -68,19 +68,31 @@ void CpuExecutor::force(const Routing& routing, std::span<const float> scores,
 // Who chose my experts, by ascending expert, then row.
 void CpuExecutor::pair_up(const Array& choice, const Slice& mine) {
   pairs_ = {};
-  const auto* choices = choice.as<const Choice>();
   const int64_t chosen = choice.extents[1];
-  for (int64_t expert = mine.first; expert < mine.first + mine.count; ++expert) {
-    const auto first = std::ssize(pairs_.row_of);
-    for (int64_t i = 0; i < choice.rows * chosen; ++i)
-      if (choices[i].expert == expert) {
-        pairs_.row_of.push_back(static_cast<int32_t>(i / chosen));
-        pairs_.gates.push_back(choices[i].gate);
-      }
-    if (const int64_t count = std::ssize(pairs_.row_of) - first; count > 0)
-      pairs_.experts.push_back({expert - mine.first, first, count});
+  const std::span choices(choice.as<const Choice>(), static_cast<size_t>(choice.rows * chosen));
+  std::vector<int64_t> next(static_cast<size_t>(mine.count),
+                            0);  // of an expert: how many, then where
+  const auto held = [&](const Choice& c) {
+    return c.expert >= mine.first && c.expert < mine.first + mine.count;
+  };
+  for (const Choice& c : choices)
+    if (held(c)) ++next[static_cast<size_t>(c.expert - mine.first)];
+  int64_t pairs = 0;
+  for (int64_t expert = 0; expert < mine.count; ++expert) {
+    const int64_t count = std::exchange(next[static_cast<size_t>(expert)], pairs);
+    if (count > 0) pairs_.experts.push_back({expert, pairs, count});
+    pairs += count;
   }
-  present_.routed = static_cast<double>(pairs_.row_of.size());
+  pairs_.row_of.resize(static_cast<size_t>(pairs));
+  pairs_.gates.resize(static_cast<size_t>(pairs));
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (!held(choices[i])) continue;
+    const auto at =
+        static_cast<size_t>(next[static_cast<size_t>(choices[i].expert - mine.first)]++);
+    pairs_.row_of[at] = static_cast<int32_t>(static_cast<int64_t>(i) / chosen);
+    pairs_.gates[at] = choices[i].gate;
+  }
+  present_.routed = static_cast<double>(pairs);
   present_.touched = static_cast<double>(pairs_.experts.size());
 }
 

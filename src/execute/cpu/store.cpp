@@ -211,11 +211,12 @@ PartialLayout Store::message(Id id, int chunk) const {
   return layout;
 }
 
-std::byte* Store::activation_of(int index, Id id) const {
+std::byte* Store::activation_of(int micro_batch, Id id) const {
   std::byte* base = buffers_[static_cast<size_t>(id)].data();
   const Tensor& t = schedule_[id];  // states are one array over the batch
   return t.kind == Kind::state && base != nullptr
-             ? base + static_cast<int64_t>(t.bytes) * micro_batch(index).requests.first
+             ? base + static_cast<int64_t>(t.bytes) *
+                          micro_batches_[static_cast<size_t>(micro_batch)].requests.first
              : base;
 }
 

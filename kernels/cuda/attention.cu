@@ -1,0 +1,496 @@
+// Flash-decoding for grouped queries: softmax(scale q k^T) v for up to 16 query heads that read one
+// KV head, over token counts that stand in device memory.
+//
+// Tokens go in tiles of 4 KB of keys (16 tokens of D 128, 32 of D 64). All tiles of all pairs
+// (row, KV head) stand in one line, cut evenly over the blocks (cut_attention, once a step), so
+// that an SM reads the same number of bytes whatever the lengths are. In a block the 8 warps take
+// tiles in turn; each has its own ring of copies (device.cuh), its own running maximum and sum, and
+// its own output [16][D] in registers, so that nothing is synchronised before the last tile.
+//   logits [16][tokens] = q [16][D] k^T:   tensor cores, q from shared memory
+//   out    [16][D]     += weights v:       weights are rounded to bf16; v is transposed on its way
+// fp32 activations are split into two bf16 halves (three products in place of two): 2^-16 exact.
+// Then the warps' outputs are merged in shared memory and written, fp32 and normalised, to a slot
+// of the plan: a segment is (block, pair) and its slot block + pair, which grows from segment to
+// segment, so that a pair's slots stand side by side. merge_splits turns them into messages.
+#include "kernels/cuda/attention.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cfloat>
+#include <cmath>
+
+#include "kernels/cuda/device.cuh"
+
+namespace helix::cuda {
+namespace {
+
+__host__ __device__ constexpr int tile_tokens(int head_size) { return slot_bytes / 2 / head_size; }
+
+// One block. Tiles before each row first, then the cuts and the pairs' splits from them.
+__global__ void cut(AttentionPlan plan, const int32_t* tokens) {
+  const AttentionShape shape = plan.shape;
+  const auto tiles = [&](int row) {
+    return (tokens[row] + tile_tokens(shape.head_size) - 1) / tile_tokens(shape.head_size);
+  };
+  for (int row = static_cast<int>(threadIdx.x); row <= shape.rows; row += blockDim.x) {
+    int sum = 0;
+    for (int before = 0; before < row; ++before) sum += tiles(before) * shape.kv_heads;
+    plan.starts[row] = sum;
+  }
+  __syncthreads();
+  const int64_t total = plan.starts[shape.rows];
+  const int64_t used = min(int64_t{plan.blocks}, total);  // so that no share is empty
+  for (int block = static_cast<int>(threadIdx.x); block <= plan.blocks; block += blockDim.x) {
+    Cut at{shape.pairs(), 0};
+    if (block < used) {
+      const int first = static_cast<int>(block * total / used);
+      int row = 0;
+      while (plan.starts[row + 1] <= first) ++row;
+      const int offset = first - plan.starts[row];
+      at = {row * shape.kv_heads + offset / tiles(row), offset % tiles(row)};
+    }
+    plan.cuts[block] = at;
+  }
+  for (int pair = static_cast<int>(threadIdx.x); pair < shape.pairs(); pair += blockDim.x) {
+    const int row = pair / shape.kv_heads;
+    const int64_t first = plan.starts[row] + pair % shape.kv_heads * tiles(row);
+    const auto block_of = [&](int64_t tile) {
+      return static_cast<int>(((tile + 1) * used - 1) / total);
+    };
+    plan.splits[pair] = {0, 0};
+    if (tiles(row) > 0) {
+      const int block = block_of(first);
+      plan.splits[pair] = {block + pair, block_of(first + tiles(row) - 1) - block + 1};
+    }
+  }
+}
+
+template <int D, class Activation>
+struct Tile {
+  static constexpr int tokens = tile_tokens(D);
+  static constexpr int row_bytes = 2 * D;
+  static constexpr int chunks = D / 8;  // of a row
+  static constexpr bool exact = std::is_same_v<Activation, float>;
+  static constexpr int q_bytes = max_group * row_bytes;  // twice where exact
+  static constexpr int out_stride = D + 8;               // fp32 values: other banks for each row
+  static constexpr int shared_bytes =
+      warps * ring_bytes + (exact ? 2 : 1) * q_bytes + 2 * warps * max_group * 4;
+  static_assert(max_group * out_stride * 4 <= ring_bytes, "a warp's output reuses its ring");
+};
+
+// The running softmax of one warp. Thread (g, t) = (lane / 4, lane % 4) holds heads g and g + 8.
+template <int D>
+struct Running {
+  float out[D / 8][4] = {};
+  // A finite start: weights of masked tokens are exp2(-inf) = 0, whatever stood before.
+  float max[2] = {-FLT_MAX, -FLT_MAX};
+  float sum[2] = {};
+};
+
+// logits[n] is the fragment of tokens [8n, 8n + 8).
+template <int D, class Activation>
+__device__ void add_logits(float (&logits)[Tile<D, Activation>::tokens / 8][4], uint32_t q,
+                           uint32_t keys, int lane) {
+  using T = Tile<D, Activation>;
+  const int row = lane & 7;
+  const int half = lane >> 3 & 1;
+  const int other = lane >> 4;
+#pragma unroll
+  for (int step = 0; step < D / 16; ++step) {
+    uint32_t a[4], rest[4];
+    const uint32_t at = q + swizzled(row + 8 * half, 2 * step + other, T::row_bytes);
+    load_matrices(a, at);
+    if constexpr (T::exact) load_matrices(rest, at + T::q_bytes);
+#pragma unroll
+    for (int n = 0; n < T::tokens / 8; n += 2) {
+      uint32_t b[4];
+      load_matrices(b, keys + swizzled(8 * n + row + 8 * other, 2 * step + half, T::row_bytes));
+      multiply_add(logits[n], a, b[0], b[1]);
+      multiply_add(logits[n + 1], a, b[2], b[3]);
+      if constexpr (T::exact) {
+        multiply_add(logits[n], rest, b[0], b[1]);
+        multiply_add(logits[n + 1], rest, b[2], b[3]);
+      }
+    }
+  }
+}
+
+// Logits become weights under the new maximum; older sums are scaled down to it. A NaN passes the
+// maximum by, and comes back with its exponential.
+template <int D, int N>
+__device__ void weigh(float (&logits)[N][4], float scale, int tokens, int lane,
+                      Running<D>& running) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float max = running.max[half];
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+#pragma unroll
+      for (int i = 2 * half; i < 2 * half + 2; ++i) {
+        const bool there = 8 * n + 2 * (lane & 3) + (i & 1) < tokens;
+        logits[n][i] = there ? logits[n][i] * scale : -INFINITY;
+        max = fmaxf(max, logits[n][i]);
+      }
+    }
+    max = fmaxf(max, __shfl_xor_sync(~0U, max, 1));
+    max = fmaxf(max, __shfl_xor_sync(~0U, max, 2));
+    const float keep = exp2f(running.max[half] - max);
+    float sum = 0;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+#pragma unroll
+      for (int i = 2 * half; i < 2 * half + 2; ++i) {
+        logits[n][i] = exp2f(logits[n][i] - max);
+        sum += logits[n][i];
+      }
+    }
+    running.max[half] = max;
+    running.sum[half] = running.sum[half] * keep + sum;  // of this thread's tokens alone
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {
+      running.out[n][2 * half] *= keep;
+      running.out[n][2 * half + 1] *= keep;
+    }
+  }
+}
+
+template <int D, class Activation>
+__device__ void add_values(const float (&weights)[Tile<D, Activation>::tokens / 8][4],
+                           uint32_t values, int lane, Running<D>& running) {
+  using T = Tile<D, Activation>;
+#pragma unroll
+  for (int n = 0; n < T::tokens / 8; n += 2) {
+    uint32_t a[4], rest[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float* pair = &weights[n + i / 2][2 * (i % 2)];
+      a[i] = pack(pair[0], pair[1]);
+      if constexpr (T::exact) rest[i] = pack_rest(pair[0], pair[1], a[i]);
+    }
+#pragma unroll
+    for (int chunk = 0; chunk < T::chunks; chunk += 2) {
+      uint32_t b[4];
+      load_transposed(b, values + swizzled(8 * n + (lane & 15), chunk + (lane >> 4), T::row_bytes));
+      multiply_add(running.out[chunk], a, b[0], b[1]);
+      multiply_add(running.out[chunk + 1], a, b[2], b[3]);
+      if constexpr (T::exact) {
+        multiply_add(running.out[chunk], rest, b[0], b[1]);
+        multiply_add(running.out[chunk + 1], rest, b[2], b[3]);
+      }
+    }
+  }
+}
+
+// The queries of one pair into shared memory; rows beyond the group are 0.
+template <int D, class Activation>
+__device__ void load_queries(const Activation* q, int group, unsigned char* to) {
+  using T = Tile<D, Activation>;
+  for (int i = static_cast<int>(threadIdx.x); i < max_group * T::chunks; i += threads) {
+    const int head = i / T::chunks;
+    const int chunk = i % T::chunks;
+    float v[8] = {};
+    if (head < group) load8(q + head * D + chunk * 8, v);
+    uint32_t words[4], rest[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      words[j] = pack(v[2 * j], v[2 * j + 1]);
+      rest[j] = pack_rest(v[2 * j], v[2 * j + 1], words[j]);
+    }
+    unsigned char* at = to + swizzled(head, chunk, T::row_bytes);
+    *reinterpret_cast<uint4*>(at) = make_uint4(words[0], words[1], words[2], words[3]);
+    if constexpr (T::exact) {
+      *reinterpret_cast<uint4*>(at + T::q_bytes) = make_uint4(rest[0], rest[1], rest[2], rest[3]);
+    }
+  }
+}
+
+// Two blocks an SM: 128 registers a thread.
+template <int D, class Activation>
+__global__ void __launch_bounds__(threads, Tile<D, Activation>::exact ? 1 : 2)
+    attend(AttentionPlan plan, const Activation* q, KvView kv) {
+  using T = Tile<D, Activation>;
+  extern __shared__ __align__(128) unsigned char shared[];
+  unsigned char* const q_shared = shared + warps * ring_bytes;
+  float* const maxima = reinterpret_cast<float*>(shared + T::shared_bytes) - 2 * warps * max_group;
+  float* const sums = maxima + warps * max_group;
+  const AttentionShape shape = plan.shape;
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int warp = static_cast<int>(threadIdx.x) >> 5;
+  unsigned char* const ring = shared + warp * ring_bytes;
+  const float scale = shape.scale * 1.44269504F;  // for powers of two
+
+  release_next();
+  const Cut begin = plan.cuts[blockIdx.x];
+  const Cut end = plan.cuts[blockIdx.x + 1];
+  for (int pair = begin.pair; pair < end.pair + (end.tile > 0 ? 1 : 0); ++pair) {
+    const int tokens = kv.tokens[pair / shape.kv_heads];
+    const int first = pair == begin.pair ? begin.tile : 0;
+    const int last = pair == end.pair ? end.tile : (tokens + T::tokens - 1) / T::tokens;
+    if (first == last) continue;
+    const bf16* const keys = kv.base + kv.keys[pair];
+    const bf16* const values = kv.base + kv.values[pair];
+
+    // This warp's slots in order: the keys of its first tile, the values, the keys of its second …
+    const auto tile_of = [&](int slot) { return first + warp + (slot >> 1) * warps; };
+    const auto fetch = [&](int slot) {
+      const int tile = tile_of(slot);
+      if (tile < last) {
+        const bf16* from = ((slot & 1) ? values : keys) + int64_t{tile} * T::tokens * D;
+        const int there = (tokens - tile * T::tokens) * T::chunks;
+        const uint32_t to = shared_address(ring + slot % slots * slot_bytes);
+#pragma unroll
+        for (int i = 0; i < slot_bytes / 512; ++i) {
+          const int chunk = lane + 32 * i;
+          const bool valid = chunk < there;
+          copy_chunk(to + swizzled(chunk / T::chunks, chunk % T::chunks, T::row_bytes),
+                     from + (valid ? chunk * 8 : 0), valid);
+        }
+      }
+      commit_copies();
+    };
+#pragma unroll 1
+    for (int slot = 0; slot < slots; ++slot) {
+      // The newest token alone may not be read ahead.
+      if ((tile_of(slot) + 1) * T::tokens >= tokens) wait_for_previous();
+      fetch(slot);
+    }
+    wait_for_previous();
+    const int row = pair / shape.kv_heads;
+    const int group = shape.group();
+    load_queries<D>(q + (int64_t{row} * shape.heads + pair % shape.kv_heads * group) * D, group,
+                    q_shared);
+    __syncthreads();
+
+    Running<D> running;
+    for (int slot = 0; tile_of(slot) < last; slot += 2) {
+      float logits[T::tokens / 8][4] = {};
+      wait_for_copies<slots - 1>();
+      add_logits<D, Activation>(logits, shared_address(q_shared),
+                                shared_address(ring + slot % slots * slot_bytes), lane);
+      __syncwarp();
+      fetch(slot + slots);
+      weigh<D>(logits, scale, tokens - tile_of(slot) * T::tokens, lane, running);
+      wait_for_copies<slots - 1>();
+      add_values<D, Activation>(logits, shared_address(ring + (slot + 1) % slots * slot_bytes),
+                                lane, running);
+      __syncwarp();
+      fetch(slot + 1 + slots);
+    }
+    wait_for_copies<0>();
+
+    // The warps' results side by side, then their merge.
+    float* const own = reinterpret_cast<float*>(ring);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int head = lane / 4 + 8 * half;
+      float sum = running.sum[half];
+      sum += __shfl_xor_sync(~0U, sum, 1);
+      sum += __shfl_xor_sync(~0U, sum, 2);
+      if ((lane & 3) == 0) {
+        maxima[warp * max_group + head] = running.max[half];
+        sums[warp * max_group + head] = sum;
+      }
+#pragma unroll
+      for (int n = 0; n < D / 8; ++n) {
+        *reinterpret_cast<float2*>(own + head * T::out_stride + 8 * n + 2 * (lane & 3)) =
+            make_float2(running.out[n][2 * half], running.out[n][2 * half + 1]);
+      }
+    }
+    __syncthreads();
+    const int active = min(warps, last - first);
+    const int64_t to = (int64_t{blockIdx.x} + pair) * max_group;
+    for (int i = static_cast<int>(threadIdx.x); i < group * D / 4; i += threads) {
+      const int head = i / (D / 4);
+      const int d = i % (D / 4) * 4;
+      float max = -FLT_MAX;
+      for (int w = 0; w < active; ++w) max = fmaxf(max, maxima[w * max_group + head]);
+      float total = 0;
+      float4 out{};
+      for (int w = 0; w < active; ++w) {
+        const float share = exp2f(maxima[w * max_group + head] - max);
+        const float4 part = *reinterpret_cast<const float4*>(
+            reinterpret_cast<float*>(shared + w * ring_bytes) + head * T::out_stride + d);
+        total += share * sums[w * max_group + head];
+        out = make_float4(out.x + share * part.x, out.y + share * part.y, out.z + share * part.z,
+                          out.w + share * part.w);
+      }
+      store4(make_float4(out.x / total, out.y / total, out.z / total, out.w / total),
+             plan.outs + (to + head) * D + d);
+      // Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
+      if (d == 0) {
+        plan.lses[to + head] = total > 0 ? (max + log2f(total)) * 0.693147181F : NAN;
+      }
+    }
+    __syncthreads();
+  }
+  wait_for_previous();
+}
+
+// What both merges do for one (row, head): w_i = exp(lse_i - max), out = sum w_i o_i / sum w_i in
+// order of i within a group of threads, then over the groups. A part with lse -inf is not read. On
+// return the first `size` / 4 threads hold four values each.
+struct Merged {
+  float4 out;
+  float lse;
+};
+template <class Lse, class Value>
+__device__ Merged merge(int parts, int size, Lse lse_of, Value value_of) {
+  __shared__ float4 others[512];
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  float max = -INFINITY;
+  for (int i = lane; i < parts; i += 32) max = fmaxf(max, lse_of(i));
+  for (int step = 16; step > 0; step /= 2) max = fmaxf(max, __shfl_xor_sync(~0U, max, step));
+  float total = 0;  // +inf gives inf - inf, so that it is seen as NaN is
+  for (int i = lane; i < parts; i += 32) {
+    const float lse = lse_of(i);
+    if (lse != -INFINITY) total += expf(lse - max);
+  }
+  for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0U, total, step);
+
+  const int width = size / 4;
+  const int groups = static_cast<int>(blockDim.x) / width;
+  const int d = static_cast<int>(threadIdx.x) % width * 4;
+  float4 out{};
+#pragma unroll 8
+  for (int i = static_cast<int>(threadIdx.x) / width; i < parts; i += groups) {
+    const float lse = lse_of(i);
+    const float4 v = value_of(i, d);
+    if (lse != -INFINITY) {
+      const float w = expf(lse - max) / total;
+      out = make_float4(out.x + w * v.x, out.y + w * v.y, out.z + w * v.z, out.w + w * v.w);
+    }
+  }
+  others[threadIdx.x] = out;
+  __syncthreads();
+  if (threadIdx.x < width) {
+    for (int g = 1; g < groups; ++g) {
+      const float4 v = others[static_cast<int>(threadIdx.x) + g * width];
+      out = make_float4(out.x + v.x, out.y + v.y, out.z + v.z, out.w + v.w);
+    }
+  }
+  return {out, total == 0 ? -INFINITY : max + logf(total)};
+}
+
+// One block a (row, head).
+template <class Activation>
+__global__ void merge_splits(AttentionPlan plan, PartialLayout part, std::byte* out) {
+  release_next();
+  const AttentionShape shape = plan.shape;
+  const int row = static_cast<int>(blockIdx.x) / shape.heads;
+  const int head = static_cast<int>(blockIdx.x) % shape.heads;
+  const Splits splits = plan.splits[row * shape.kv_heads + head / shape.group()];
+  const int64_t from = int64_t{splits.first} * max_group + head % shape.group();
+  wait_for_previous();
+  const Merged merged = merge(
+      splits.count, shape.head_size,
+      [&](int i) { return __ldcg(plan.lses + from + i * max_group); },
+      [&](int i, int d) {
+        return load4(plan.outs + (from + i * max_group) * shape.head_size + d);
+      });
+  std::byte* message = out + head / part.heads * part.bytes();
+  const int64_t slot = head % part.heads;
+  if (threadIdx.x < shape.head_size / 4) {
+    store4(merged.out, reinterpret_cast<Activation*>(message + part.output_offset(row, slot)) +
+                           threadIdx.x * 4);
+  }
+  if (threadIdx.x == 0) {
+    *reinterpret_cast<float*>(message + part.lse_offset(row, slot)) = merged.lse;
+  }
+}
+
+template <class Activation>
+__global__ void merge_messages(PartialLayout part, int parts, const std::byte* messages,
+                               Activation* out) {
+  release_next();
+  const int64_t row = blockIdx.x / part.heads;
+  const int64_t head = blockIdx.x % part.heads;
+  wait_for_previous();
+  const Merged merged = merge(
+      parts, static_cast<int>(part.value_size),
+      [&](int i) {
+        return __ldcg(reinterpret_cast<const float*>(messages + i * part.bytes() +
+                                                     part.lse_offset(row, head)));
+      },
+      [&](int i, int d) {
+        return load4(reinterpret_cast<const Activation*>(messages + i * part.bytes() +
+                                                         part.output_offset(row, head)) +
+                     d);
+      });
+  if (threadIdx.x < part.value_size / 4) {
+    store4(merged.out, out + blockIdx.x * part.value_size + threadIdx.x * 4);
+  }
+}
+
+// Enough threads that each reads at most about 8 parts, in whole warps.
+int merge_threads(int parts, int size) {
+  const int width = size / 4;
+  int groups = 1;
+  while (groups * 8 < parts && 2 * groups * width <= 512) groups *= 2;
+  return std::max(32, groups * width);
+}
+
+template <int D, class Activation>
+void attend_and_merge(const AttentionPlan& plan, const Activation* q, const KvView& kv,
+                      const PartialLayout& part, std::byte* out, const Launch& how) {
+  const AttentionShape& shape = plan.shape;
+  launch("attention", attend<D, Activation>, dim3(static_cast<unsigned>(plan.blocks)), threads,
+         Tile<D, Activation>::shared_bytes, how, plan, q, kv);
+  launch("merge splits", merge_splits<Activation>,
+         dim3(static_cast<unsigned>(shape.rows * shape.heads)),
+         merge_threads(plan.blocks / shape.pairs() + 2, D), 0, how, plan, part, out);
+}
+
+}  // namespace
+
+int64_t AttentionPlan::bytes(const AttentionShape& shape, int blocks) {
+  const int64_t slots = blocks + shape.pairs();
+  return slots * max_group * (shape.head_size + 1) * 4 + (blocks + 1) * int64_t{sizeof(Cut)} +
+         shape.pairs() * int64_t{sizeof(Splits)} + (shape.rows + 1) * int64_t{4};
+}
+
+AttentionPlan::AttentionPlan(const AttentionShape& of, int over_blocks, std::byte* memory)
+    : shape(of), blocks(over_blocks) {
+  assert(shape.rows > 0 && shape.heads % shape.kv_heads == 0 && shape.group() <= max_group);
+  assert(shape.head_size == 64 || shape.head_size == 128);
+  const int64_t slots = blocks + shape.pairs();
+  outs = reinterpret_cast<float*>(memory);
+  lses = outs + slots * max_group * shape.head_size;
+  cuts = reinterpret_cast<Cut*>(lses + slots * max_group);
+  splits = reinterpret_cast<Splits*>(cuts + blocks + 1);
+  starts = reinterpret_cast<int32_t*>(splits + shape.pairs());
+}
+
+void cut_attention(const AttentionPlan& plan, const int32_t* tokens, const Launch& how) {
+  launch("cut attention", cut, dim3(1), 1024, 0, {how.stream, how.blocks, false}, plan, tokens);
+}
+
+template <class Activation>
+void decode_attention(const AttentionPlan& plan, const Activation* q, const KvView& kv,
+                      const PartialLayout& part, std::byte* out, const Launch& how) {
+  assert(part.rows == plan.shape.rows && plan.shape.heads % part.heads == 0);
+  assert(part.value_size == plan.shape.head_size && part.element_bytes == sizeof(Activation));
+  (plan.shape.head_size == 64 ? attend_and_merge<64, Activation>
+                              : attend_and_merge<128, Activation>)(plan, q, kv, part, out, how);
+}
+
+template <class Activation>
+void merge_partials(const PartialLayout& part, int parts, const std::byte* messages,
+                    Activation* out, const Launch& how) {
+  assert(part.value_size % 4 == 0 && 512 % (part.value_size / 4) == 0 && part.bytes() % 16 == 0);
+  if (part.rows * part.heads == 0) return;
+  launch("merge partials", merge_messages<Activation>,
+         dim3(static_cast<unsigned>(part.rows * part.heads)),
+         merge_threads(parts, static_cast<int>(part.value_size)), 0, how, part, parts, messages,
+         out);
+}
+
+#define INSTANTIATE(Activation)                                                               \
+  template void decode_attention(const AttentionPlan&, const Activation*, const KvView&,      \
+                                 const PartialLayout&, std::byte*, const Launch&);            \
+  template void merge_partials(const PartialLayout&, int, const std::byte*, Activation*,      \
+                               const Launch&);
+INSTANTIATE(float)
+INSTANTIATE(bf16)
+#undef INSTANTIATE
+
+}  // namespace helix::cuda

@@ -1,0 +1,126 @@
+// CUDA calls that cannot be ignored, and owners of what CUDA hands out.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace helix::cuda {
+
+inline std::string text_of(cudaError_t error, const char* call, const char* file, int line) {
+  return std::string(file) + ":" + std::to_string(line) + ": " + call + ": " +
+         cudaGetErrorName(error) + ", " + cudaGetErrorString(error);
+}
+inline void throw_unless_success(cudaError_t error, const char* call, const char* file, int line) {
+  if (error != cudaSuccess) throw std::runtime_error(text_of(error, call, file, line));
+}
+// For destructors: said, not thrown.
+inline void report_unless_success(cudaError_t error, const char* call, const char* file,
+                                  int line) noexcept {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "%s:%d: %s: %s\n", file, line, call, cudaGetErrorString(error));
+}
+#define HELIX_CUDA(call) ::helix::cuda::throw_unless_success((call), #call, __FILE__, __LINE__)
+#define HELIX_CUDA_NOTHROW(call) \
+  ::helix::cuda::report_unless_success((call), #call, __FILE__, __LINE__)
+
+// Owns a handle that Destroy gives back.
+template <class Handle, cudaError_t (*Destroy)(Handle)>
+class Owned {
+ public:
+  Owned() = default;
+  explicit Owned(Handle handle) : handle_(handle) {}
+  Owned(Owned&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Owned& operator=(Owned&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  ~Owned() {
+    if (handle_ != nullptr) HELIX_CUDA_NOTHROW(Destroy(handle_));
+  }
+  Handle get() const { return handle_; }
+
+ private:
+  Handle handle_ = nullptr;
+};
+using OwnedStream = Owned<cudaStream_t, cudaStreamDestroy>;
+using OwnedEvent = Owned<cudaEvent_t, cudaEventDestroy>;
+using OwnedGraph = Owned<cudaGraph_t, cudaGraphDestroy>;
+using OwnedGraphExec = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
+
+inline OwnedStream make_stream() {
+  cudaStream_t stream = nullptr;
+  HELIX_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return OwnedStream(stream);
+}
+inline OwnedEvent make_event() {
+  cudaEvent_t event = nullptr;
+  HELIX_CUDA(cudaEventCreate(&event));
+  return OwnedEvent(event);
+}
+// What `body` launches into `stream`, as a graph.
+template <class Body>
+OwnedGraphExec capture(cudaStream_t stream, Body&& body) {
+  HELIX_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  cudaGraph_t graph = nullptr;
+  try {
+    body();
+  } catch (...) {
+    HELIX_CUDA_NOTHROW(cudaStreamEndCapture(stream, &graph));
+    if (graph != nullptr) HELIX_CUDA_NOTHROW(cudaGraphDestroy(graph));
+    throw;
+  }
+  HELIX_CUDA(cudaStreamEndCapture(stream, &graph));
+  const OwnedGraph owned(graph);
+  cudaGraphExec_t exec = nullptr;
+  HELIX_CUDA(cudaGraphInstantiate(&exec, graph, 0));
+  return OwnedGraphExec(exec);
+}
+
+// `count` values in device memory, not initialised.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t count) : count_(count) {
+    if (count > 0) {
+      HELIX_CUDA(cudaMalloc(reinterpret_cast<void**>(&data_), static_cast<size_t>(bytes())));
+    }
+  }
+  explicit Buffer(std::span<const T> values) : Buffer(static_cast<int64_t>(values.size())) {
+    HELIX_CUDA(cudaMemcpy(data_, values.data(), values.size_bytes(), cudaMemcpyHostToDevice));
+  }
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(count_, other.count_);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_ != nullptr) HELIX_CUDA_NOTHROW(cudaFree(data_));
+  }
+  T* data() const { return data_; }
+  int64_t count() const { return count_; }
+  int64_t bytes() const { return count_ * static_cast<int64_t>(sizeof(T)); }
+  // On the device's default stream, after everything that was launched before.
+  std::vector<T> read() const {
+    std::vector<T> values(static_cast<size_t>(count_));
+    HELIX_CUDA(cudaDeviceSynchronize());
+    HELIX_CUDA(cudaMemcpy(values.data(), data_, static_cast<size_t>(bytes()),
+                          cudaMemcpyDeviceToHost));
+    return values;
+  }
+
+ private:
+  T* data_ = nullptr;
+  int64_t count_ = 0;
+};
+
+}  // namespace helix::cuda

@@ -1,0 +1,152 @@
+// What the kernels share: dependent launches, a ring of asynchronous copies that belongs to one
+// warp, and tensor-core products on its slots.
+//
+// Every kernel that reads memory for long has one block an SM and a ring in shared memory for each
+// of its 8 warps: 3 slots of 4 KB, filled by 16-byte asynchronous copies. A warp fills, waits for
+// and drains its own slots, so that nothing but its own copies ever stops it. 96 KB a block: at
+// 4.5 TB/s and 1 us of latency 34 KB an SM must be under way, and two blocks fit an SM, so that the
+// next kernel's ring fills while this one drains.
+//
+// A slot is rows of 128 or 256 bytes. The 16-byte chunk c of row r stands at c ^ (r & 7), so that
+// the eight rows of a matrix fragment lie in different banks.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <nvtx3/nvToolsExt.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "base/format.h"
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/launch.h"
+
+namespace helix::cuda {
+
+inline constexpr int warps = 8;
+inline constexpr int threads = 32 * warps;
+inline constexpr int slots = 3;
+inline constexpr int slot_bytes = 4096;
+inline constexpr int ring_bytes = slots * slot_bytes;  // of one warp
+
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int block, int shared_bytes,
+            const Launch& how, Arguments&&... arguments) {
+  nvtxRangePushA(name);
+  if (shared_bytes > 48 * 1024) {
+    HELIX_CUDA(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  }
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(block));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = how.stream;
+  config.attrs = &attribute;
+  config.numAttrs = how.dependent ? 1 : 0;
+  HELIX_CUDA(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+  nvtxRangePop();
+}
+
+// The next kernel may be launched: said first, it only takes what this one leaves free.
+__device__ inline void release_next() { asm volatile("griddepcontrol.launch_dependents;"); }
+// Everything launched before has ended and is visible.
+__device__ inline void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+__device__ inline uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+__device__ inline uint32_t swizzled(int row, int chunk, int row_bytes) {
+  return static_cast<uint32_t>(row * row_bytes + ((chunk ^ (row & 7)) << 4));
+}
+
+// 16 bytes to shared memory, or zeros.
+__device__ inline void copy_chunk(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int Pending>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+  __syncwarp();
+}
+
+// Four 8x8 matrices of 16-bit values; lane 8 i + r gives the address of row r of matrix i.
+__device__ inline void load_matrices(uint32_t (&to)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ inline void load_transposed(uint32_t (&to)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address)
+               : "memory");
+}
+// c[16][8] += a[16][16] b[16][8], in the fragments of mma.m16n8k16.
+__device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                    uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two fp32 values rounded to bf16; `low` stands in the lower half.
+__device__ inline uint32_t pack(float low, float high) {
+  uint32_t both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+// What rounding lost, as bf16 again: together 16 bits of mantissa, relative error 2^-17.
+__device__ inline uint32_t pack_rest(float low, float high, uint32_t packed) {
+  return pack(low - __uint_as_float(packed << 16), high - __uint_as_float(packed & 0xffff0000U));
+}
+
+// Consecutive values, 16 bytes at a time, as fp32.
+template <class T>
+inline constexpr int vector_values = 16 / sizeof(T);
+__device__ inline void unpack(uint4 from, const bf16*, float (&to)[8]) {
+  const uint32_t words[4] = {from.x, from.y, from.z, from.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    to[2 * i] = __uint_as_float(words[i] << 16);
+    to[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000U);
+  }
+}
+__device__ inline void load8(const bf16* from, float (&to)[8]) {
+  unpack(*reinterpret_cast<const uint4*>(from), from, to);
+}
+__device__ inline void load8(const float* from, float (&to)[8]) {
+  *reinterpret_cast<float4*>(&to[0]) = *reinterpret_cast<const float4*>(from);
+  *reinterpret_cast<float4*>(&to[4]) = *reinterpret_cast<const float4*>(from + 4);
+}
+__device__ inline void store8(const float (&from)[8], bf16* to) {
+  *reinterpret_cast<uint4*>(to) = make_uint4(pack(from[0], from[1]), pack(from[2], from[3]),
+                                             pack(from[4], from[5]), pack(from[6], from[7]));
+}
+__device__ inline void store8(const float (&from)[8], float* to) {
+  *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
+  *reinterpret_cast<float4*>(to + 4) = make_float4(from[4], from[5], from[6], from[7]);
+}
+__device__ inline float4 load4(const float* from) {
+  return __ldcg(reinterpret_cast<const float4*>(from));
+}
+__device__ inline float4 load4(const bf16* from) {
+  const uint2 v = __ldcg(reinterpret_cast<const uint2*>(from));
+  return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000U),
+                     __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000U));
+}
+__device__ inline void store4(float4 from, float* to) { *reinterpret_cast<float4*>(to) = from; }
+__device__ inline void store4(float4 from, bf16* to) {
+  *reinterpret_cast<uint2*>(to) = make_uint2(pack(from.x, from.y), pack(from.z, from.w));
+}
+
+}  // namespace helix::cuda

@@ -1,0 +1,187 @@
+// y [m][n] = x [m][k] w [n][k]^T for at most 8 rows m: the time is that of reading w once.
+//
+// Block b owns outputs [b n / blocks, (b + 1) n / blocks), so that every SM reads the same and an
+// output's sum stays in one block. Its 8 warps take chunks of 128 k in turn. A slot of a warp's ring
+// (device.cuh) is 16 rows of w times one chunk, beside it the chunk of x:
+//   y^T [16 outputs][8 m] += w [16][128] x^T [128][8]:   tensor cores, w as it lies in memory
+// Up to Tiles slots of one chunk follow each other and share its x. The warps' sums meet in shared
+// memory and are added in order of the warps. w is read ahead of the kernel before, x is not.
+// fp32 activations are split into two bf16 halves: 2^-16 exact.
+#include "kernels/cuda/product.h"
+
+#include <algorithm>
+#include <cassert>
+
+#include "kernels/cuda/device.cuh"
+
+namespace helix::cuda {
+namespace {
+
+constexpr int chunk_inputs = 128;
+constexpr int tile_rows = 16;
+static_assert(tile_rows * chunk_inputs * 2 == slot_bytes);
+
+// x of one chunk as fragments: two words for each step of 16 inputs. Rows beyond m repeat the last:
+// they make columns of y that nobody reads.
+__device__ void load_x(uint32_t (&x)[8][2], const unsigned char* from, int rows, int lane) {
+#pragma unroll
+  for (int step = 0; step < 8; step += 2) {
+    uint32_t words[4];
+    load_matrices(words, shared_address(from) +
+                             swizzled(min(lane & 7, rows - 1), 2 * step + (lane >> 3), 256));
+    x[step][0] = words[0];
+    x[step][1] = words[1];
+    x[step + 1][0] = words[2];
+    x[step + 1][1] = words[3];
+  }
+}
+__device__ void load_x(uint32_t (&x)[8][2], uint32_t (&rest)[8][2], const unsigned char* from,
+                       int rows, int lane) {
+  const int row = min(lane >> 2, rows - 1);
+#pragma unroll
+  for (int step = 0; step < 8; ++step) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int k = 16 * step + 8 * half + 2 * (lane & 3);
+      const float2 v = *reinterpret_cast<const float2*>(from + swizzled(row, k / 4, 512) + k % 4 * 4);
+      x[step][half] = pack(v.x, v.y);
+      rest[step][half] = pack_rest(v.x, v.y, x[step][half]);
+    }
+  }
+}
+
+template <int Tiles, class Activation>
+__global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1 : 2)
+    multiply(ProductShape shape, const Activation* x, const bf16* w, Activation* y) {
+  constexpr bool exact = std::is_same_v<Activation, float>;
+  constexpr int x_row_bytes = chunk_inputs * sizeof(Activation);
+  constexpr int x_row_chunks = x_row_bytes / 16;
+  extern __shared__ __align__(128) unsigned char shared[];
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int warp = static_cast<int>(threadIdx.x) >> 5;
+  unsigned char* const ring = shared + warp * ring_bytes;
+  const int x_slot_bytes = shape.rows * x_row_bytes;
+  unsigned char* const x_ring = shared + warps * ring_bytes + warp * slots * x_slot_bytes;
+  const int begin = static_cast<int>(int64_t{shape.outputs} * blockIdx.x / gridDim.x);
+  const int end = static_cast<int>(int64_t{shape.outputs} * (blockIdx.x + 1) / gridDim.x);
+
+  release_next();
+  for (int first = begin; first < end; first += Tiles * tile_rows) {
+    const int tiles = min(Tiles, (end - first + tile_rows - 1) / tile_rows);
+    const auto input_of = [&](int slot) { return (warp + slot / tiles * warps) * chunk_inputs; };
+    const auto fetch_w = [&](int slot) {
+      const int k = input_of(slot);
+      if (k >= shape.inputs) return;
+      const int output = first + slot % tiles * tile_rows;
+      const uint32_t to = shared_address(ring + slot % slots * slot_bytes);
+#pragma unroll
+      for (int i = 0; i < slot_bytes / 512; ++i) {
+        const int row = (lane >> 4) + 2 * i;
+        const int chunk = lane & 15;
+        const bool valid = output + row < end && k + chunk * 8 < shape.inputs;
+        const bf16* from = w + int64_t{output + row} * shape.inputs + k + chunk * 8;
+        copy_chunk(to + swizzled(row, chunk, 256), valid ? from : w, valid);
+      }
+    };
+    const auto fetch_x = [&](int slot) {
+      const int k = input_of(slot);
+      if (k >= shape.inputs || slot % tiles != 0) return;
+      const uint32_t to = shared_address(x_ring + slot % slots * x_slot_bytes);
+      for (int i = lane; i < shape.rows * x_row_chunks; i += 32) {
+        const int row = i / x_row_chunks;
+        const int chunk = i % x_row_chunks;
+        const int at = k + chunk * (16 / static_cast<int>(sizeof(Activation)));
+        const bool valid = at < shape.inputs;
+        copy_chunk(to + swizzled(row, chunk, x_row_bytes),
+                   valid ? x + row * shape.x_stride + at : x, valid);
+      }
+    };
+#pragma unroll 1
+    for (int slot = 0; slot < slots; ++slot) {
+      fetch_w(slot);
+      commit_copies();
+    }
+    wait_for_previous();
+#pragma unroll 1
+    for (int slot = 0; slot < slots; ++slot) {
+      fetch_x(slot);
+      commit_copies();
+    }
+
+    float sums[Tiles][4] = {};
+    for (int slot = 0; input_of(slot) < shape.inputs;) {
+      uint32_t xs[8][2];
+      [[maybe_unused]] uint32_t rests[8][2];
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile) {
+        if (tile >= tiles) break;
+        wait_for_copies<slots - 1>();
+        if (tile == 0) {
+          const unsigned char* from = x_ring + slot % slots * x_slot_bytes;
+          if constexpr (exact) load_x(xs, rests, from, shape.rows, lane);
+          if constexpr (!exact) load_x(xs, from, shape.rows, lane);
+        }
+        const uint32_t rows = shared_address(ring + slot % slots * slot_bytes);
+#pragma unroll
+        for (int step = 0; step < 8; ++step) {
+          uint32_t a[4];
+          load_matrices(a, rows + swizzled(lane & 15, 2 * step + (lane >> 4), 256));
+          multiply_add(sums[tile], a, xs[step][0], xs[step][1]);
+          if constexpr (exact) multiply_add(sums[tile], a, rests[step][0], rests[step][1]);
+        }
+        __syncwarp();
+        fetch_w(slot + slots);
+        fetch_x(slot + slots);
+        commit_copies();
+        ++slot;
+      }
+    }
+    wait_for_copies<0>();
+
+    // [tile][8 m][16 outputs] of each warp, in its ring. Thread (g, t) holds outputs g and g + 8 of
+    // m = 2 t and 2 t + 1.
+    float* const own = reinterpret_cast<float*>(ring);
+#pragma unroll
+    for (int tile = 0; tile < Tiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        own[(tile * 8 + 2 * (lane & 3) + (i & 1)) * tile_rows + lane / 4 + 8 * (i >> 1)] =
+            sums[tile][i];
+      }
+    }
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < tiles * tile_rows * shape.rows; i += threads) {
+      const int m = i / (tiles * tile_rows);
+      const int n = i % (tiles * tile_rows);
+      float sum = 0;
+#pragma unroll
+      for (int other = 0; other < warps; ++other) {
+        sum += reinterpret_cast<const float*>(
+            shared + other * ring_bytes)[(n / tile_rows * 8 + m) * tile_rows + n % tile_rows];
+      }
+      if (first + n < end) y[m * shape.y_stride + first + n] = from_float<Activation>(sum);
+    }
+    __syncthreads();
+  }
+  wait_for_previous();
+}
+
+}  // namespace
+
+template <class Activation>
+void product(const ProductShape& shape, const Activation* x, const bf16* w, Activation* y,
+             const Launch& how) {
+  assert(shape.rows > 0 && shape.rows <= max_product_rows && shape.inputs % 8 == 0);
+  assert(shape.x_stride * static_cast<int64_t>(sizeof(Activation)) % 16 == 0 && how.blocks > 0);
+  const int blocks = std::min(how.blocks, shape.outputs);
+  const int shared_bytes = warps * (ring_bytes + slots * shape.rows * chunk_inputs *
+                                                     static_cast<int>(sizeof(Activation)));
+  const bool one = shape.outputs <= blocks * tile_rows;
+  launch("product", one ? multiply<1, Activation> : multiply<8, Activation>,
+         dim3(static_cast<unsigned>(blocks)), threads, shared_bytes, how, shape, x, w, y);
+}
+
+template void product(const ProductShape&, const float*, const bf16*, float*, const Launch&);
+template void product(const ProductShape&, const bf16*, const bf16*, bf16*, const Launch&);
+
+}  // namespace helix::cuda

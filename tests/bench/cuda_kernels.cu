@@ -1,0 +1,255 @@
+// The GPU kernels beside their floor, the time to read their bytes at the read ceiling that the same
+// run measures, and beside the peers quoted from measurements on an H200. Each case is a CUDA graph
+// of dependent launches over buffers that take turns, more than 256 MB together, so that the 60 MB
+// of L2 hold nothing of a turn; medians of 20 graphs. One JSON line a case; the notes say what a
+// number is. Arguments: a word: only the cases whose name has it.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "base/random.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/generate.h"
+#include "kernels/cuda/product.h"
+
+namespace helix::cuda {
+namespace {
+
+OwnedStream stream;
+int sms = 0;
+std::string only;
+double ceiling = 0;  // bytes a microsecond
+
+Launch how() { return {stream.get(), sms, true}; }
+
+bool wanted(const std::string& name) { return name.find(only) != std::string::npos; }
+
+// Microseconds of one of `nodes` launches in a graph; node(i) launches the i-th.
+template <class Node>
+double node_us(int nodes, Node&& node) {
+  const OwnedGraphExec graph = capture(stream.get(), [&] {
+    for (int i = 0; i < nodes; ++i) node(i);
+  });
+  const OwnedEvent begin = make_event(), end = make_event();
+  std::vector<float> times;
+  for (int i = 0; i < 23; ++i) {
+    HELIX_CUDA(cudaEventRecord(begin.get(), stream.get()));
+    HELIX_CUDA(cudaGraphLaunch(graph.get(), stream.get()));
+    HELIX_CUDA(cudaEventRecord(end.get(), stream.get()));
+    HELIX_CUDA(cudaEventSynchronize(end.get()));
+    float ms = 0;
+    HELIX_CUDA(cudaEventElapsedTime(&ms, begin.get(), end.get()));
+    if (i >= 3) times.push_back(ms * 1000 / static_cast<float>(nodes));
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+// Enough nodes that the graph's own launch (some 5 us) does not count.
+int nodes_for(double bytes) { return std::clamp(static_cast<int>(3e9 / bytes), 8, 200); }
+
+template <class T>
+Buffer<T> drawn(int64_t count, float scale) {
+  static uint64_t stream_key = 1;
+  Buffer<T> buffer(count);
+  generate({.stream = combine(stream_key++, 0), .scale = scale}, {.width = count}, buffer.data(),
+           {stream.get(), sms, false});
+  return buffer;
+}
+
+void print(const std::string& name, double bytes, double us, double peer_us, const char* peer) {
+  const double floor = bytes / ceiling;
+  std::printf(
+      "{\"case\": \"%s\", \"bytes\": %.0f, \"us\": %.2f, \"floor_us\": %.2f, \"over_floor\": %.3f, "
+      "\"gb_per_s\": %.0f",
+      name.c_str(), bytes, us, floor, us / floor, bytes / us / 1e3);
+  if (peer_us > 0) {
+    std::printf(", \"peer\": \"%s\", \"peer_us\": %.1f, \"peer_over_ours\": %.2f", peer, peer_us,
+                peer_us / us);
+  }
+  std::printf("}\n");
+  std::fflush(stdout);
+}
+
+__global__ void __launch_bounds__(256) read_all(const uint4* from, int64_t count, uint32_t* to) {
+  const int64_t step = int64_t{gridDim.x} * blockDim.x;
+  uint32_t sum = 0;
+  int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  for (; i + 7 * step < count; i += 8 * step) {
+    uint4 v[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(v[j].x), "=r"(v[j].y), "=r"(v[j].z), "=r"(v[j].w)
+                   : "l"(from + i + j * step));
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) sum += v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
+  }
+  if (sum == 1) *to = sum;
+}
+
+void measure_ceiling() {
+  const auto data = drawn<bf16>(int64_t{1} << 32, 1);
+  const Buffer<uint32_t> sink(1);
+  const double us = node_us(2, [&](int) {
+    read_all<<<dim3(static_cast<unsigned>(4 * sms)), 256, 0, stream.get()>>>(
+        reinterpret_cast<const uint4*>(data.data()), data.bytes() / 16, sink.data());
+  });
+  ceiling = static_cast<double>(data.bytes()) / us;
+  std::printf("{\"case\": \"read ceiling, 8 GiB\", \"us\": %.1f, \"gb_per_s\": %.0f}\n", us,
+              ceiling / 1e3);
+}
+
+struct AttentionCase {
+  int rows, tokens, heads, kv_heads;
+  double peer_us;
+  const char* peer;
+};
+
+template <class Activation>
+void time_attention(const AttentionCase& c) {
+  const std::string name = "attention " + std::to_string(c.rows) + " x " +
+                           std::to_string(c.tokens) + ", " + std::to_string(c.heads) + "/" +
+                           std::to_string(c.kv_heads) +
+                           (std::is_same_v<Activation, float> ? " fp32 activations" : "");
+  if (!wanted(name)) return;
+  AttentionShape shape{c.rows, c.heads, c.kv_heads, 128, 1 / std::sqrt(128.0F)};
+  const int64_t pair_values = int64_t{c.tokens} * 128;
+  const int64_t values = 2 * shape.pairs() * pair_values;
+  const double bytes = static_cast<double>(values) * 2;
+  const int turns = std::max(2, static_cast<int>(std::ceil(256e6 / bytes)));
+  std::vector<Buffer<bf16>> kv;
+  for (int i = 0; i < turns; ++i) kv.push_back(drawn<bf16>(values, 1.7320508F));
+  const auto q = drawn<Activation>(int64_t{c.rows} * c.heads * 128, 4);
+  std::vector<int64_t> keys, at_values;
+  for (int pair = 0; pair < shape.pairs(); ++pair) {
+    keys.push_back(2 * pair * pair_values);
+    at_values.push_back((2 * pair + 1) * pair_values);
+  }
+  const Buffer<int64_t> k{std::span<const int64_t>(keys)}, v{std::span<const int64_t>(at_values)};
+  const std::vector<int32_t> counts(c.rows, c.tokens);
+  const Buffer<int32_t> tokens{std::span<const int32_t>(counts)};
+  const Buffer<std::byte> memory(AttentionPlan::bytes(shape, sms));
+  const AttentionPlan plan(shape, sms, memory.data());
+  const PartialLayout part{c.rows, c.heads, 128, sizeof(Activation)};
+  const Buffer<std::byte> out(part.bytes());
+  cut_attention(plan, tokens.data(), how());
+  const double us = node_us(nodes_for(bytes), [&](int i) {
+    decode_attention(plan, q.data(),
+                     {kv[i % turns].data(), k.data(), v.data(), tokens.data()}, part, out.data(),
+                     how());
+  });
+  print(name, bytes, us, c.peer_us, c.peer);
+}
+
+struct ProductCase {
+  int outputs, inputs;
+  double peer_us;
+};
+template <class Activation>
+void time_product(int rows, const ProductCase& c) {
+  const std::string name = "product " + std::to_string(rows) + " x " + std::to_string(c.outputs) +
+                           " x " + std::to_string(c.inputs) +
+                           (std::is_same_v<Activation, float> ? " fp32 activations" : "");
+  if (!wanted(name)) return;
+  const int64_t values = int64_t{c.outputs} * c.inputs;
+  const double bytes = static_cast<double>(values) * 2;
+  const int turns = std::max(2, static_cast<int>(std::ceil(256e6 / bytes)));
+  std::vector<Buffer<bf16>> w;
+  for (int i = 0; i < turns; ++i) w.push_back(drawn<bf16>(values, 0.02F));
+  const auto x = drawn<Activation>(int64_t{rows} * c.inputs, 1);
+  const Buffer<Activation> y(int64_t{rows} * c.outputs);
+  const double us = node_us(nodes_for(bytes), [&](int i) {
+    product({rows, c.outputs, c.inputs, c.inputs, c.outputs}, x.data(), w[i % turns].data(),
+            y.data(), how());
+  });
+  print(name, bytes, us, c.peer_us, "cuBLAS");
+}
+
+void time_small() {
+  if (!wanted("small")) return;
+  const int width = 16384;
+  const auto h = drawn<bf16>(8 * width, 1), y = drawn<bf16>(8 * width, 0), w = drawn<bf16>(width, 1);
+  const Buffer<bf16> out(8 * width);
+  const auto say = [](const char* name, double us) {
+    std::printf("{\"case\": \"small: %s\", \"us\": %.2f}\n", name, us);
+  };
+  for (int rows : {1, 8}) {
+    say(rows == 1 ? "add_rms_norm 1 x 16384" : "add_rms_norm 8 x 16384", node_us(200, [&](int) {
+          add_rms_norm(rows, width, h.data(), y.data(), w.data(), 1e-5F, out.data(), how());
+        }));
+  }
+  const auto angles = drawn<float>(8 * 64, 1);
+  say("rope 8 x 128 heads x 128", node_us(200, [&](int) {
+        rope({8, 128, 128, 64, false}, angles.data(), angles.data(), h.data(), out.data(), how());
+      }));
+  say("swiglu 8 x 8192", node_us(200, [&](int) {
+        swiglu(8, 8192, h.data(), out.data(), how());
+      }));
+  const PartialLayout part{8, 16, 128, 2};
+  const auto messages = drawn<bf16>(8 * part.bytes() / 2, 1);
+  say("merge_partials 8 parts of 8 x 16 x 128", node_us(200, [&](int) {
+        merge_partials(part, 8, reinterpret_cast<const std::byte*>(messages.data()), out.data(),
+                       how());
+      }));
+  const Buffer<bf16> big(int64_t{1} << 30);
+  const double us = node_us(2, [&](int) {
+    generate({.stream = 1}, {.width = big.count()}, big.data(), how());
+  });
+  std::printf("{\"case\": \"small: generate 2 GiB of bf16\", \"us\": %.1f, \"gb_per_s\": %.0f}\n", us,
+              static_cast<double>(big.bytes()) / us / 1e3);
+}
+
+void time_all() {
+  measure_ceiling();
+  const char* const cudnn = "SDPA cuDNN, eager";
+  const AttentionCase attention[] = {
+      {1, 16384, 16, 1, 0, cudnn},        {1, 32768, 16, 1, 0, cudnn},
+      {1, 65536, 16, 1, 34, cudnn},       {1, 131072, 16, 1, 0, cudnn},
+      {1, 262144, 16, 1, 64, cudnn},      {1, 1048576, 16, 1, 178, cudnn},
+      {8, 16384, 16, 1, 0, cudnn},        {8, 65536, 16, 1, 85, cudnn},
+      {8, 131072, 16, 1, 144, cudnn},     {32, 16384, 16, 1, 93, cudnn},
+      {1, 262144, 128, 8, 277, cudnn},    {8, 131072, 128, 8, 972, cudnn},
+      {1, 131072, 32, 8, 0, cudnn}};
+  for (const AttentionCase& c : attention) time_attention<bf16>(c);
+  time_attention<float>({1, 65536, 16, 1, 0, cudnn});
+  time_attention<float>({8, 65536, 16, 1, 0, cudnn});
+  for (const int rows : {1, 2, 4, 8}) {
+    for (const ProductCase& c : {ProductCase{53248, 16384, 447},
+                                 {16384, 16384, 133},
+                                 {6656, 16384, 64},
+                                 {2048, 16384, 28.5},
+                                 {16384, 2048, 26.8},
+                                 {2048, 7168, 19.7},
+                                 {512, 16384, 0},
+                                 {128, 16384, 0}}) {
+      if (rows == 1 || rows == 8 || c.inputs * int64_t{c.outputs} < 40000000) {
+        time_product<bf16>(rows, c);
+      }
+    }
+  }
+  time_product<float>(1, {2048, 16384, 28.5});
+  time_small();
+}
+
+}  // namespace
+}  // namespace helix::cuda
+
+int main(int count, char** words) {
+  using namespace helix::cuda;
+  try {
+    if (count > 1) only = words[1];
+    HELIX_CUDA(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
+    stream = make_stream();
+    time_all();
+    stream = {};
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,29 @@
+# The GPU kernels: `make cuda` compiles and links them and their programs into $(BUILD)/cuda; a
+# machine without a GPU can do that too. `jobs/gpu-kernels.sh` runs them.
+CUDA_GENCODE := $(or $(NVCC_GENCODE),-gencode=arch=compute_90a,code=sm_90a)
+CUDA_NVCC := $(CUDA_HOME)/bin/nvcc
+CUDA_DIR := $(BUILD)/cuda
+NVCC_FLAGS := -std=c++20 -O3 -lineinfo --expt-relaxed-constexpr $(CUDA_GENCODE) -Isrc -I. \
+  -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -Xptxas -warn-spills
+CUDA_KERNELS := $(patsubst %.cu,$(CUDA_DIR)/%.o,$(sort $(wildcard kernels/cuda/*.cu)))
+CUDA_PROGRAMS := $(patsubst %.cu,$(CUDA_DIR)/%,$(sort $(wildcard tests/cuda/*.cu tests/bench/cuda_*.cu)))
+
+.PHONY: cuda
+cuda: $(CUDA_PROGRAMS) ## compile the GPU kernels and their tests (nvcc, no GPU needed)
+
+$(CUDA_DIR)/%.o: %.cu tests/cuda.mk
+	@echo "nvcc $<"; mkdir -p $(@D)
+	$(Q)$(CCACHE) $(CUDA_NVCC) $(NVCC_FLAGS) -MMD -MP -c $< -o $@
+# The plain twins, without the rest of the program's dependencies.
+$(CUDA_DIR)/%.o: %.cpp tests/cuda.mk
+	@echo "c++ $<"; mkdir -p $(@D)
+	$(Q)$(CCACHE) $(CXX) -std=c++20 -O3 -fopenmp -Wall -Wextra -iquote src -iquote . -MMD -MP -c $< -o $@
+$(CUDA_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_DIR)/kernels/cpu/reference.o
+	@echo "link $@"
+	$(Q)$(CUDA_NVCC) $(CUDA_GENCODE) $^ -Xcompiler -fopenmp -ldl -o $@
+.SECONDARY: $(CUDA_PROGRAMS:=.o)
+-include $(wildcard $(CUDA_DIR)/*/*/*.d)
+
+# Headers that name CUDA's types compile alone where the toolkit is; elsewhere they are not tried.
+$(BUILD)/headers/kernels/cuda/check.h.ok: INCLUDES += -isystem $(CUDA_HOME)/include
+$(if $(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),,$(eval CHECKS := $(filter-out %/cuda/check.h.ok,$(CHECKS))))
