@@ -103,6 +103,7 @@ $(if $(MPI_LINK),,$(error $(MPICXX) not found: run `make deps`, or set MPI_HOME)
 endif
 
 include tests/test.mk
+-include tests/cuda.mk
 
 $(PROGRAM): $(call objects,src/main.cpp) $(VERSION_OBJ) $(LIBS)
 	@echo "link $@"

@@ -1,10 +1,16 @@
 # The GPU kernels: `make cuda` compiles and links them and their programs into $(BUILD)/cuda; a
 # machine without a GPU can do that too. `jobs/gpu-kernels.sh` runs them.
-CUDA_GENCODE := $(or $(NVCC_GENCODE),-gencode=arch=compute_90a,code=sm_90a)
+# Also alone, without MPI and the rest: make -f tests/cuda.mk.
+BUILD ?= build
+CUDA_HOME ?= /usr/local/cuda
+WERROR ?= -Werror
+Q ?= @
+cuda_default := -gencode=arch=compute_90a,code=sm_90a
+CUDA_GENCODE := $(or $(NVCC_GENCODE),$(cuda_default))
 CUDA_NVCC := $(CUDA_HOME)/bin/nvcc
 CUDA_DIR := $(BUILD)/cuda
 NVCC_FLAGS := -std=c++20 -O3 -lineinfo --expt-relaxed-constexpr $(CUDA_GENCODE) -Isrc -I. \
-  -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -Xptxas -warn-spills
+  -Xcompiler -Wall,-Wextra,-Wno-restrict $(if $(WERROR),-Werror all-warnings) -Xptxas -warn-spills
 CUDA_KERNELS := $(patsubst %.cu,$(CUDA_DIR)/%.o,$(sort $(wildcard kernels/cuda/*.cu)))
 CUDA_PROGRAMS := $(patsubst %.cu,$(CUDA_DIR)/%,$(sort $(wildcard tests/cuda/*.cu tests/bench/cuda_*.cu)))
 

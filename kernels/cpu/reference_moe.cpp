@@ -53,7 +53,7 @@ void choose(const Routing& routing, std::span<const float> scores, std::span<con
     groups.push_back(mine[0] + mine[1]);
   }
   const std::vector<int32_t> by_group = ranked(groups);
-  for (size_t rank = static_cast<size_t>(routing.chosen_groups); rank < by_group.size(); ++rank)
+  for (auto rank = static_cast<size_t>(routing.chosen_groups); rank < by_group.size(); ++rank)
     for (int64_t i = 0; i < size; ++i)
       compared[by_group[rank] * size + i] = -std::numeric_limits<float>::infinity();
   std::vector<int32_t> best = ranked(compared);

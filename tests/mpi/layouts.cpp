@@ -12,7 +12,7 @@ namespace helix {
 namespace {
 
 constexpr int64_t steps = 3;
-constexpr size_t cases_each = 6;  // of a model and strategy
+constexpr size_t cases_each = 5;  // of a model and strategy
 
 constexpr Precision all_of(Format f) { return {f, f, f, f, f, f}; }
 const Precision precisions[] = {

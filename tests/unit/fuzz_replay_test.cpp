@@ -12,6 +12,12 @@
 #define LLVMFuzzerTestOneInput replay_json
 #include "tests/fuzz/json_fuzz.cpp"
 #undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput replay_model
+#include "tests/fuzz/model_fuzz.cpp"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput replay_sweep
+#include "tests/fuzz/sweep_fuzz.cpp"
+#undef LLVMFuzzerTestOneInput
 
 namespace {
 
@@ -22,7 +28,8 @@ struct Target {
   int (*entry)(const uint8_t*, size_t);
 };
 
-const std::vector<Target> targets = {{"json", replay_json}};
+const std::vector<Target> targets = {
+    {"json", replay_json}, {"model", replay_model}, {"sweep", replay_sweep}};
 
 fs::path corpus() {
 #ifdef HELIX_SOURCE_DIR

@@ -29,11 +29,13 @@ std::vector<Routing> routings() {
 
 std::vector<int32_t> experts_of(const std::vector<Choice>& choice) {
   std::vector<int32_t> experts;
+  experts.reserve(choice.size());
   for (const Choice& c : choice) experts.push_back(c.expert);
   return experts;
 }
 std::vector<float> gates_of(const std::vector<Choice>& choice) {
   std::vector<float> gates;
+  gates.reserve(choice.size());
   for (const Choice& c : choice) gates.push_back(c.gate);
   return gates;
 }

@@ -107,6 +107,7 @@ Collectives::Shares Collectives::shares(const Task& task) const {
 void Collectives::sum(const Task& task, int64_t count, std::byte* out) {
   const auto add = [&]<class T>(T*) {
     std::vector<const T*> from;
+    from.reserve(static_cast<size_t>(task.group.size));
     for (int i = 0; i < task.group.size; ++i)
       from.push_back(reinterpret_cast<T*>(store_.workspace()) + i * count);
     sum_in_order(task.group.size, count, from.data(), reinterpret_cast<T*>(out));

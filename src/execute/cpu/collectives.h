@@ -45,7 +45,7 @@ class Collectives {
   bool all_gather(const Task& task, Pending& pending);
   bool reduce_scatter(const Task& task, Pending& pending);
   bool shift(const Task& task, Pending& pending);
-  void sum(const Task& task, int64_t values, std::byte* out);
+  void sum(const Task& task, int64_t count, std::byte* out);
 
   // Tokens to their experts and back (dispatch.cpp).
   bool dispatch(const Task& task, Pending& pending);
