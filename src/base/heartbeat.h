@@ -1,5 +1,5 @@
-// Signs of life: whoever finishes a task, a block of generated values or a row of the judge says so; the watchdog
-// (bench/watchdog.h) ends a run that has gone silent.
+// Signs of life: whoever finishes a task, a block of generated values or a row of the judge says
+// so; the watchdog (bench/watchdog.h) ends a run that has gone silent.
 #pragma once
 
 #include <atomic>

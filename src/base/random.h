@@ -19,9 +19,12 @@ constexpr uint64_t golden = 0x9e3779b97f4a7c15ULL;
 constexpr uint64_t combine(uint64_t key, uint64_t part) { return mix((key ^ part) + golden); }
 
 // One hash gives four values: lane i of 4 is bits [16i, 16i + 16).
-constexpr uint64_t quad(uint64_t stream, uint64_t index) { return mix(stream + (index >> 2) * golden); }
+constexpr uint64_t quad(uint64_t stream, uint64_t index) {
+  return mix(stream + (index >> 2) * golden);
+}
 
-// Uniform over (-1, 1) in steps of 2^-15, exact in fp32: the 16-bit counts -32767.5 … 32767.5 / 2^15.
+// Uniform over (-1, 1) in steps of 2^-15, exact in fp32: the 16-bit counts -32767.5 … 32767.5 /
+// 2^15.
 constexpr float uniform(uint64_t hash, unsigned lane) {
   const auto bits = static_cast<int32_t>((hash >> (16 * lane)) & 0xffffU);
   return static_cast<float>(2 * bits - 65535) * (1.0F / 65536.0F);

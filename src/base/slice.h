@@ -14,8 +14,8 @@ struct Slice {
 
 constexpr Slice whole(int64_t count) { return {0, count}; }
 
-// Part `index` of `parts` of [0, n) in blocks of `quantum`. The remainder goes to the lowest indices, so that
-// index 0 always holds the most.
+// Part `index` of `parts` of [0, n) in blocks of `quantum`. The remainder goes to the lowest
+// indices, so that index 0 always holds the most.
 constexpr Slice share(int64_t n, int64_t parts, int64_t index, int64_t quantum = 1) {
   const int64_t blocks = (n + quantum - 1) / quantum;
   const int64_t each = blocks / parts;

@@ -11,7 +11,8 @@ namespace {
 bool always(const Model&, const Layout&) { return true; }
 bool sharded(const Model&, const Layout& layout) { return layout.kvp > 1; }
 
-// Calls `change(values of a row of one part, count)` on a tensor of each task of one kind, after the task.
+// Calls `change(values of a row of one part, count)` on a tensor of each task of one kind, after
+// the task.
 template <class Change>
 void after(Executor& executor, Op op, int written, Change change) {
   executor.hooks().after = [&executor, op, written, change](const Task& task, int) {

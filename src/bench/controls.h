@@ -1,4 +1,5 @@
-// Negative controls: the errors of helix.md made on purpose in the executor, to show that verification fails on them.
+// Negative controls: the errors of helix.md made on purpose in the executor, to show that
+// verification fails on them.
 #pragma once
 
 #include <functional>

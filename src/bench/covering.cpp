@@ -27,7 +27,8 @@ std::set<Pair> pairs_of(const std::vector<Trial>& cases) {
 
 }  // namespace
 
-std::vector<Trial> full_product(const std::vector<int>& levels, const std::function<bool(const Trial&)>& allowed) {
+std::vector<Trial> full_product(const std::vector<int>& levels,
+                                const std::function<bool(const Trial&)>& allowed) {
   std::vector<Trial> cases;
   Trial c(levels.size(), 0);
   for (bool more = true; more;) {
@@ -41,8 +42,8 @@ std::vector<Trial> full_product(const std::vector<int>& levels, const std::funct
   return cases;
 }
 
-std::vector<Trial> covering_array(const std::vector<int>& levels, const std::function<bool(const Trial&)>& allowed,
-                                 uint64_t seed) {
+std::vector<Trial> covering_array(const std::vector<int>& levels,
+                                  const std::function<bool(const Trial&)>& allowed, uint64_t seed) {
   const std::vector<Trial> all = full_product(levels, allowed);
   std::set<Pair> missing = pairs_of(all);
   std::vector<Trial> chosen;
@@ -55,7 +56,8 @@ std::vector<Trial> covering_array(const std::vector<int>& levels, const std::fun
       for_pairs(c, [&](const Pair& p) { gain += missing.contains(p) ? 1 : 0; });
       if (gain > most) best = &c, most = gain;
     };
-    for (uint64_t i = 0; i < candidates; ++i) consider(all[combine(combine(seed, round), i) % all.size()]);
+    for (uint64_t i = 0; i < candidates; ++i)
+      consider(all[combine(combine(seed, round), i) % all.size()]);
     if (best == nullptr)  // none of the random ones helps: any that does
       for (const Trial& c : all) consider(c);
     for_pairs(*best, [&](const Pair& p) { missing.erase(p); });

@@ -9,12 +9,13 @@ namespace helix {
 
 using Trial = std::vector<int>;  // the index of a value, for each axis
 
-// Greedy and seeded: each case is the best of some random ones. `allowed` says which cases exist; pairs that are in no
-// allowed case are not asked for.
-std::vector<Trial> covering_array(const std::vector<int>& levels, const std::function<bool(const Trial&)>& allowed,
-                                 uint64_t seed);
+// Greedy and seeded: each case is the best of some random ones. `allowed` says which cases exist;
+// pairs that are in no allowed case are not asked for.
+std::vector<Trial> covering_array(const std::vector<int>& levels,
+                                  const std::function<bool(const Trial&)>& allowed, uint64_t seed);
 // Every allowed case.
-std::vector<Trial> full_product(const std::vector<int>& levels, const std::function<bool(const Trial&)>& allowed);
+std::vector<Trial> full_product(const std::vector<int>& levels,
+                                const std::function<bool(const Trial&)>& allowed);
 
 // How many pairs of values the cases cover, and how many there are among `possible`.
 struct PairCoverage {

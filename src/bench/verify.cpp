@@ -26,9 +26,11 @@ struct NamedPrecision {
   Precision precision;
 };
 constexpr Precision all_of(Format f) { return {f, f, f, f, f, f}; }
-constexpr Precision mixed = {Format::bf16, Format::bf16, Format::fp32, Format::bf16, Format::bf16, Format::bf16};
-constexpr NamedPrecision precisions[] = {
-    {"fp32", all_of(Format::fp32)}, {"bf16", all_of(Format::bf16)}, {"bf16, activations fp32", mixed}};
+constexpr Precision mixed = {Format::bf16, Format::bf16, Format::fp32,
+                             Format::bf16, Format::bf16, Format::bf16};
+constexpr NamedPrecision precisions[] = {{"fp32", all_of(Format::fp32)},
+                                         {"bf16", all_of(Format::bf16)},
+                                         {"bf16, activations fp32", mixed}};
 constexpr int chunk_counts[] = {1, 2, 3, 8};
 constexpr int64_t intervals[] = {1, 16, 32};
 constexpr int64_t batches[] = {1, 3, 8};
@@ -41,11 +43,12 @@ std::string level_name(size_t axis, int level) {
   return std::to_string(axis == 1 ? chunk_counts[i] : axis == 2 ? intervals[i] : batches[i]);
 }
 
-// All lengths at which something was got wrong before: nothing, one token, around an interval and a round, and a
-// history so short that ranks stay empty.
+// All lengths at which something was got wrong before: nothing, one token, around an interval and a
+// round, and a history so short that ranks stay empty.
 std::vector<int64_t> ragged_lengths(int64_t batch, int64_t interval, int kvp) {
   const int64_t round = interval * kvp;
-  const std::vector<int64_t> all = {round + 1, 0, 700, 1, interval - 1, interval, round, interval * (kvp - 1) + 1};
+  const std::vector<int64_t> all = {round + 1,    0,        700,   1,
+                                    interval - 1, interval, round, interval * (kvp - 1) + 1};
   if (batch == 1) return {700};
   return {all.begin(), all.begin() + batch};
 }
@@ -79,7 +82,8 @@ struct Outcome {
 
 class Verifier {
  public:
-  Verifier(World& world, const VerifyOptions& options) : world_(world), options_(options), judges_(world) {}
+  Verifier(World& world, const VerifyOptions& options)
+      : world_(world), options_(options), judges_(world) {}
   int all_layouts();
   int sweep(const std::string& path);
 
@@ -103,9 +107,11 @@ class Verifier {
   Judges judges_;
   Outcome total_;
   uint64_t index_ = 0;
-  std::map<int, std::pair<std::vector<Trial>, size_t>> decks_;  // by axes that a layout allows: cases, next to deal
-  std::vector<Trial> run_, possible_;                           // of the model in hand
-  std::set<std::pair<std::string_view, int>> controlled_;      // strategies and ranks whose controls were run
+  std::map<int, std::pair<std::vector<Trial>, size_t>>
+      decks_;                          // by axes that a layout allows: cases, next to deal
+  std::vector<Trial> run_, possible_;  // of the model in hand
+  std::set<std::pair<std::string_view, int>>
+      controlled_;  // strategies and ranks whose controls were run
   std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };
 
@@ -136,22 +142,26 @@ void Verifier::check(const Assignment& work, std::string_view precision, Outcome
   worst = std::max(worst, result.max_rel_err);
   if (!world_.leads() || result.passed(tolerance(work.precision))) return;
   ++outcome.failed;
-  fmt::print("FAILED {} {}: {}, chunks {}, interval {}, batch {}: error {} above {}, tokens {}, layers unequal {}\n",
-             work.model->name, describe(work.layout), precision, work.chunks, work.interval, work.lengths.size(),
-             error_text(result.max_rel_err), error_text(tolerance(work.precision)), result.tokens_differing,
-             result.hashes_differing);
+  fmt::print(
+      "FAILED {} {}: {}, chunks {}, interval {}, batch {}: error {} above {}, tokens {}, layers "
+      "unequal {}\n",
+      work.model->name, describe(work.layout), precision, work.chunks, work.interval,
+      work.lengths.size(), error_text(result.max_rel_err), error_text(tolerance(work.precision)),
+      result.tokens_differing, result.hashes_differing);
 }
 
 void Verifier::run_controls(const Model& model, const Layout& layout, Outcome& outcome) {
   for (const Control& control : controls()) {
     if (!control.applies(model, layout) || !mine(index_++)) continue;
-    Assignment work = assignment(model, layout, {0, 0, 1, 1});  // fp32, one chunk, interval 16, batch 3
+    Assignment work =
+        assignment(model, layout, {0, 0, 1, 1});  // fp32, one chunk, interval 16, batch 3
     work.lengths = {700, 300, 33};
     work.steps = 2 + extra_steps(layout, work.interval);
     const Comparison result = execute(work, 2, &control);
     ++outcome.controls;
     if (!(result.max_rel_err >= 10 * tolerance(work.precision)))
-      outcome.missed.push_back(fmt::format("{} ({})", control.name, error_text(result.max_rel_err)));
+      outcome.missed.push_back(
+          fmt::format("{} ({})", control.name, error_text(result.max_rel_err)));
   }
 }
 
@@ -180,7 +190,8 @@ void Verifier::layout(const Model& model, const Layout& layout, const std::vecto
     run_.push_back(c);
     check(assignment(model, layout, c), precisions[static_cast<size_t>(c[0])].name, outcome);
   }
-  if (controlled_.emplace(layout.strategy, layout.ranks()).second) run_controls(model, layout, outcome);
+  if (controlled_.emplace(layout.strategy, layout.ranks()).second)
+    run_controls(model, layout, outcome);
   if (outcome.cases + outcome.controls > 0 && world_.leads()) print_row(layout, outcome);
   total_.cases += outcome.cases;
   total_.failed += outcome.failed;
@@ -193,10 +204,14 @@ void Verifier::print_row(const Layout& layout, const Outcome& outcome) const {
     const auto at = outcome.worst.find(precisions[i].name);
     return at == outcome.worst.end() ? std::string("-") : error_text(at->second);
   };
-  fmt::print("{:<52} {:>5} {:>6} {:>9} {:>9} {:>9}   {}{}\n", describe(layout), layout.ranks(), outcome.cases, worst(0),
-             worst(1), worst(2),
-             outcome.controls == 0 ? "-" : fmt::format("{} of {}", outcome.controls - std::ssize(outcome.missed), outcome.controls),
-             outcome.missed.empty() ? "" : "  MISSED: " + fmt::format("{}", fmt::join(outcome.missed, ", ")));
+  fmt::print(
+      "{:<52} {:>5} {:>6} {:>9} {:>9} {:>9}   {}{}\n", describe(layout), layout.ranks(),
+      outcome.cases, worst(0), worst(1), worst(2),
+      outcome.controls == 0 ? "-"
+                            : fmt::format("{} of {}", outcome.controls - std::ssize(outcome.missed),
+                                          outcome.controls),
+      outcome.missed.empty() ? ""
+                             : "  MISSED: " + fmt::format("{}", fmt::join(outcome.missed, ", ")));
   std::fflush(stdout);
 }
 
@@ -207,7 +222,8 @@ void Verifier::print_coverage(const Model& model) const {
     fmt::print("{} {}", axis == 0 ? " Cases:" : ";", axis_names[axis]);
     for (int level = 0; level < axis_levels[axis]; ++level)
       fmt::print("{} {} ({})", level == 0 ? "" : ",", level_name(axis, level),
-                 std::count_if(run_.begin(), run_.end(), [&](const Trial& c) { return c[axis] == level; }));
+                 std::count_if(run_.begin(), run_.end(),
+                               [&](const Trial& c) { return c[axis] == level; }));
   }
   fmt::print("\n\n");
 }
@@ -217,10 +233,13 @@ void Verifier::model(const Model& model) {
   possible_.clear();
   controlled_.clear();
   if (world_.leads())
-    fmt::print("{}: {} steps a case, tolerance {} (fp32), {} (bf16), {} (bf16, activations fp32)\n{:<52} {:>5} {:>6} {:>9} {:>9} {:>9}   {}\n",
-               model.name, steps, error_text(tolerance(precisions[0].precision)), error_text(tolerance(precisions[1].precision)),
-               error_text(tolerance(precisions[2].precision)), "layout", "ranks", "cases", "err fp32", "err bf16",
-               "err mixed", "controls caught");
+    fmt::print(
+        "{}: {} steps a case, tolerance {} (fp32), {} (bf16), {} (bf16, activations fp32)\n{:<52} "
+        "{:>5} {:>6} {:>9} {:>9} {:>9}   {}\n",
+        model.name, steps, error_text(tolerance(precisions[0].precision)),
+        error_text(tolerance(precisions[1].precision)),
+        error_text(tolerance(precisions[2].precision)), "layout", "ranks", "cases", "err fp32",
+        "err bf16", "err mixed", "controls caught");
   LayoutQuery query;
   query.pp = query.dp = {};
   int64_t not_executed = 0;
@@ -234,7 +253,8 @@ void Verifier::model(const Model& model) {
         layout(model, l, cases_for(model, l));
       }
   if (!world_.leads()) return;
-  if (not_executed > 0) fmt::print("{} layouts are not executed by the CPU executor yet.\n", not_executed);
+  if (not_executed > 0)
+    fmt::print("{} layouts are not executed by the CPU executor yet.\n", not_executed);
   print_coverage(model);
 }
 
@@ -250,10 +270,18 @@ int Verifier::all_layouts() {
 // The points of a sweep, each as it will be run.
 int Verifier::sweep(const std::string& path) {
   for (const Point& point : read_sweep(path).points) {
-    if (point.layout.ranks() > world_.size() || !cpu::CpuExecutor::refusal(point.layout, point.precision).empty()) continue;
+    if (point.layout.ranks() > world_.size() ||
+        !cpu::CpuExecutor::refusal(point.layout, point.precision).empty())
+      continue;
     Outcome outcome;
-    Assignment work{point.model.get(), point.layout, point.precision, static_cast<int>(point.chunks), point.interval,
-                    lengths_of(point), std::min<int64_t>(point.steps, steps), point.seed};
+    Assignment work{point.model.get(),
+                    point.layout,
+                    point.precision,
+                    static_cast<int>(point.chunks),
+                    point.interval,
+                    lengths_of(point),
+                    std::min<int64_t>(point.steps, steps),
+                    point.seed};
     check(work, "point", outcome);
     if (world_.leads())
       fmt::print("{:<52} batch {:>4} error {} tolerance {}\n", describe(point.layout), point.batch,
@@ -268,8 +296,10 @@ int Verifier::finish() {
   const bool good = total_.failed == 0 && total_.missed.empty() && total_.cases > 0;
   if (world_.leads())
     fmt::print("{}: {} cases, {} failed; {} negative controls, {} missed; {:.0f} s on {} ranks\n",
-               good ? "VERIFIED" : "NOT VERIFIED", total_.cases, total_.failed, total_.controls, total_.missed.size(),
-               std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count(), world_.size());
+               good ? "VERIFIED" : "NOT VERIFIED", total_.cases, total_.failed, total_.controls,
+               total_.missed.size(),
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count(),
+               world_.size());
   int code = good ? static_cast<int>(Exit::done) : static_cast<int>(Exit::unverified);
   HELIX_MPI(MPI_Bcast(&code, 1, MPI_INT, 0, world_.comm()));
   return code;

@@ -11,11 +11,11 @@
 namespace helix {
 
 // `null` stands where a choice does not apply.
-enum class Query : uint8_t { null, replicate, gather };        // how a KVP rank gets its queries
-enum class Merge : uint8_t { null, a2a, ag_rs, all_reduce };   // how partial outputs become one
-enum class Mla : uint8_t { null, latent, value };              // what an MLA exchange carries
-enum class Ffn : uint8_t { all, replica };                     // which ranks run the FFN
-enum class Moe : uint8_t { null, gather, dispatch };           // how tokens of DP replicas reach experts
+enum class Query : uint8_t { null, replicate, gather };       // how a KVP rank gets its queries
+enum class Merge : uint8_t { null, a2a, ag_rs, all_reduce };  // how partial outputs become one
+enum class Mla : uint8_t { null, latent, value };             // what an MLA exchange carries
+enum class Ffn : uint8_t { all, replica };                    // which ranks run the FFN
+enum class Moe : uint8_t { null, gather, dispatch };  // how tokens of DP replicas reach experts
 
 struct Layout {
   std::string_view strategy = "tp";  // a name of the table in strategy.h
@@ -26,7 +26,7 @@ struct Layout {
   Ffn ffn = Ffn::all;
   Moe moe = Moe::null;
 
-  int replica_ranks() const { return kvp * tpa; }          // A
+  int replica_ranks() const { return kvp * tpa; }           // A
   int stage_ranks() const { return dp * replica_ranks(); }  // N
   int ranks() const { return pp * stage_ranks(); }
   // How many ranks share a dense FFN and the shared expert.
@@ -38,7 +38,8 @@ struct Layout {
   friend bool operator==(const Layout&, const Layout&) = default;
 };
 
-std::string_view name_of(Query), name_of(Merge), name_of(Mla), name_of(Ffn), name_of(Moe);  // null: "null"
+std::string_view name_of(Query), name_of(Merge), name_of(Mla), name_of(Ffn),
+    name_of(Moe);  // null: "null"
 
 // "helix KVP 4 x TPA 2 -> TPF 8", with what differs from the plain case: DP, PP, EP and options.
 std::string describe(const Layout& layout);
@@ -62,7 +63,9 @@ struct Place {
         tpa(rank / layout.kvp % layout.tpa),
         kvp(rank % layout.kvp) {}
 
-  int in_replica() const { return tpa * l.kvp + kvp; }  // also the index of its heads after the merge
+  int in_replica() const {
+    return tpa * l.kvp + kvp;
+  }  // also the index of its heads after the merge
   int in_stage() const { return dp * l.replica_ranks() + in_replica(); }
   int rank() const { return pp * l.stage_ranks() + in_stage(); }
 
@@ -73,8 +76,9 @@ struct Place {
   Group stage() const { return {l.stage_ranks(), in_stage(), pp * l.stage_ranks(), 1}; }
 
   bool merges_whole() const { return l.merge == Merge::all_reduce && l.kvp > 1; }
-  Group output_group() const { return merges_whole() ? tpa_group() : replica(); }           // shares W_O
-  // The all-reduce after the FFN; when tokens were gathered, what is left after the reduce-scatter over DP.
+  Group output_group() const { return merges_whole() ? tpa_group() : replica(); }  // shares W_O
+  // The all-reduce after the FFN; when tokens were gathered, what is left after the reduce-scatter
+  // over DP.
   Group dense_group() const { return l.ffn == Ffn::replica ? tpa_group() : replica(); }
   int dense_index() const {
     return l.ffn == Ffn::replica ? tpa : l.moe == Moe::dispatch ? in_replica() : in_stage();
@@ -82,8 +86,12 @@ struct Place {
   int expert_rank() const { return l.ffn == Ffn::replica ? tpa : in_stage(); }  // = ep * TPF + tpf
 
   Slice heads(int64_t q) const { return share(q, l.tpa, tpa); }  // of the attention
-  Slice merged_heads(int64_t q) const { return merges_whole() ? heads(q) : share(q, l.replica_ranks(), in_replica()); }
-  Slice kv_heads(int64_t k) const { return l.tpa <= k ? share(k, l.tpa, tpa) : Slice{tpa * k / l.tpa, 1}; }
+  Slice merged_heads(int64_t q) const {
+    return merges_whole() ? heads(q) : share(q, l.replica_ranks(), in_replica());
+  }
+  Slice kv_heads(int64_t k) const {
+    return l.tpa <= k ? share(k, l.tpa, tpa) : Slice{tpa * k / l.tpa, 1};
+  }
 };
 
 }  // namespace helix

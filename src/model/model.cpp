@@ -68,21 +68,25 @@ Rope read_rope(const Node& node) {
 }
 
 Experts read_experts(const Node& node) {
-  node.only({"count", "chosen", "width", "shared", "groups", "chosen_groups", "scoring", "bias", "renormalise",
-             "scale"});
+  node.only({"count", "chosen", "width", "shared", "groups", "chosen_groups", "scoring", "bias",
+             "renormalise", "scale"});
   Experts e;
   e.count = node["count"].integer(1, 65536);
   e.chosen = node["chosen"].integer(1, e.count);
   e.width = node["width"].integer(1, most);
   e.shared = node.has("shared") ? node["shared"].integer(0, 1024) : 0;
   e.groups = node.has("groups") ? node["groups"].integer(1, e.count) : 1;
-  e.chosen_groups = node.has("chosen_groups") ? node["chosen_groups"].integer(1, e.groups) : e.groups;
-  e.scoring = node["scoring"].choice({"softmax", "sigmoid"}) == 0 ? Scoring::softmax : Scoring::sigmoid;
+  e.chosen_groups =
+      node.has("chosen_groups") ? node["chosen_groups"].integer(1, e.groups) : e.groups;
+  e.scoring =
+      node["scoring"].choice({"softmax", "sigmoid"}) == 0 ? Scoring::softmax : Scoring::sigmoid;
   e.bias = node.has("bias") && node["bias"].boolean();
   e.renormalise = node["renormalise"].boolean();
   e.scale = node.has("scale") ? node["scale"].number(1e-6, 1e6) : 1;
-  if (e.count % e.groups != 0) node["groups"].fail("must divide count (" + std::to_string(e.count) + ")");
-  if (e.groups > 1 && e.count / e.groups < 2) node["groups"].fail("a group needs at least two experts");
+  if (e.count % e.groups != 0)
+    node["groups"].fail("must divide count (" + std::to_string(e.count) + ")");
+  if (e.groups > 1 && e.count / e.groups < 2)
+    node["groups"].fail("a group needs at least two experts");
   if (e.count / e.groups * e.chosen_groups < e.chosen)
     node["chosen_groups"].fail("the chosen groups hold fewer experts than a token chooses");
   return e;
@@ -104,12 +108,14 @@ double most_parameters(const Model& m) {
 
 Model read_model(const std::string& path) {
   const Node node = read_json(path);
-  node.only({"schema", "name", "layers", "dense_layers", "hidden", "ffn", "vocabulary", "max_positions", "norm_eps",
-             "tied_embeddings", "marked", "attention", "rope", "experts"});
+  node.only({"schema", "name", "layers", "dense_layers", "hidden", "ffn", "vocabulary",
+             "max_positions", "norm_eps", "tied_embeddings", "marked", "attention", "rope",
+             "experts"});
   node["schema"].choice({"helix-bench/model/1"});
   Model m;
   m.name = node["name"].text();
-  if (m.name.empty() || m.name.find_first_of("/\\\n\r\t") != std::string::npos || m.name.size() > 100)
+  if (m.name.empty() || m.name.find_first_of("/\\\n\r\t") != std::string::npos ||
+      m.name.size() > 100)
     node["name"].fail("a model's name has 1 to 100 characters and no path in it");
   m.layers = node["layers"].integer(1, 10000);
   m.hidden = node["hidden"].integer(1, 1 << 24);
@@ -122,8 +128,11 @@ Model read_model(const std::string& path) {
   m.rope = read_rope(node["rope"]);
   const bool moe = node.has("experts") && !node["experts"].is_null();
   if (moe) m.experts = read_experts(node["experts"]);
-  m.dense_layers = !moe ? m.layers : node.has("dense_layers") ? node["dense_layers"].integer(0, m.layers) : 0;
-  if (!moe && node.has("dense_layers")) node["dense_layers"].fail("has a meaning only with experts");
+  m.dense_layers = !moe                       ? m.layers
+                   : node.has("dense_layers") ? node["dense_layers"].integer(0, m.layers)
+                                              : 0;
+  if (!moe && node.has("dense_layers"))
+    node["dense_layers"].fail("has a meaning only with experts");
   if (m.dense_layers > 0 || node.has("ffn")) m.ffn = node["ffn"].integer(1, most);
   if (most_parameters(m) > 1e15) node.fail("has over 10^15 parameters");
   return m;
@@ -148,7 +157,9 @@ std::vector<std::string> preset_names() {
   return names;
 }
 
-std::string preset_path(const std::string& name) { return configs_folder() + "/models/" + name + ".json"; }
+std::string preset_path(const std::string& name) {
+  return configs_folder() + "/models/" + name + ".json";
+}
 
 Model load_model(const Node& where, const std::string& folder) {
   const std::string& name = where.text();
@@ -164,7 +175,9 @@ Precision read_precision(const Node& node) {
   node.only({"weights", "kv", "activations", "attention", "experts", "lm_head"});
   static constexpr std::string_view stored[] = {"fp32", "bf16", "fp8", "nvfp4", "fp4"};
   static constexpr std::string_view computed[] = {"fp32", "bf16"};
-  const auto format = [&](const char* key) { return static_cast<Format>(node[key].choice(stored)); };
+  const auto format = [&](const char* key) {
+    return static_cast<Format>(node[key].choice(stored));
+  };
   Precision p;
   p.weights = p.attention = p.experts = p.lm_head = format("weights");
   p.kv = format("kv");
@@ -186,9 +199,11 @@ double llama3_frequency(const Rope& r, double frequency) {
   return (1 - kept) * frequency / r.factor + kept * frequency;
 }
 
-// YaRN (Peng et al. 2023): the dimension at which a wave makes `turns` turns over the original positions.
+// YaRN (Peng et al. 2023): the dimension at which a wave makes `turns` turns over the original
+// positions.
 double yarn_dimension(const Rope& r, double size, double turns) {
-  return size * std::log(r.original_positions / (turns * 2 * std::numbers::pi)) / (2 * std::log(r.theta));
+  return size * std::log(r.original_positions / (turns * 2 * std::numbers::pi)) /
+         (2 * std::log(r.theta));
 }
 
 double yarn_frequency(const Rope& r, double size, double frequency, double pair) {
@@ -207,8 +222,9 @@ std::vector<double> rope_frequencies(const Model& model) {
   for (int64_t pair = 0; pair < size / 2; ++pair) {
     const double plain = std::pow(r.theta, -2.0 * double(pair) / double(size));
     frequencies.push_back(r.scaling == RopeScaling::llama3 ? llama3_frequency(r, plain)
-                          : r.scaling == RopeScaling::yarn ? yarn_frequency(r, double(size), plain, double(pair))
-                                                           : plain);
+                          : r.scaling == RopeScaling::yarn
+                              ? yarn_frequency(r, double(size), plain, double(pair))
+                              : plain);
   }
   return frequencies;
 }

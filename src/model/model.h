@@ -1,4 +1,5 @@
-// What is decoded: the architecture of a model. Symbols are those of the paper (shared words: README.md).
+// What is decoded: the architecture of a model. Symbols are those of the paper (shared words:
+// README.md).
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,8 @@
 
 namespace helix {
 
-// As the attention kernel sees it: MLA is one KV head of kv_lora + rope numbers, of which kv_lora are the value.
+// As the attention kernel sees it: MLA is one KV head of kv_lora + rope numbers, of which kv_lora
+// are the value.
 struct Attention {
   int64_t query_heads = 0;  // Q
   int64_t kv_heads = 0;     // K; MLA 1
@@ -27,7 +29,7 @@ struct Attention {
   bool mla() const { return kv_lora > 0; }
   int64_t query_size() const { return mla() ? nope + rope : head_size; }  // a head, as projected
   int64_t output_size() const { return mla() ? v : value_size; }          // a head, as W_O reads it
-  int64_t rotated() const { return mla() ? rope : head_size; }            // numbers of a head that RoPE turns
+  int64_t rotated() const { return mla() ? rope : head_size; }  // numbers of a head that RoPE turns
 };
 
 enum class RopeScaling : uint8_t { none, llama3, yarn };
@@ -38,17 +40,17 @@ struct Rope {
   RopeScaling scaling = RopeScaling::none;
   double factor = 1;
   double original_positions = 0;
-  double low = 1;        // llama3
-  double high = 4;       // llama3
-  double beta_fast = 32; // yarn
-  double beta_slow = 1;  // yarn
+  double low = 1;             // llama3
+  double high = 4;            // llama3
+  double beta_fast = 32;      // yarn
+  double beta_slow = 1;       // yarn
   double mscale_all_dim = 0;  // yarn
 };
 
 enum class Scoring : uint8_t { softmax, sigmoid };
 
 struct Experts {
-  int64_t count = 0;  // E; 0: every layer is dense
+  int64_t count = 0;   // E; 0: every layer is dense
   int64_t chosen = 0;  // k
   int64_t width = 0;   // M
   int64_t shared = 0;  // shared experts, run as one MLP of shared * width
@@ -89,8 +91,9 @@ struct Precision {
   friend bool operator==(const Precision&, const Precision&) = default;
 };
 
-// A preset's name ("llama-3.1-8b") or the path of a model file, relative to `folder` when it has a slash or ends
-// in .json. Throws InputError at `where` for a name nobody knows, with the nearest one.
+// A preset's name ("llama-3.1-8b") or the path of a model file, relative to `folder` when it has a
+// slash or ends in .json. Throws InputError at `where` for a name nobody knows, with the nearest
+// one.
 Model load_model(const Node& where, const std::string& folder);
 Model read_model(const std::string& path);
 std::vector<std::string> preset_names();

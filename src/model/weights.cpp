@@ -11,9 +11,11 @@ namespace helix {
 
 std::string_view name_of(W weight) {
   static constexpr std::string_view names[weight_count] = {
-      "W_EMBED", "W_LM", "attention_norm", "ffn_norm", "W_Q", "W_KV", "q_norm", "k_norm", "W_O", "W_DQ",
-      "q_latent_norm", "W_DKV", "kv_latent_norm", "W_UK", "W_UV", "W_UP", "W_DOWN", "W_ROUTER", "router_bias",
-      "W_EXPERTS_UP", "W_EXPERTS_DOWN", "W_SHARED_UP", "W_SHARED_DOWN"};
+      "W_EMBED",        "W_LM",        "attention_norm", "ffn_norm",    "W_Q",
+      "W_KV",           "q_norm",      "k_norm",         "W_O",         "W_DQ",
+      "q_latent_norm",  "W_DKV",       "kv_latent_norm", "W_UK",        "W_UV",
+      "W_UP",           "W_DOWN",      "W_ROUTER",       "router_bias", "W_EXPERTS_UP",
+      "W_EXPERTS_DOWN", "W_SHARED_UP", "W_SHARED_DOWN"};
   return names[static_cast<int>(weight)];
 }
 
@@ -112,11 +114,13 @@ namespace {
 int64_t volume(const Extents& e) { return e[0] * e[1] * e[2] * e[3]; }
 
 int64_t count_parameters(const Model& m, bool active) {
-  int64_t sum = volume(extents_of(m, W::embed)) * (m.tied ? 1 : 2) + m.hidden;  // and the final norm
+  int64_t sum =
+      volume(extents_of(m, W::embed)) * (m.tied ? 1 : 2) + m.hidden;  // and the final norm
   for (int i = 0; i < weight_count; ++i) {
     const W weight = static_cast<W>(i);
     int64_t one = volume(extents_of(m, weight));
-    if (active && m.experts.count > 0 && (weight == W::experts_up || weight == W::experts_down)) one = one / m.experts.count * m.experts.chosen;
+    if (active && m.experts.count > 0 && (weight == W::experts_up || weight == W::experts_down))
+      one = one / m.experts.count * m.experts.chosen;
     const int64_t dense = in_layer(m, weight, 0) && m.dense_layers > 0 ? m.dense_layers : 0;
     const int64_t moe = in_layer(m, weight, m.layers - 1) ? m.layers - m.dense_layers : 0;
     sum += one * (dense + moe);
@@ -135,13 +139,14 @@ enum Stream : uint64_t { keys = 1000, values = 1001, tokens = 1002 };
 
 struct Draw {
   uint64_t stream;
-  float scale;      // of the uniform number
-  float offset = 0; // norms are near 1
+  float scale;       // of the uniform number
+  float offset = 0;  // norms are near 1
 };
 
 // Gains keep activations near 1; keys are drawn 2.5 times as large, for a peaky softmax.
 Draw draw_of(const Model& m, W weight, uint64_t seed, int64_t layer) {
-  const uint64_t stream = combine(combine(seed, static_cast<uint64_t>(weight)), static_cast<uint64_t>(layer));
+  const uint64_t stream =
+      combine(combine(seed, static_cast<uint64_t>(weight)), static_cast<uint64_t>(layer));
   switch (weight) {
     case W::embed: return {stream, 1};
     case W::attention_norm:
@@ -158,10 +163,12 @@ Draw draw_of(const Model& m, W weight, uint64_t seed, int64_t layer) {
 template <class T>
 void fill(const Draw& draw, int64_t first, int64_t count, T* out) {
   for (int64_t i = 0; i < count; ++i)
-    out[i] = from_float<T>(uniform_at(draw.stream, static_cast<uint64_t>(first + i)) * draw.scale + draw.offset);
+    out[i] = from_float<T>(uniform_at(draw.stream, static_cast<uint64_t>(first + i)) * draw.scale +
+                           draw.offset);
 }
 
-void fill_tokens(const Draw& draw, const Generator::Positions& positions, int64_t width, float* out) {
+void fill_tokens(const Draw& draw, const Generator::Positions& positions, int64_t width,
+                 float* out) {
   for (int64_t i = 0; i < positions.count; i += positions.run) {
     const int64_t tokens = std::min(positions.run, positions.count - i);
     fill(draw, positions.at(i) * width, tokens * width, out + i * width);
@@ -204,17 +211,19 @@ void Generator::weights(W weight, int64_t layer, const Part& part, T* out) const
 }
 
 template <class T>
-void Generator::history(int64_t layer, int64_t request, int64_t length, int64_t kv_head, Positions positions, T* k,
-                        T* v) const {
+void Generator::history(int64_t layer, int64_t request, int64_t length, int64_t kv_head,
+                        Positions positions, T* k, T* v) const {
   const Attention& a = model_->attention;
   const auto draw = [&](Stream what, float scale) {
     uint64_t stream = combine(seed_, what);
-    for (const int64_t part : {layer, request, kv_head}) stream = combine(stream, static_cast<uint64_t>(part));
+    for (const int64_t part : {layer, request, kv_head})
+      stream = combine(stream, static_cast<uint64_t>(part));
     return Draw{stream, scale};
   };
   const bool rounded = precision_.kv == Format::bf16;
   const auto store = [&](const std::vector<float>& from, T* to) {
-    for (size_t i = 0; i < from.size(); ++i) to[i] = from_float<T>(rounded ? to_float(to_bf16(from[i])) : from[i]);
+    for (size_t i = 0; i < from.size(); ++i)
+      to[i] = from_float<T>(rounded ? to_float(to_bf16(from[i])) : from[i]);
   };
   std::vector<float> drawn(static_cast<size_t>(positions.count * a.head_size));
   const float spread = a.mla() || model_->marked ? value_spread : key_spread;
@@ -234,7 +243,9 @@ int32_t Generator::first_token(int64_t request) const {
 
 template void Generator::weights<float>(W, int64_t, const Part&, float*) const;
 template void Generator::weights<bf16>(W, int64_t, const Part&, bf16*) const;
-template void Generator::history<float>(int64_t, int64_t, int64_t, int64_t, Positions, float*, float*) const;
-template void Generator::history<bf16>(int64_t, int64_t, int64_t, int64_t, Positions, bf16*, bf16*) const;
+template void Generator::history<float>(int64_t, int64_t, int64_t, int64_t, Positions, float*,
+                                        float*) const;
+template void Generator::history<bf16>(int64_t, int64_t, int64_t, int64_t, Positions, bf16*,
+                                       bf16*) const;
 
 }  // namespace helix

@@ -1,4 +1,5 @@
-// The weights of a model: one table of tensors and their global shapes, and the values a generator gives them.
+// The weights of a model: one table of tensors and their global shapes, and the values a generator
+// gives them.
 #pragma once
 
 #include <array>
@@ -13,21 +14,41 @@ namespace helix {
 
 // As executed: K with V, gate with up. A norm of layer L (one past the last) is the final norm.
 enum class W : uint8_t {
-  embed, lm_head, attention_norm, ffn_norm,
-  q, kv, q_norm, k_norm, o,                          // GQA; q and o also MLA (q: W_UQ, or W_Q without query latent)
-  dq, q_latent_norm, dkv, kv_latent_norm, uk, uv,    // MLA
-  up, down, router, router_bias, experts_up, experts_down, shared_up, shared_down,
+  embed,
+  lm_head,
+  attention_norm,
+  ffn_norm,
+  q,
+  kv,
+  q_norm,
+  k_norm,
+  o,  // GQA; q and o also MLA (q: W_UQ, or W_Q without query latent)
+  dq,
+  q_latent_norm,
+  dkv,
+  kv_latent_norm,
+  uk,
+  uv,  // MLA
+  up,
+  down,
+  router,
+  router_bias,
+  experts_up,
+  experts_down,
+  shared_up,
+  shared_down,
 };
 inline constexpr int weight_count = 23;
 
 std::string_view name_of(W weight);  // "W_Q", "attention_norm"
 
-// Global extents, outputs first, contraction last; unused leading extents are absent (rank < 4: trailing 1s are
-// never added: dims[0 .. rank) are used and the rest are 1).
-//   embed, lm_head [V][H] · norms [H] (q_norm, k_norm [D]; latents [q_lora], [kv_lora]) · q [Q][D][H or q_lora]
-//   kv [2][K][D][H]: keys, then values · o [H][Q][Dv] · dq [q_lora][H] · dkv [kv_lora + rope][H]
-//   uk [Q][kv_lora][nope] · uv [Q][v][kv_lora] · up [2][F][H]: gate, then up · down [H][F] · router [E][H]
-//   router_bias [E] · experts_up [E][2][M][H] · experts_down [E][H][M] · shared_up [2][shared*M][H] · shared_down
+// Global extents, outputs first, contraction last; unused leading extents are absent (rank < 4:
+// trailing 1s are never added: dims[0 .. rank) are used and the rest are 1).
+//   embed, lm_head [V][H] · norms [H] (q_norm, k_norm [D]; latents [q_lora], [kv_lora]) · q
+//   [Q][D][H or q_lora] kv [2][K][D][H]: keys, then values · o [H][Q][Dv] · dq [q_lora][H] · dkv
+//   [kv_lora + rope][H] uk [Q][kv_lora][nope] · uv [Q][v][kv_lora] · up [2][F][H]: gate, then up ·
+//   down [H][F] · router [E][H] router_bias [E] · experts_up [E][2][M][H] · experts_down [E][H][M]
+//   · shared_up [2][shared*M][H] · shared_down
 using Extents = std::array<int64_t, 4>;
 using Part = std::array<Slice, 4>;
 Extents extents_of(const Model& model, W weight);
@@ -37,22 +58,24 @@ bool in_layer(const Model& model, W weight, int64_t layer);  // does layer `laye
 
 // Parameters of the whole model, from the shapes; a tied LM head is counted once.
 int64_t parameters(const Model& model);
-// Those that one token's step reads: chosen experts only, the whole embedding counted (helix.md's convention).
+// Those that one token's step reads: chosen experts only, the whole embedding counted (helix.md's
+// convention).
 int64_t active_parameters(const Model& model);
 
-// The values of a model, by (seed, tensor, layer, global index): any rank makes any part, the same bits.
+// The values of a model, by (seed, tensor, layer, global index): any rank makes any part, the same
+// bits.
 class Generator {
  public:
   Generator(const Model& model, const Precision& precision, uint64_t seed)
       : model_(&model), precision_(precision), seed_(seed) {}
 
-  // Fills out[...] with the part of a weight, row-major, rounded to the weight's format. T is float or bf16
-  // (bf16 only for tensors of that format).
+  // Fills out[...] with the part of a weight, row-major, rounded to the weight's format. T is float
+  // or bf16 (bf16 only for tensors of that format).
   template <class T>
   void weights(W weight, int64_t layer, const Part& part, T* out) const;
 
-  // Which tokens of a history: `count` of them in runs of `run`, the runs `jump` positions apart. Token i stands at
-  // first + i / run * jump + i % run; as it is, one run.
+  // Which tokens of a history: `count` of them in runs of `run`, the runs `jump` positions apart.
+  // Token i stands at first + i / run * jump + i % run; as it is, one run.
   struct Positions {
     int64_t first = 0;
     int64_t count = 0;
@@ -61,9 +84,11 @@ class Generator {
     int64_t at(int64_t i) const { return first + i / run * jump + i % run; }
   };
   // History of one request of `length` tokens, for one KV head.
-  // k: [count][head_size] after RoPE, v: [count][value_size] (MLA: v is null, k is latent then rotated key).
+  // k: [count][head_size] after RoPE, v: [count][value_size] (MLA: v is null, k is latent then
+  // rotated key).
   template <class T>
-  void history(int64_t layer, int64_t request, int64_t length, int64_t kv_head, Positions positions, T* k, T* v) const;
+  void history(int64_t layer, int64_t request, int64_t length, int64_t kv_head, Positions positions,
+               T* k, T* v) const;
 
   // The token that request `request` decodes first.
   int32_t first_token(int64_t request) const;
