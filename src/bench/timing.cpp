@@ -26,6 +26,7 @@ std::vector<std::string> gather(MPI_Comm ranks, const std::string& mine) {
   const int length = count_of(static_cast<int64_t>(mine.size()));
   std::vector<int> lengths(static_cast<size_t>(size));
   std::vector<int> begins;
+  begins.reserve(lengths.size());
   HELIX_MPI(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, ranks));
   int total = 0;
   for (const int part : lengths) begins.push_back(std::exchange(total, total + part));
