@@ -47,7 +47,7 @@ checks: $(CHECKS)
 test: ## build and run all tests (SANITIZE=1: under sanitizers; ONLY=word; FORCE=1)
 	@$(MAKE) --no-print-directory $(PARALLEL) programs || { echo "0 passed, 1 failed"; exit 1; }
 	@$(if $(ONLY),,$(MAKE) --no-print-directory -k $(PARALLEL) checks > $(BUILD)/checks.log 2>&1 || true)
-	@$(PYTHON) tests/run --build $(BUILD) $(if $(filter 1,$(SANITIZE)),--sanitize) \
+	@$(PYTHON) tests/run --build $(BUILD) $(if $(filter 1,$(SANITIZE)),--sanitize) $(if $(VERIFY),--verify $(VERIFY)) \
 	  $(if $(FORCE),--force) $(if $(ONLY),--only '$(ONLY)',--checks $(CHECKS))
 
 bench: $(call program,$(BENCH)) ## the kernels alone, one program after another

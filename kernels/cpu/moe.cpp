@@ -17,6 +17,7 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 
 // In place: logits become scores.
 void score(const Routing& routing, std::span<float> row) {
+  for (size_t i = 0; i < routing.skew.size(); ++i) row[i] += routing.skew[i];
   if (routing.sigmoid) {
     for (float& value : row) value = 1 / (1 + exponential(-value));
     return;

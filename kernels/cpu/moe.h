@@ -17,6 +17,7 @@ struct Routing {
   bool sigmoid = false;       // else softmax over all experts
   bool renormalise = false;   // gates are divided by their sum
   float scale = 1;
+  std::span<const float> skew = {};  // of a layer: added to the logits, an expert each; or empty
 };
 
 struct Choice {
@@ -24,7 +25,7 @@ struct Choice {
   float gate;
 };
 
-// scores[r][e] = sigmoid or softmax of x[r] w[e], in fp32 and in a fixed order (never BLAS): ranks
+// scores[r][e] = sigmoid or softmax of x[r] w[e] + skew[e], in fp32 and in a fixed order (never BLAS): ranks
 // that hold the same x decide the same. x: [rows][width], w: [experts][width].
 template <class Weight, class Activation>
 void router_scores(const Routing& routing, int64_t rows, int64_t width, const Activation* x,

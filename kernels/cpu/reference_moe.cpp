@@ -32,7 +32,8 @@ void router_scores(const Routing& routing, int64_t rows, int64_t width, const Ac
   for (int64_t row = 0; row < rows; ++row) {
     std::vector<double> logits;
     for (int64_t e = 0; e < routing.experts; ++e)
-      logits.push_back(dot(width, x + row * width, w + e * width));
+      logits.push_back(dot(width, x + row * width, w + e * width) +
+                       (routing.skew.empty() ? 0 : routing.skew[e]));
     double sum = 0;
     for (const double logit : logits) sum += std::exp(logit);
     for (int64_t e = 0; e < routing.experts; ++e)

@@ -3,7 +3,7 @@
 //
 // Tokens go in tiles of 4 KB of keys (16 tokens of D 128, 32 of D 64). All tiles of all pairs
 // (row, KV head) stand in one line, cut evenly over the blocks (cut_attention, once a step), so
-// that an SM reads the same number of bytes whatever the lengths are. In a block the 8 warps take
+// that an SM reads the same number of bytes whatever the lengths are. In a block the 4 warps take
 // tiles in turn; each has its own ring of copies (device.cuh), its own running maximum and sum, and
 // its own output [16][D] in registers, so that nothing is synchronised before the last tile.
 //   logits [16][tokens] = q [16][D] k^T:   tensor cores, q from shared memory
@@ -23,6 +23,13 @@
 
 namespace helix::cuda {
 namespace {
+
+// Few warps with long rings: a block has registers to spare (two fit an SM and leave room for the
+// merge, which otherwise keeps the next layer's blocks from their SMs), and few outputs to merge.
+constexpr int warps = 4;
+constexpr int threads = 32 * warps;
+constexpr int slots = 6;
+constexpr int ring_bytes = slots * slot_bytes;  // of one warp
 
 __host__ __device__ constexpr int tile_tokens(int head_size) { return slot_bytes / 2 / head_size; }
 
@@ -204,9 +211,8 @@ __device__ void load_queries(const Activation* q, int group, unsigned char* to) 
   }
 }
 
-// Two blocks an SM: 128 registers a thread.
 template <int D, class Activation>
-__global__ void __launch_bounds__(threads, Tile<D, Activation>::exact ? 1 : 2)
+__global__ void __launch_bounds__(threads, 2)
     attend(AttentionPlan plan, const Activation* q, KvView kv) {
   using T = Tile<D, Activation>;
   extern __shared__ __align__(128) unsigned char shared[];
@@ -299,22 +305,29 @@ __global__ void __launch_bounds__(threads, Tile<D, Activation>::exact ? 1 : 2)
     __syncthreads();
     const int active = min(warps, last - first);
     const int64_t to = (int64_t{blockIdx.x} + pair) * max_group;
-    for (int i = static_cast<int>(threadIdx.x); i < group * D / 4; i += threads) {
+#pragma unroll
+    for (int i = static_cast<int>(threadIdx.x); i < max_group * D / 4; i += threads) {
       const int head = i / (D / 4);
       const int d = i % (D / 4) * 4;
       float max = -FLT_MAX;
-      for (int w = 0; w < active; ++w) max = fmaxf(max, maxima[w * max_group + head]);
+#pragma unroll
+      for (int w = 0; w < warps; ++w) max = fmaxf(max, maxima[w * max_group + head]);
       float total = 0;
       float4 out{};
-      for (int w = 0; w < active; ++w) {
+#pragma unroll
+      for (int w = 0; w < warps; ++w) {
         const float share = exp2f(maxima[w * max_group + head] - max);
-        const float4 part = *reinterpret_cast<const float4*>(
+        const float4 v = *reinterpret_cast<const float4*>(
             reinterpret_cast<float*>(shared + w * ring_bytes) + head * T::out_stride + d);
-        total += share * sums[w * max_group + head];
-        out = make_float4(out.x + share * part.x, out.y + share * part.y, out.z + share * part.z,
-                          out.w + share * part.w);
+        if (w < active) {
+          total += share * sums[w * max_group + head];
+          out = make_float4(out.x + share * v.x, out.y + share * v.y, out.z + share * v.z,
+                            out.w + share * v.w);
+        }
       }
-      store4(make_float4(out.x / total, out.y / total, out.z / total, out.w / total),
+      if (head >= group) continue;
+      const float part = 1 / total;
+      store4(make_float4(out.x * part, out.y * part, out.z * part, out.w * part),
              plan.outs + (to + head) * D + d);
       // Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
       if (d == 0) {
@@ -326,17 +339,37 @@ __global__ void __launch_bounds__(threads, Tile<D, Activation>::exact ? 1 : 2)
   wait_for_previous();
 }
 
-// What both merges do for one (row, head): w_i = exp(lse_i - max), out = sum w_i o_i / sum w_i in
-// order of i within a group of threads, then over the groups. A part with lse -inf is not read. On
-// return the first `size` / 4 threads hold four values each.
+// What both merges do for one (row, head): w_i = exp(lse_i - max), out = sum w_i o_i / sum w_i, in
+// order of i within a group of threads, then over the groups. A part with lse -inf is not read.
+// Everything that is needed first is asked for at once: one trip to L2, not three.
+//
+// A block has `groups` groups of threads and blockIdx.y its slice of the values, four a thread.
+// True for the threads that hold merged values.
+constexpr int merge_threads = 128;
 struct Merged {
   float4 out;
   float lse;
+  int d;
 };
 template <class Lse, class Value>
-__device__ Merged merge(int parts, int size, Lse lse_of, Value value_of) {
-  __shared__ float4 others[512];
+__device__ bool merge(int parts, int groups, Lse lse_of, Value value_of, Merged& merged) {
+  constexpr int ahead = 9;  // parts a thread asks for at once: 132 splits over 16 groups
+  __shared__ float4 others[merge_threads];
+  const int width = merge_threads / groups;
+  const int group = static_cast<int>(threadIdx.x) / width;
   const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int d = (static_cast<int>(blockIdx.y) * width + static_cast<int>(threadIdx.x) % width) * 4;
+  float lses[ahead];
+  float4 values[ahead];
+  const auto fetch = [&](int first) {
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+      const int i = first + group + j * groups;
+      lses[j] = i < parts ? lse_of(i) : -INFINITY;
+      values[j] = i < parts ? value_of(i, d) : float4{};
+    }
+  };
+  fetch(0);
   float max = -INFINITY;
   for (int i = lane; i < parts; i += 32) max = fmaxf(max, lse_of(i));
   for (int step = 16; step > 0; step /= 2) max = fmaxf(max, __shfl_xor_sync(~0U, max, step));
@@ -347,86 +380,89 @@ __device__ Merged merge(int parts, int size, Lse lse_of, Value value_of) {
   }
   for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0U, total, step);
 
-  const int width = size / 4;
-  const int groups = static_cast<int>(blockDim.x) / width;
-  const int d = static_cast<int>(threadIdx.x) % width * 4;
   float4 out{};
-#pragma unroll 8
-  for (int i = static_cast<int>(threadIdx.x) / width; i < parts; i += groups) {
-    const float lse = lse_of(i);
-    const float4 v = value_of(i, d);
-    if (lse != -INFINITY) {
-      const float w = expf(lse - max) / total;
+  for (int first = 0; first < parts; first += ahead * groups) {
+    if (first > 0) fetch(first);
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+      if (lses[j] == -INFINITY) continue;
+      const float w = expf(lses[j] - max) / total;
+      const float4 v = values[j];
       out = make_float4(out.x + w * v.x, out.y + w * v.y, out.z + w * v.z, out.w + w * v.w);
     }
   }
   others[threadIdx.x] = out;
   __syncthreads();
-  if (threadIdx.x < width) {
-    for (int g = 1; g < groups; ++g) {
-      const float4 v = others[static_cast<int>(threadIdx.x) + g * width];
-      out = make_float4(out.x + v.x, out.y + v.y, out.z + v.z, out.w + v.w);
-    }
+  if (group > 0) return false;
+  for (int g = 1; g < groups; ++g) {
+    const float4 v = others[static_cast<int>(threadIdx.x) + g * width];
+    out = make_float4(out.x + v.x, out.y + v.y, out.z + v.z, out.w + v.w);
   }
-  return {out, total == 0 ? -INFINITY : max + logf(total)};
+  merged = {out, total == 0 ? -INFINITY : max + logf(total), d};
+  return true;
 }
 
-// One block a (row, head).
+// Groups so that a thread has at most 9 parts, where slices allow it.
+struct MergeGrid {
+  int groups;
+  dim3 blocks;
+  MergeGrid(int64_t vectors, int size, int parts) : groups(merge_threads * 4 / size) {
+    assert(size % 32 == 0 && merge_threads * 4 % size == 0);
+    while (groups * 9 < parts && groups < 16) groups *= 2;
+    blocks = dim3(static_cast<unsigned>(vectors),
+                  static_cast<unsigned>(size * groups / (merge_threads * 4)));
+  }
+};
+
 template <class Activation>
-__global__ void merge_splits(AttentionPlan plan, PartialLayout part, std::byte* out) {
+__global__ void __launch_bounds__(merge_threads)
+    merge_splits(AttentionPlan plan, int groups, PartialLayout part, std::byte* out) {
   release_next();
   const AttentionShape shape = plan.shape;
   const int row = static_cast<int>(blockIdx.x) / shape.heads;
   const int head = static_cast<int>(blockIdx.x) % shape.heads;
   const Splits splits = plan.splits[row * shape.kv_heads + head / shape.group()];
   const int64_t from = int64_t{splits.first} * max_group + head % shape.group();
-  wait_for_previous();
-  const Merged merged = merge(
-      splits.count, shape.head_size,
-      [&](int i) { return __ldcg(plan.lses + from + i * max_group); },
-      [&](int i, int d) {
-        return load4(plan.outs + (from + i * max_group) * shape.head_size + d);
-      });
-  std::byte* message = out + head / part.heads * part.bytes();
+  std::byte* const message = out + head / part.heads * part.bytes();
   const int64_t slot = head % part.heads;
-  if (threadIdx.x < shape.head_size / 4) {
-    store4(merged.out, reinterpret_cast<Activation*>(message + part.output_offset(row, slot)) +
-                           threadIdx.x * 4);
+  wait_for_previous();
+  Merged merged;
+  if (!merge(
+          splits.count, groups, [&](int i) { return __ldcg(plan.lses + from + i * max_group); },
+          [&](int i, int d) {
+            return load4(plan.outs + (from + i * max_group) * shape.head_size + d);
+          },
+          merged)) {
+    return;
   }
-  if (threadIdx.x == 0) {
+  store_words(merged.out,
+              reinterpret_cast<Activation*>(message + part.output_offset(row, slot)) + merged.d);
+  if (merged.d == 0) {
     *reinterpret_cast<float*>(message + part.lse_offset(row, slot)) = merged.lse;
   }
 }
 
 template <class Activation>
-__global__ void merge_messages(PartialLayout part, int parts, const std::byte* messages,
-                               Activation* out) {
+__global__ void __launch_bounds__(merge_threads)
+    merge_messages(PartialLayout part, int parts, int groups, const std::byte* messages,
+                   Activation* out) {
   release_next();
   const int64_t row = blockIdx.x / part.heads;
   const int64_t head = blockIdx.x % part.heads;
+  const std::byte* const lses = messages + part.lse_offset(row, head);
+  const std::byte* const values = messages + part.output_offset(row, head);
+  const int64_t step = part.bytes();
   wait_for_previous();
-  const Merged merged = merge(
-      parts, static_cast<int>(part.value_size),
-      [&](int i) {
-        return __ldcg(reinterpret_cast<const float*>(messages + i * part.bytes() +
-                                                     part.lse_offset(row, head)));
-      },
-      [&](int i, int d) {
-        return load4(reinterpret_cast<const Activation*>(messages + i * part.bytes() +
-                                                         part.output_offset(row, head)) +
-                     d);
-      });
-  if (threadIdx.x < part.value_size / 4) {
-    store4(merged.out, out + blockIdx.x * part.value_size + threadIdx.x * 4);
+  Merged merged;
+  if (merge(
+          parts, groups,
+          [&](int i) { return __ldcg(reinterpret_cast<const float*>(lses + i * step)); },
+          [&](int i, int d) {
+            return load_words(reinterpret_cast<const Activation*>(values + i * step) + d);
+          },
+          merged)) {
+    store_words(merged.out, out + blockIdx.x * part.value_size + merged.d);
   }
-}
-
-// Enough threads that each reads at most about 8 parts, in whole warps.
-int merge_threads(int parts, int size) {
-  const int width = size / 4;
-  int groups = 1;
-  while (groups * 8 < parts && 2 * groups * width <= 512) groups *= 2;
-  return std::max(32, groups * width);
 }
 
 template <int D, class Activation>
@@ -434,10 +470,10 @@ void attend_and_merge(const AttentionPlan& plan, const Activation* q, const KvVi
                       const PartialLayout& part, std::byte* out, const Launch& how) {
   const AttentionShape& shape = plan.shape;
   launch("attention", attend<D, Activation>, dim3(static_cast<unsigned>(plan.blocks)), threads,
-         Tile<D, Activation>::shared_bytes, how, plan, q, kv);
-  launch("merge splits", merge_splits<Activation>,
-         dim3(static_cast<unsigned>(shape.rows * shape.heads)),
-         merge_threads(plan.blocks / shape.pairs() + 2, D), 0, how, plan, part, out);
+         Tile<D, Activation>::shared_bytes, how, 1, plan, q, kv);
+  const MergeGrid grid(int64_t{shape.rows} * shape.heads, D, plan.blocks / shape.pairs() + 2);
+  launch("merge splits", merge_splits<Activation>, grid.blocks, merge_threads, 0, how, 1, plan,
+         grid.groups, part, out);
 }
 
 }  // namespace
@@ -461,7 +497,7 @@ AttentionPlan::AttentionPlan(const AttentionShape& of, int over_blocks, std::byt
 }
 
 void cut_attention(const AttentionPlan& plan, const int32_t* tokens, const Launch& how) {
-  launch("cut attention", cut, dim3(1), 1024, 0, {how.stream, how.blocks, false}, plan, tokens);
+  launch("cut attention", cut, dim3(1), 1024, 0, {how.stream, how.blocks, false}, 1, plan, tokens);
 }
 
 template <class Activation>
@@ -476,12 +512,10 @@ void decode_attention(const AttentionPlan& plan, const Activation* q, const KvVi
 template <class Activation>
 void merge_partials(const PartialLayout& part, int parts, const std::byte* messages,
                     Activation* out, const Launch& how) {
-  assert(part.value_size % 4 == 0 && 512 % (part.value_size / 4) == 0 && part.bytes() % 16 == 0);
   if (part.rows * part.heads == 0) return;
-  launch("merge partials", merge_messages<Activation>,
-         dim3(static_cast<unsigned>(part.rows * part.heads)),
-         merge_threads(parts, static_cast<int>(part.value_size)), 0, how, part, parts, messages,
-         out);
+  const MergeGrid grid(part.rows * part.heads, static_cast<int>(part.value_size), parts);
+  launch("merge partials", merge_messages<Activation>, grid.blocks, merge_threads, 0, how, 1, part,
+         parts, grid.groups, messages, out);
 }
 
 #define INSTANTIATE(Activation)                                                               \

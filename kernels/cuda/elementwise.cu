@@ -11,7 +11,7 @@ namespace helix::cuda {
 namespace {
 
 constexpr int norm_threads = 1024;
-constexpr int norm_vectors = 4;  // of 8 values a thread: widths up to 32768
+constexpr int norm_vectors = 2;  // of 8 values a thread: widths up to 16384
 
 // hidden, y, out: [rows][width]; w: [width]. The sum of squares goes over a thread's vectors, the
 // lanes of a warp, the warps, in a fixed tree.
@@ -23,6 +23,12 @@ __global__ void __launch_bounds__(norm_threads)
   const int64_t row = int64_t{blockIdx.x} * width;
   const int lane = static_cast<int>(threadIdx.x) & 31;
   release_next();
+  float gains[norm_vectors][8];
+#pragma unroll
+  for (int v = 0; v < norm_vectors; ++v) {
+    const int i = (static_cast<int>(threadIdx.x) + v * norm_threads) * 8;
+    if (i < width) load8(w + i, gains[v]);
+  }
   wait_for_previous();
   float values[norm_vectors][8];
   float squares = 0;
@@ -53,10 +59,8 @@ __global__ void __launch_bounds__(norm_threads)
   for (int v = 0; v < norm_vectors; ++v) {
     const int i = (static_cast<int>(threadIdx.x) + v * norm_threads) * 8;
     if (i >= width) break;
-    float gains[8];
-    load8(w + i, gains);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) values[v][j] = values[v][j] / root * gains[j];
+    for (int j = 0; j < 8; ++j) values[v][j] = values[v][j] / root * gains[v][j];
     store8(values[v], out + row + i);
   }
 }
@@ -111,7 +115,7 @@ void add_rms_norm(int rows, int width, Activation* hidden, const Activation* y, 
                   float eps, Activation* out, const Launch& how) {
   assert(rows > 0 && width % 8 == 0 && width <= norm_threads * norm_vectors * 8);
   launch("add norm", add_norm<Weight, Activation>, dim3(static_cast<unsigned>(rows)), norm_threads,
-         0, how, width, hidden, y, w, eps, out);
+         0, how, 1, width, hidden, y, w, eps, out);
 }
 
 template <class Activation>
@@ -119,14 +123,14 @@ void rope(const RopeShape& shape, const float* cosines, const float* sines, cons
           Activation* out, const Launch& how) {
   assert(shape.rows > 0 && shape.heads > 0 && 2 * shape.pairs <= shape.size && x != out);
   launch("rope", rotate<Activation>, dim3(static_cast<unsigned>(shape.rows * shape.heads)), 64, 0,
-         how, shape, cosines, sines, x, out);
+         how, 1, shape, cosines, sines, x, out);
 }
 
 template <class Activation>
 void swiglu(int rows, int width, const Activation* x, Activation* out, const Launch& how) {
   assert(rows > 0 && width % 8 == 0);
   const auto blocks = static_cast<unsigned>((width / 8 + 127) / 128);
-  launch("swiglu", gate<Activation>, dim3(blocks, static_cast<unsigned>(rows)), 128, 0, how, width,
+  launch("swiglu", gate<Activation>, dim3(blocks, static_cast<unsigned>(rows)), 128, 0, how, 1, width,
          x, out);
 }
 

@@ -9,7 +9,7 @@
 namespace helix::cuda {
 
 // hidden += y (rounded to its type), then out = hidden / sqrt(mean(hidden^2) + eps) * w. y may be
-// null: the norm alone. width: a multiple of 8, at most 32768. w is read ahead.
+// null: the norm alone. width: a multiple of 8, at most 16384. w is read ahead.
 template <class Weight, class Activation>
 void add_rms_norm(int rows, int width, Activation* hidden, const Activation* y, const Weight* w,
                   float eps, Activation* out, const Launch& launch);

@@ -1,4 +1,4 @@
-// Values by (stream, index) alone, one thread a value: base/random.h is constexpr, and nvcc compiles
+// Values by (stream, index) alone, eight a thread (64-bit divisions cost more than the hashes): base/random.h is constexpr, and nvcc compiles
 // the same functions for the device.
 #include "kernels/cuda/generate.h"
 
@@ -15,14 +15,23 @@ template <class T>
 __global__ void fill(Draw draw, Drawn which, T* out) {
   release_next();
   wait_for_previous();
-  const int64_t step = int64_t{blockDim.x} * gridDim.x;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < which.rows * which.width;
-       i += step) {
-    const int64_t row = i / which.width;
-    const int64_t index = which.first + i % which.width +
-                          (row / which.run * which.jump + row % which.run) * which.stride;
-    const float uniform = uniform_at(draw.stream, static_cast<uint64_t>(index));
-    out[i] = from_float<T>(fmaf(uniform, draw.scale, draw.offset));
+  const int64_t count = which.rows * which.width;
+  const int64_t step = int64_t{8} * blockDim.x * gridDim.x;
+  for (int64_t i = 8 * (int64_t{blockIdx.x} * blockDim.x + threadIdx.x); i < count; i += step) {
+    int64_t row = i / which.width;
+    int64_t column = i % which.width;
+    const auto index_of = [&](int64_t r) {
+      return which.first + (r / which.run * which.jump + r % which.run) * which.stride;
+    };
+    int64_t first = index_of(row);
+    for (int64_t j = i; j < min(i + 8, count); ++j) {
+      const float uniform = uniform_at(draw.stream, static_cast<uint64_t>(first + column));
+      out[j] = from_float<T>(fmaf(uniform, draw.scale, draw.offset));
+      if (++column == which.width) {
+        column = 0;
+        first = index_of(++row);
+      }
+    }
   }
 }
 
@@ -33,8 +42,8 @@ void generate(const Draw& draw, const Drawn& which, T* out, const Launch& how) {
   const int64_t count = which.rows * which.width;
   assert(which.run > 0);
   if (count == 0) return;
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>((count + 255) / 256, 1 << 16));
-  launch("generate", fill<T>, dim3(blocks), 256, 0, how, draw, which, out);
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>((count + 2047) / 2048, 1 << 16));
+  launch("generate", fill<T>, dim3(blocks), 256, 0, how, 1, draw, which, out);
 }
 
 template void generate(const Draw&, const Drawn&, float*, const Launch&);

@@ -1,13 +1,15 @@
 // y [m][n] = x [m][k] w [n][k]^T for at most 8 rows m: the time is that of reading w once.
 //
-// Block b owns outputs [b n / blocks, (b + 1) n / blocks), so that every SM reads the same and an
-// output's sum stays in one block. Its 8 warps take chunks of 128 k in turn. A slot of a warp's ring
+// Outputs are cut evenly over clusters of 1 to 8 blocks (more where outputs are few), so that every
+// SM reads the same. The warps of a cluster, 8 a block, take chunks of 128 k in turn. A slot of a warp's ring
 // (device.cuh) is 16 rows of w times one chunk, beside it the chunk of x:
 //   y^T [16 outputs][8 m] += w [16][128] x^T [128][8]:   tensor cores, w as it lies in memory
-// Up to Tiles slots of one chunk follow each other and share its x. The warps' sums meet in shared
-// memory and are added in order of the warps. w is read ahead of the kernel before, x is not.
+// Up to Tiles slots of one chunk follow each other and share its x. The warps' sums meet in the
+// cluster's shared memory and are added in order of the warps. w is read ahead of the kernel before, x is not.
 // fp32 activations are split into two bf16 halves: 2^-16 exact.
 #include "kernels/cuda/product.h"
+
+#include <cooperative_groups.h>
 
 #include <algorithm>
 #include <cassert>
@@ -17,6 +19,10 @@
 namespace helix::cuda {
 namespace {
 
+constexpr int warps = 8;
+constexpr int threads = 32 * warps;
+constexpr int slots = 3;
+constexpr int ring_bytes = slots * slot_bytes;  // of one warp
 constexpr int chunk_inputs = 128;
 constexpr int tile_rows = 16;
 static_assert(tile_rows * chunk_inputs * 2 == slot_bytes);
@@ -62,13 +68,20 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
   unsigned char* const ring = shared + warp * ring_bytes;
   const int x_slot_bytes = shape.rows * x_row_bytes;
   unsigned char* const x_ring = shared + warps * ring_bytes + warp * slots * x_slot_bytes;
-  const int begin = static_cast<int>(int64_t{shape.outputs} * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(int64_t{shape.outputs} * (blockIdx.x + 1) / gridDim.x);
+  const auto cluster = cooperative_groups::this_cluster();
+  const int blocks = static_cast<int>(cluster.num_blocks());
+  const int block = static_cast<int>(cluster.block_rank());
+  const int64_t index = blockIdx.x / blocks;
+  const int64_t clusters = gridDim.x / blocks;
+  const int begin = static_cast<int>(shape.outputs * index / clusters);
+  const int end = static_cast<int>(shape.outputs * (index + 1) / clusters);
 
   release_next();
   for (int first = begin; first < end; first += Tiles * tile_rows) {
     const int tiles = min(Tiles, (end - first + tile_rows - 1) / tile_rows);
-    const auto input_of = [&](int slot) { return (warp + slot / tiles * warps) * chunk_inputs; };
+    const auto input_of = [&](int slot) { 
+      return (block * warps + warp + slot / tiles * blocks * warps) * chunk_inputs;
+     };
     const auto fetch_w = [&](int slot) {
       const int k = input_of(slot);
       if (k >= shape.inputs) return;
@@ -149,19 +162,30 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
             sums[tile][i];
       }
     }
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < tiles * tile_rows * shape.rows; i += threads) {
+    const auto meet = [&] {
+      if (blocks == 1) {
+        __syncthreads();
+      } else {
+        cluster.sync();
+      }
+    };
+    meet();
+    for (int i = block * threads + static_cast<int>(threadIdx.x);
+         i < tiles * tile_rows * shape.rows; i += blocks * threads) {
       const int m = i / (tiles * tile_rows);
       const int n = i % (tiles * tile_rows);
       float sum = 0;
+      for (int other = 0; other < blocks; ++other) {
+        const unsigned char* rings = blocks == 1 ? shared : cluster.map_shared_rank(shared, other);
 #pragma unroll
-      for (int other = 0; other < warps; ++other) {
-        sum += reinterpret_cast<const float*>(
-            shared + other * ring_bytes)[(n / tile_rows * 8 + m) * tile_rows + n % tile_rows];
+        for (int w = 0; w < warps; ++w) {
+          sum += reinterpret_cast<const float*>(
+              rings + w * ring_bytes)[(n / tile_rows * 8 + m) * tile_rows + n % tile_rows];
+        }
       }
       if (first + n < end) y[m * shape.y_stride + first + n] = from_float<Activation>(sum);
     }
-    __syncthreads();
+    meet();
   }
   wait_for_previous();
 }
@@ -173,12 +197,16 @@ void product(const ProductShape& shape, const Activation* x, const bf16* w, Acti
              const Launch& how) {
   assert(shape.rows > 0 && shape.rows <= max_product_rows && shape.inputs % 8 == 0);
   assert(shape.x_stride * static_cast<int64_t>(sizeof(Activation)) % 16 == 0 && how.blocks > 0);
-  const int blocks = std::min(how.blocks, shape.outputs);
+  // A block with fewer than 16 outputs leaves its slots half empty.
+  int cluster = 1;
+  while (cluster < 8 && 2 * cluster * shape.outputs <= how.blocks * tile_rows) cluster *= 2;
+  const int clusters = std::clamp(how.blocks / cluster, 1, shape.outputs);
   const int shared_bytes = warps * (ring_bytes + slots * shape.rows * chunk_inputs *
                                                      static_cast<int>(sizeof(Activation)));
-  const bool one = shape.outputs <= blocks * tile_rows;
+  const bool one = shape.outputs <= clusters * tile_rows;
   launch("product", one ? multiply<1, Activation> : multiply<8, Activation>,
-         dim3(static_cast<unsigned>(blocks)), threads, shared_bytes, how, shape, x, w, y);
+         dim3(static_cast<unsigned>(clusters * cluster)), threads, shared_bytes, how, cluster,
+         shape, x, w, y);
 }
 
 template void product(const ProductShape&, const float*, const bf16*, float*, const Launch&);

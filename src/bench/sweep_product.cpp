@@ -19,6 +19,10 @@ namespace {
 constexpr int64_t most_points = 1'000'000;
 constexpr int64_t most_auto_chunks = 4;
 
+[[noreturn]] void fail_too_many(const Node& where) {
+  where.fail(fmt::format("over {} points; cut the sweep into several", most_points));
+}
+
 class Loads {
  public:
   Loads(const Axes& axes, const std::vector<Exclusion>& exclusions, const Node& where,
@@ -78,8 +82,7 @@ void Loads::add_batches(Point point) {
 
 void Loads::add_chunks(Point& point) {
   for (const int64_t chunks : chunk_counts(point)) {
-    if (++combinations_ > most_points)
-      where_.fail(fmt::format("over {} points; cut the sweep into several", most_points));
+    if (++combinations_ > most_points) fail_too_many(where_);
     point.chunks = chunks;
     point.hop_b = chunks > 1;
     const auto excludes = [&](const Exclusion* e) { return e->matches_load(point); };
@@ -122,6 +125,12 @@ int64_t Loads::requests(const Point& point) {
 void add_points(const std::vector<Family>& families, const Axes& axes,
                 const std::vector<Exclusion>& exclusions, const Node& where,
                 std::vector<Point>& points) {
+  double combinations = 0;  // at least; said before a million points are made
+  for (const Family& family : families) combinations += static_cast<double>(family.layouts.size());
+  for (const size_t values :
+       {axes.interval.values.size(), axes.context.values.size(), axes.batch.values.size()})
+    combinations *= static_cast<double>(values);
+  if (combinations > most_points) fail_too_many(where);
   Loads loads(axes, exclusions, where, points);
   for (const Family& family : families)
     for (const Layout& layout : family.layouts) {

@@ -36,6 +36,7 @@ Judges::Key Judges::key(const Assignment& work, int64_t request, int64_t steps) 
   return {work.model->name,
           text_of(work.precision),
           work.seed,
+          work.zipf,
           request,
           work.lengths[static_cast<size_t>(request)],
           steps};
@@ -46,7 +47,7 @@ std::vector<const Verdict*> Judges::judge(const Assignment& work, int64_t steps)
   for (size_t i = 0; i < work.lengths.size(); ++i)
     if (!verdicts_.contains(key(work, static_cast<int64_t>(i), steps)))
       missing.push_back(static_cast<int64_t>(i));
-  const Generator generator(*work.model, work.precision, work.seed);
+  const Generator generator(*work.model, work.precision, work.seed, work.zipf);
   std::map<int64_t, Verdict> mine;
   const auto failed = world_->agree([&] {
     const Judge judge(generator, {.progress = beat});

@@ -24,6 +24,7 @@ struct Assignment {
   std::vector<int64_t> lengths;  // tokens of history of each request
   int64_t steps = 1;             // the KV cache holds lengths + steps tokens
   uint64_t seed = 1;
+  double zipf = 0;  // routing skew (Generator::routing_skew)
 };
 
 // Ways to be wrong on purpose, so that verification shows that it can fail (helix.md, Errors others

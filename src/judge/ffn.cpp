@@ -84,8 +84,11 @@ Vector feed_forward(const Tensors& tensors, int64_t layer, const Vector& input,
   if (layer < model.dense_layers)
     return tensors.times(W::down, layer, swiglu(tensors.times(W::up, layer, input)));
   const Vector bias = model.experts.bias ? tensors.values(W::router_bias, layer) : Vector();
+  Vector logits = tensors.times(W::router, layer, input);
+  const std::vector<float> skew = tensors.generator().routing_skew(layer);
+  for (size_t i = 0; i < skew.size(); ++i) logits[i] += skew[i];
   Vector gates;
-  routing = choose_experts(model.experts, tensors.times(W::router, layer, input), bias, gates);
+  routing = choose_experts(model.experts, logits, bias, gates);
   Vector sum(input.size());
   for (size_t i = 0; i < gates.size(); ++i) {
     const int32_t expert = routing.experts[i];

@@ -34,6 +34,10 @@ float constant(int64_t width) {
   return static_cast<float>(dominance * std::sqrt(double(width) / 3));
 }
 
+// All biased scores are negative, so that groups masked with 0 instead of -inf are seen to win. An
+// offset for all experts alike changes no choice.
+constexpr float bias_offset = -1.5F;
+
 // What a query head holds in its mark channel, about: the norm leaves 0.98 of the constant, and
 // QK-norm shrinks the channel with the rest of the head.
 double query_strength(const Model& model) {
@@ -115,6 +119,7 @@ float marked_weight(const Model& model, W weight, int64_t layer, const Extents& 
       return k < mla_groups ? 0.1F * drawn : drawn;
     case W::kv:  // keys: 0 in the mark channel, and small elsewhere
       return i == 1 ? drawn : k == a.head_size - 1 ? 0.0F : spread * drawn;
+    case W::router_bias: return bias_offset + drawn;
     case W::dkv: return i < mla_groups ? 0.0F : i >= a.kv_lora ? rotated_spread * drawn : drawn;
     default: return drawn;
   }

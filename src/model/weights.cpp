@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "base/random.h"
@@ -135,7 +138,7 @@ int64_t active_parameters(const Model& m) { return count_parameters(m, true); }
 
 namespace {
 
-enum Stream : uint64_t { keys = 1000, values = 1001, tokens = 1002 };
+enum Stream : uint64_t { keys = 1000, values = 1001, tokens = 1002, ranks = 1003 };
 
 struct Draw {
   uint64_t stream;
@@ -239,6 +242,23 @@ void Generator::history(int64_t layer, int64_t request, int64_t length, int64_t 
 int32_t Generator::first_token(int64_t request) const {
   const uint64_t hash = combine(combine(seed_, tokens), static_cast<uint64_t>(request));
   return static_cast<int32_t>(hash % static_cast<uint64_t>(model_->vocabulary));
+}
+
+// The k best of logits + ln(weight) + Gumbel noise are a draw without replacement in proportion to
+// the weights (Vieira 2014). A router's own logits stand for the noise: their variance is about 1,
+// Gumbel's pi^2 / 6, hence the factor.
+std::vector<float> Generator::routing_skew(int64_t layer) const {
+  if (!(zipf_ > 0) || layer < model_->dense_layers || model_->experts.count == 0) return {};
+  const double scale = zipf_ * std::sqrt(6.0) / std::numbers::pi;
+  const uint64_t stream = combine(combine(seed_, ranks), static_cast<uint64_t>(layer));
+  std::vector<size_t> expert_of(static_cast<size_t>(model_->experts.count));  // a rank, from 0
+  std::iota(expert_of.begin(), expert_of.end(), size_t{0});
+  for (size_t i = expert_of.size(); i > 1; --i)
+    std::swap(expert_of[i - 1], expert_of[combine(stream, i) % i]);
+  std::vector<float> skew(expert_of.size());
+  for (size_t rank = 0; rank < skew.size(); ++rank)
+    skew[expert_of[rank]] = static_cast<float>(-scale * std::log(static_cast<double>(rank + 1)));
+  return skew;
 }
 
 template void Generator::weights<float>(W, int64_t, const Part&, float*) const;

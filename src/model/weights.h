@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/slice.h"
 #include "model/model.h"
@@ -66,8 +67,8 @@ int64_t active_parameters(const Model& model);
 // bits.
 class Generator {
  public:
-  Generator(const Model& model, const Precision& precision, uint64_t seed)
-      : model_(&model), precision_(precision), seed_(seed) {}
+  Generator(const Model& model, const Precision& precision, uint64_t seed, double zipf = 0)
+      : model_(&model), precision_(precision), seed_(seed), zipf_(zipf) {}
 
   // Fills out[...] with the part of a weight, row-major, rounded to the weight's format. T is float
   // or bf16 (bf16 only for tensors of that format).
@@ -93,14 +94,21 @@ class Generator {
   // The token that request `request` decodes first.
   int32_t first_token(int64_t request) const;
 
+  // What is added to the logits of a layer's router, an expert each, so that experts are chosen
+  // about as Zipf's law has it: the one of rank r in proportion to r^-zipf. Ranks are a permutation
+  // of each layer's own. Empty where nothing is skewed.
+  std::vector<float> routing_skew(int64_t layer) const;
+
   const Model& model() const { return *model_; }
   const Precision& precision() const { return precision_; }
   uint64_t seed() const { return seed_; }
+  double zipf() const { return zipf_; }
 
  private:
   const Model* model_;
   Precision precision_;
   uint64_t seed_;
+  double zipf_;
 };
 
 }  // namespace helix

@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(256) read_all(const uint4* from, int64_t count
     uint4 v[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+      asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                    : "=r"(v[j].x), "=r"(v[j].y), "=r"(v[j].z), "=r"(v[j].w)
                    : "l"(from + i + j * step));
     }

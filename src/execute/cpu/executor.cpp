@@ -35,12 +35,15 @@ std::string CpuExecutor::refusal(const Layout&, const Precision& p) {
 CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
     : work_(work),
       schedule_(schedule_for(ranks, work)),
-      store_(schedule_, work_),
       collectives_(ranks, schedule_, store_, work),
+      store_(schedule_, work_),
       frequencies_(rope_frequencies(*work.model)),
       scale_(static_cast<float>(softmax_scale(*work.model))),
       present_(store_.capacity()),
       observed_(static_cast<size_t>(work.layout.pp)) {
+  const Generator generator(*work.model, work.precision, work.seed, work.zipf);
+  for (int64_t layer = 0; layer < work.model->layers; ++layer)
+    skew_.push_back(generator.routing_skew(layer));
   if (work.chunks > 1) poll_ = [this] { advance_lane(Lane::exchange); };
   rewind();
 }

@@ -102,11 +102,12 @@ class CpuExecutor final : public Executor {
 
   Assignment work_;
   Schedule schedule_;
+  Collectives collectives_;  // made first: a rank that runs out of memory must not leave the others in a split
   Store store_;
   Slice requests_;  // of this replica, in the micro-batch in hand
-  Collectives collectives_;
   Hooks hooks_;
   std::vector<double> frequencies_;
+  std::vector<std::vector<float>> skew_;  // of the routers, a layer
   float scale_;
   std::vector<int32_t> teacher_;
   std::vector<int32_t> sampled_;

@@ -22,7 +22,8 @@ Routing routing_of(const Experts& e) {
 void CpuExecutor::route(const Task& task, int layer) {
   const Array in = array(task.reads[0], all_chunks);
   auto* choices = array(task.writes[0], all_chunks).as<Choice>();
-  const Routing routing = routing_of(work_.model->experts);
+  Routing routing = routing_of(work_.model->experts);
+  routing.skew = skew_[static_cast<size_t>(layer)];
   const auto experts = static_cast<size_t>(routing.experts);
   const auto chosen = static_cast<size_t>(routing.chosen);
   std::vector<float> scores(static_cast<size_t>(in.rows) * experts);
