@@ -141,13 +141,13 @@ __device__ void weigh(float (&logits)[N][4], float scale, int tokens, int lane,
     }
     max = fmaxf(max, __shfl_xor_sync(~0U, max, 1));
     max = fmaxf(max, __shfl_xor_sync(~0U, max, 2));
-    const float keep = exp2f(running.max[half] - max);
+    const float keep = power_of_two(running.max[half] - max);
     float sum = 0;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
 #pragma unroll
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        logits[n][i] = exp2f(logits[n][i] - max);
+        logits[n][i] = power_of_two(logits[n][i] - max);
         sum += logits[n][i];
       }
     }
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(threads, 2)
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int warp = static_cast<int>(threadIdx.x) >> 5;
   unsigned char* const ring = shared + warp * ring_bytes;
-  const float scale = shape.scale * 1.44269504F;  // for powers of two
+  const float scale = shape.scale * log2_e;  // for powers of two
 
   release_next();
   const Cut begin = plan.cuts[blockIdx.x];
@@ -305,8 +305,9 @@ __global__ void __launch_bounds__(threads, 2)
     __syncthreads();
     const int active = min(warps, last - first);
     const int64_t to = (int64_t{blockIdx.x} + pair) * max_group;
-#pragma unroll
-    for (int i = static_cast<int>(threadIdx.x); i < max_group * D / 4; i += threads) {
+    // Not unrolled: code that runs once costs more to fetch (0.4 us a round) than to execute.
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < group * D / 4; i += threads) {
       const int head = i / (D / 4);
       const int d = i % (D / 4) * 4;
       float max = -FLT_MAX;
@@ -316,7 +317,7 @@ __global__ void __launch_bounds__(threads, 2)
       float4 out{};
 #pragma unroll
       for (int w = 0; w < warps; ++w) {
-        const float share = exp2f(maxima[w * max_group + head] - max);
+        const float share = power_of_two(maxima[w * max_group + head] - max);
         const float4 v = *reinterpret_cast<const float4*>(
             reinterpret_cast<float*>(shared + w * ring_bytes) + head * T::out_stride + d);
         if (w < active) {
@@ -325,13 +326,12 @@ __global__ void __launch_bounds__(threads, 2)
                             out.w + share * v.w);
         }
       }
-      if (head >= group) continue;
-      const float part = 1 / total;
+      const float part = __frcp_rn(total);
       store4(make_float4(out.x * part, out.y * part, out.z * part, out.w * part),
              plan.outs + (to + head) * D + d);
       // Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
       if (d == 0) {
-        plan.lses[to + head] = total > 0 ? (max + log2f(total)) * 0.693147181F : NAN;
+        plan.lses[head * plan.slots() + blockIdx.x + pair] = total > 0 ? (max + log2f(total)) * 0.693147181F : NAN;
       }
     }
     __syncthreads();
@@ -340,129 +340,140 @@ __global__ void __launch_bounds__(threads, 2)
 }
 
 // What both merges do for one (row, head): w_i = exp(lse_i - max), out = sum w_i o_i / sum w_i, in
-// order of i within a group of threads, then over the groups. A part with lse -inf is not read.
-// Everything that is needed first is asked for at once: one trip to L2, not three.
-//
-// A block has `groups` groups of threads and blockIdx.y its slice of the values, four a thread.
-// True for the threads that hold merged values.
-constexpr int merge_threads = 128;
+// order of i within a group of lanes, then over the groups. A part with lse -inf is not read. One
+// warp merges a slice of the values: its lanes form groups, a group shares the parts with the
+// others, a lane holds four values. All that is needed is asked for at once: one trip to L2 (0.7 us).
+constexpr int max_parts = 160;
+constexpr int parts_ahead = 9;  // of a lane: 132 splits over 16 groups
+
+struct MergeGrid {
+  int groups = 1;
+  int slices;  // of a vector
+  int tasks;
+  // Few blocks, so that all are on their SMs beside the kernel before: else the next kernel's blocks
+  // would start late, and two of them on one SM.
+  int blocks;
+  MergeGrid(int64_t vectors, int size, int parts, const Launch& how) {
+    assert(size % 128 == 0 || 128 % size == 0);
+    while (groups < 16 && (groups * parts_ahead < parts || 128 / groups > size)) groups *= 2;
+    slices = size * groups / 128;
+    tasks = static_cast<int>(vectors) * slices;
+    blocks = std::min((tasks + warps - 1) / warps, how.blocks);
+  }
+};
+
 struct Merged {
   float4 out;
   float lse;
-  int d;
 };
 template <class Lse, class Value>
-__device__ bool merge(int parts, int groups, Lse lse_of, Value value_of, Merged& merged) {
-  constexpr int ahead = 9;  // parts a thread asks for at once: 132 splits over 16 groups
-  __shared__ float4 others[merge_threads];
-  const int width = merge_threads / groups;
-  const int group = static_cast<int>(threadIdx.x) / width;
-  const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int d = (static_cast<int>(blockIdx.y) * width + static_cast<int>(threadIdx.x) % width) * 4;
-  float lses[ahead];
-  float4 values[ahead];
-  const auto fetch = [&](int first) {
+__device__ Merged merge(int parts, int groups, int lane, Lse lse_of, Value value_of) {
+  const int group = lane * groups / 32;
+  float shares[max_parts / 32];
 #pragma unroll
-    for (int j = 0; j < ahead; ++j) {
+  for (int j = 0; j < max_parts / 32; ++j) {
+    shares[j] = lane + 32 * j < parts ? lse_of(lane + 32 * j) : -INFINITY;
+  }
+  float max = -INFINITY;
+  float total = 0;  // +inf gives inf - inf, so that it is seen as NaN is
+  float4 out{};
+  // One copy of the code: it runs once, and fetching it is what takes the time.
+#pragma unroll 1
+  for (int first = 0; first < parts; first += parts_ahead * groups) {
+    float lses[parts_ahead];
+    float4 values[parts_ahead];
+#pragma unroll
+    for (int j = 0; j < parts_ahead; ++j) {
       const int i = first + group + j * groups;
       lses[j] = i < parts ? lse_of(i) : -INFINITY;
-      values[j] = i < parts ? value_of(i, d) : float4{};
+      values[j] = i < parts ? value_of(i) : float4{};
     }
-  };
-  fetch(0);
-  float max = -INFINITY;
-  for (int i = lane; i < parts; i += 32) max = fmaxf(max, lse_of(i));
-  for (int step = 16; step > 0; step /= 2) max = fmaxf(max, __shfl_xor_sync(~0U, max, step));
-  float total = 0;  // +inf gives inf - inf, so that it is seen as NaN is
-  for (int i = lane; i < parts; i += 32) {
-    const float lse = lse_of(i);
-    if (lse != -INFINITY) total += expf(lse - max);
-  }
-  for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0U, total, step);
-
-  float4 out{};
-  for (int first = 0; first < parts; first += ahead * groups) {
-    if (first > 0) fetch(first);
+    if (first == 0) {
 #pragma unroll
-    for (int j = 0; j < ahead; ++j) {
+      for (float lse : shares) max = fmaxf(max, lse);
+      for (int step = 16; step > 0; step /= 2) max = fmaxf(max, __shfl_xor_sync(~0U, max, step));
+#pragma unroll
+      for (float lse : shares) {
+        total += lse == -INFINITY ? 0 : power_of_two((lse - max) * log2_e);
+      }
+      for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0U, total, step);
+    }
+#pragma unroll
+    for (int j = 0; j < parts_ahead; ++j) {
       if (lses[j] == -INFINITY) continue;
-      const float w = expf(lses[j] - max) / total;
+      const float w = power_of_two((lses[j] - max) * log2_e);
       const float4 v = values[j];
       out = make_float4(out.x + w * v.x, out.y + w * v.y, out.z + w * v.z, out.w + w * v.w);
     }
   }
-  others[threadIdx.x] = out;
-  __syncthreads();
-  if (group > 0) return false;
-  for (int g = 1; g < groups; ++g) {
-    const float4 v = others[static_cast<int>(threadIdx.x) + g * width];
-    out = make_float4(out.x + v.x, out.y + v.y, out.z + v.z, out.w + v.w);
+  for (int step = 32 / groups; step < 32; step *= 2) {
+    out.x += __shfl_xor_sync(~0U, out.x, step);
+    out.y += __shfl_xor_sync(~0U, out.y, step);
+    out.z += __shfl_xor_sync(~0U, out.z, step);
+    out.w += __shfl_xor_sync(~0U, out.w, step);
   }
-  merged = {out, total == 0 ? -INFINITY : max + logf(total), d};
-  return true;
+  if (total == 0) return {{}, -INFINITY};
+  const float scale = __frcp_rn(total);
+  return {make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale),
+          max + __log2f(total) / log2_e};
 }
 
-// Groups so that a thread has at most 9 parts, where slices allow it.
-struct MergeGrid {
-  int groups;
-  dim3 blocks;
-  MergeGrid(int64_t vectors, int size, int parts) : groups(merge_threads * 4 / size) {
-    assert(size % 32 == 0 && merge_threads * 4 % size == 0);
-    while (groups * 9 < parts && groups < 16) groups *= 2;
-    blocks = dim3(static_cast<unsigned>(vectors),
-                  static_cast<unsigned>(size * groups / (merge_threads * 4)));
+// body(vector, d, lane) for each of this warp's tasks; d is the lane's first value.
+template <class Body>
+__device__ void for_merges(const MergeGrid& grid, Body&& body) {
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int step = static_cast<int>(gridDim.x) * warps;
+  for (int task = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+       task < grid.tasks; task += step) {
+    const int width = 32 / grid.groups;
+    body(task / grid.slices, (task % grid.slices * width + lane % width) * 4, lane);
   }
-};
+}
 
 template <class Activation>
-__global__ void __launch_bounds__(merge_threads)
-    merge_splits(AttentionPlan plan, int groups, PartialLayout part, std::byte* out) {
+__global__ void __launch_bounds__(threads, 5)
+    merge_splits(AttentionPlan plan, MergeGrid grid, PartialLayout part, std::byte* out) {
   release_next();
   const AttentionShape shape = plan.shape;
-  const int row = static_cast<int>(blockIdx.x) / shape.heads;
-  const int head = static_cast<int>(blockIdx.x) % shape.heads;
-  const Splits splits = plan.splits[row * shape.kv_heads + head / shape.group()];
-  const int64_t from = int64_t{splits.first} * max_group + head % shape.group();
-  std::byte* const message = out + head / part.heads * part.bytes();
-  const int64_t slot = head % part.heads;
+  for_merges(grid, [&](int vector, int d, int lane) {
+    const int row = vector / shape.heads;
+    const int head = vector % shape.heads;
+    const Splits splits = plan.splits[row * shape.kv_heads + head / shape.group()];
+    const float* const lses = plan.lses + head % shape.group() * plan.slots() + splits.first;
+    const float* const values =
+        plan.outs + (int64_t{splits.first} * max_group + head % shape.group()) * shape.head_size + d;
+    std::byte* const message = out + head / part.heads * part.bytes();
+    wait_for_previous();
+    const Merged merged = merge(
+        splits.count, grid.groups, lane, [&](int i) { return __ldcg(lses + i); },
+        [&](int i) { return load4(values + int64_t{i} * max_group * shape.head_size); });
+    if (lane * grid.groups >= 32) return;
+    const int64_t slot = head % part.heads;
+    store_words(merged.out,
+                reinterpret_cast<Activation*>(message + part.output_offset(row, slot)) + d);
+    if (d == 0) *reinterpret_cast<float*>(message + part.lse_offset(row, slot)) = merged.lse;
+  });
   wait_for_previous();
-  Merged merged;
-  if (!merge(
-          splits.count, groups, [&](int i) { return __ldcg(plan.lses + from + i * max_group); },
-          [&](int i, int d) {
-            return load4(plan.outs + (from + i * max_group) * shape.head_size + d);
-          },
-          merged)) {
-    return;
-  }
-  store_words(merged.out,
-              reinterpret_cast<Activation*>(message + part.output_offset(row, slot)) + merged.d);
-  if (merged.d == 0) {
-    *reinterpret_cast<float*>(message + part.lse_offset(row, slot)) = merged.lse;
-  }
 }
 
 template <class Activation>
-__global__ void __launch_bounds__(merge_threads)
-    merge_messages(PartialLayout part, int parts, int groups, const std::byte* messages,
+__global__ void __launch_bounds__(threads, 5)
+    merge_messages(PartialLayout part, int parts, MergeGrid grid, const std::byte* messages,
                    Activation* out) {
   release_next();
-  const int64_t row = blockIdx.x / part.heads;
-  const int64_t head = blockIdx.x % part.heads;
-  const std::byte* const lses = messages + part.lse_offset(row, head);
-  const std::byte* const values = messages + part.output_offset(row, head);
-  const int64_t step = part.bytes();
   wait_for_previous();
-  Merged merged;
-  if (merge(
-          parts, groups,
-          [&](int i) { return __ldcg(reinterpret_cast<const float*>(lses + i * step)); },
-          [&](int i, int d) {
-            return load_words(reinterpret_cast<const Activation*>(values + i * step) + d);
-          },
-          merged)) {
-    store_words(merged.out, out + blockIdx.x * part.value_size + merged.d);
-  }
+  const int64_t step = part.bytes();
+  for_merges(grid, [&](int vector, int d, int lane) {
+    const std::byte* const lses = messages + part.lse_offset(0, vector);
+    const std::byte* const values = messages + part.output_offset(0, vector);
+    const Merged merged = merge(
+        parts, grid.groups, lane,
+        [&](int i) { return __ldcg(reinterpret_cast<const float*>(lses + i * step)); },
+        [&](int i) {
+          return load_words(reinterpret_cast<const Activation*>(values + i * step) + d);
+        });
+    if (lane * grid.groups < 32) store_words(merged.out, out + vector * part.value_size + d);
+  });
 }
 
 template <int D, class Activation>
@@ -471,9 +482,11 @@ void attend_and_merge(const AttentionPlan& plan, const Activation* q, const KvVi
   const AttentionShape& shape = plan.shape;
   launch("attention", attend<D, Activation>, dim3(static_cast<unsigned>(plan.blocks)), threads,
          Tile<D, Activation>::shared_bytes, how, 1, plan, q, kv);
-  const MergeGrid grid(int64_t{shape.rows} * shape.heads, D, plan.blocks / shape.pairs() + 2);
-  launch("merge splits", merge_splits<Activation>, grid.blocks, merge_threads, 0, how, 1, plan,
-         grid.groups, part, out);
+  // Four times the mean number of splits: requests differ.
+  const MergeGrid grid(int64_t{shape.rows} * shape.heads, D,
+                       std::min(plan.blocks, 4 * plan.blocks / shape.pairs()), how);
+  launch("merge splits", merge_splits<Activation>, dim3(static_cast<unsigned>(grid.blocks)), threads,
+         0, how, 1, plan, grid, part, out);
 }
 
 }  // namespace
@@ -488,10 +501,10 @@ AttentionPlan::AttentionPlan(const AttentionShape& of, int over_blocks, std::byt
     : shape(of), blocks(over_blocks) {
   assert(shape.rows > 0 && shape.heads % shape.kv_heads == 0 && shape.group() <= max_group);
   assert(shape.head_size == 64 || shape.head_size == 128);
-  const int64_t slots = blocks + shape.pairs();
+  assert(blocks > 0 && blocks <= max_parts);
   outs = reinterpret_cast<float*>(memory);
-  lses = outs + slots * max_group * shape.head_size;
-  cuts = reinterpret_cast<Cut*>(lses + slots * max_group);
+  lses = outs + int64_t{slots()} * max_group * shape.head_size;
+  cuts = reinterpret_cast<Cut*>(lses + int64_t{slots()} * max_group);
   splits = reinterpret_cast<Splits*>(cuts + blocks + 1);
   starts = reinterpret_cast<int32_t*>(splits + shape.pairs());
 }
@@ -512,10 +525,11 @@ void decode_attention(const AttentionPlan& plan, const Activation* q, const KvVi
 template <class Activation>
 void merge_partials(const PartialLayout& part, int parts, const std::byte* messages,
                     Activation* out, const Launch& how) {
+  assert(parts <= max_parts && how.blocks > 0);
   if (part.rows * part.heads == 0) return;
-  const MergeGrid grid(part.rows * part.heads, static_cast<int>(part.value_size), parts);
-  launch("merge partials", merge_messages<Activation>, grid.blocks, merge_threads, 0, how, 1, part,
-         parts, grid.groups, messages, out);
+  const MergeGrid grid(part.rows * part.heads, static_cast<int>(part.value_size), parts, how);
+  launch("merge partials", merge_messages<Activation>, dim3(static_cast<unsigned>(grid.blocks)),
+         threads, 0, how, 1, part, parts, grid, messages, out);
 }
 
 #define INSTANTIATE(Activation)                                                               \

@@ -53,10 +53,12 @@ struct AttentionPlan {
   AttentionPlan(const AttentionShape& of, int over_blocks, std::byte* memory);
   static int64_t bytes(const AttentionShape& shape, int blocks);
 
+  constexpr int slots() const { return blocks + shape.pairs(); }
+
   AttentionShape shape;
   int blocks;
   float* outs;      // [blocks + pairs][16][head_size]
-  float* lses;      // [blocks + pairs][16]
+  float* lses;      // [16][blocks + pairs]
   Cut* cuts;        // [blocks + 1]
   Splits* splits;   // [pairs]
   int32_t* starts;  // [rows + 1]

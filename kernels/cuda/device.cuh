@@ -110,6 +110,14 @@ __device__ inline uint32_t pack_rest(float low, float high, uint32_t packed) {
   return pack(low - __uint_as_float(packed << 16), high - __uint_as_float(packed & 0xffff0000U));
 }
 
+// 2^x within 2 units in the last place, 0 below 2^-126; one instruction, where exp2f takes five.
+__device__ inline float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+inline constexpr float log2_e = 1.44269504F;
+
 // Consecutive values, as fp32.
 __device__ inline void unpack(uint4 from, const bf16*, float (&to)[8]) {
   const uint32_t words[4] = {from.x, from.y, from.z, from.w};

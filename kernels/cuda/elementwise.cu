@@ -54,13 +54,13 @@ __global__ void __launch_bounds__(norm_threads)
   __syncthreads();
   squares = of_warps[lane];
   for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0U, squares, step);
-  const float root = sqrtf(squares / static_cast<float>(width) + eps);
+  const float scale = rsqrtf(squares / static_cast<float>(width) + eps);
 #pragma unroll
   for (int v = 0; v < norm_vectors; ++v) {
     const int i = (static_cast<int>(threadIdx.x) + v * norm_threads) * 8;
     if (i >= width) break;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) values[v][j] = values[v][j] / root * gains[v][j];
+    for (int j = 0; j < 8; ++j) values[v][j] = values[v][j] * scale * gains[v][j];
     store8(values[v], out + row + i);
   }
 }

@@ -24,13 +24,20 @@ __global__ void fill(Draw draw, Drawn which, T* out) {
       return which.first + (r / which.run * which.jump + r % which.run) * which.stride;
     };
     int64_t first = index_of(row);
-    for (int64_t j = i; j < min(i + 8, count); ++j) {
+    float values[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
       const float uniform = uniform_at(draw.stream, static_cast<uint64_t>(first + column));
-      out[j] = from_float<T>(fmaf(uniform, draw.scale, draw.offset));
+      values[j] = fmaf(uniform, draw.scale, draw.offset);
       if (++column == which.width) {
         column = 0;
         first = index_of(++row);
       }
+    }
+    if (i + 8 <= count) {
+      store8(values, out + i);
+    } else {
+      for (int64_t j = i; j < count; ++j) out[j] = from_float<T>(values[j - i]);
     }
   }
 }

@@ -26,7 +26,7 @@ struct Drawn {
   int64_t jump = 0;
 };
 
-// out: [rows][width], rounded to its type.
+// out: [rows][width], rounded to its type; 16-byte aligned.
 template <class T>
 void generate(const Draw& draw, const Drawn& which, T* out, const Launch& launch);
 

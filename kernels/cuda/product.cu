@@ -56,6 +56,23 @@ __device__ void load_x(uint32_t (&x)[8][2], uint32_t (&rest)[8][2], const unsign
   }
 }
 
+// Which part of w a slot holds: 16 rows of one chunk. Counted, not computed: divisions by the number
+// of tiles would take longer than the products.
+struct Place {
+  int chunk;
+  int tiles;
+  int step;  // warps of the cluster
+  int tile = 0;
+  int slot = 0;  // of the ring
+  __device__ void next() {
+    slot = slot == slots - 1 ? 0 : slot + 1;
+    if (++tile == tiles) {
+      tile = 0;
+      chunk += step;
+    }
+  }
+};
+
 template <int Tiles, class Activation>
 __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1 : 2)
     multiply(ProductShape shape, const Activation* x, const bf16* w, Activation* y) {
@@ -79,50 +96,57 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
   release_next();
   for (int first = begin; first < end; first += Tiles * tile_rows) {
     const int tiles = min(Tiles, (end - first + tile_rows - 1) / tile_rows);
-    const auto input_of = [&](int slot) { 
-      return (block * warps + warp + slot / tiles * blocks * warps) * chunk_inputs;
-     };
-    const auto fetch_w = [&](int slot) {
-      const int k = input_of(slot);
+    // The slots in order; copies run `slots` of them ahead of the products.
+    Place ahead{block * warps + warp, tiles, blocks * warps};
+    const bf16* const w_lane =
+        w + int64_t{first + (lane >> 4)} * shape.inputs + (lane & 15) * 8;
+    const auto fetch_w = [&](const Place& at) {
+      const int k = at.chunk * chunk_inputs;
       if (k >= shape.inputs) return;
-      const int output = first + slot % tiles * tile_rows;
-      const uint32_t to = shared_address(ring + slot % slots * slot_bytes);
+      const int rows = end - first - at.tile * tile_rows - (lane >> 4);
+      const bool inside = k + (lane & 15) * 8 < shape.inputs;
+      const bf16* from = w_lane + int64_t{at.tile * tile_rows} * shape.inputs + k;
+      const uint32_t to = shared_address(ring + at.slot * slot_bytes);
 #pragma unroll
       for (int i = 0; i < slot_bytes / 512; ++i) {
-        const int row = (lane >> 4) + 2 * i;
-        const int chunk = lane & 15;
-        const bool valid = output + row < end && k + chunk * 8 < shape.inputs;
-        const bf16* from = w + int64_t{output + row} * shape.inputs + k + chunk * 8;
-        copy_chunk(to + swizzled(row, chunk, 256), valid ? from : w, valid);
+        const bool valid = inside && 2 * i < rows;
+        copy_chunk(to + swizzled((lane >> 4) + 2 * i, lane & 15, 256), valid ? from : w, valid);
+        from += 2 * shape.inputs;
       }
     };
-    const auto fetch_x = [&](int slot) {
-      const int k = input_of(slot);
-      if (k >= shape.inputs || slot % tiles != 0) return;
-      const uint32_t to = shared_address(x_ring + slot % slots * x_slot_bytes);
+    const auto fetch_x = [&](const Place& at) {
+      const int k = at.chunk * chunk_inputs;
+      if (k >= shape.inputs || at.tile != 0) return;
+      const uint32_t to = shared_address(x_ring + at.slot * x_slot_bytes);
+#pragma unroll 1
       for (int i = lane; i < shape.rows * x_row_chunks; i += 32) {
         const int row = i / x_row_chunks;
         const int chunk = i % x_row_chunks;
-        const int at = k + chunk * (16 / static_cast<int>(sizeof(Activation)));
-        const bool valid = at < shape.inputs;
+        const int input = k + chunk * (16 / static_cast<int>(sizeof(Activation)));
+        const bool valid = input < shape.inputs;
         copy_chunk(to + swizzled(row, chunk, x_row_bytes),
-                   valid ? x + row * shape.x_stride + at : x, valid);
+                   valid ? x + row * shape.x_stride + input : x, valid);
       }
     };
+    Place at = ahead;
 #pragma unroll 1
     for (int slot = 0; slot < slots; ++slot) {
-      fetch_w(slot);
+      fetch_w(ahead);
       commit_copies();
+      ahead.next();
     }
     wait_for_previous();
+    ahead = at;
 #pragma unroll 1
     for (int slot = 0; slot < slots; ++slot) {
-      fetch_x(slot);
+      fetch_x(ahead);
       commit_copies();
+      ahead.next();
     }
 
     float sums[Tiles][4] = {};
-    for (int slot = 0; input_of(slot) < shape.inputs;) {
+#pragma unroll 1
+    while (at.chunk * chunk_inputs < shape.inputs) {
       uint32_t xs[8][2];
       [[maybe_unused]] uint32_t rests[8][2];
 #pragma unroll
@@ -130,11 +154,11 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
         if (tile >= tiles) break;
         wait_for_copies<slots - 1>();
         if (tile == 0) {
-          const unsigned char* from = x_ring + slot % slots * x_slot_bytes;
+          const unsigned char* from = x_ring + at.slot * x_slot_bytes;
           if constexpr (exact) load_x(xs, rests, from, shape.rows, lane);
           if constexpr (!exact) load_x(xs, from, shape.rows, lane);
         }
-        const uint32_t rows = shared_address(ring + slot % slots * slot_bytes);
+        const uint32_t rows = shared_address(ring + at.slot * slot_bytes);
 #pragma unroll
         for (int step = 0; step < 8; ++step) {
           uint32_t a[4];
@@ -143,10 +167,11 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
           if constexpr (exact) multiply_add(sums[tile], a, rests[step][0], rests[step][1]);
         }
         __syncwarp();
-        fetch_w(slot + slots);
-        fetch_x(slot + slots);
+        fetch_w(ahead);
+        fetch_x(ahead);
         commit_copies();
-        ++slot;
+        ahead.next();
+        at.next();
       }
     }
     wait_for_copies<0>();
@@ -170,11 +195,13 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
       }
     };
     meet();
+#pragma unroll 1
     for (int i = block * threads + static_cast<int>(threadIdx.x);
          i < tiles * tile_rows * shape.rows; i += blocks * threads) {
       const int m = i / (tiles * tile_rows);
       const int n = i % (tiles * tile_rows);
       float sum = 0;
+#pragma unroll 1
       for (int other = 0; other < blocks; ++other) {
         const unsigned char* rings = blocks == 1 ? shared : cluster.map_shared_rank(shared, other);
 #pragma unroll

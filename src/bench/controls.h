@@ -13,7 +13,9 @@ namespace helix {
 struct Control {
   std::string_view name;
   bool (*applies)(const Model& model, const Layout& layout);
-  void (*inject)(Executor& executor);  // into its hooks
+  void (*inject)(Executor& executor, const Assignment& work);  // into its hooks
+  // What the layout is changed to, where the error needs a choice that is not the strategy's own.
+  Layout (*changed)(const Layout& layout) = [](const Layout& layout) { return layout; };
 };
 const std::vector<Control>& controls();
 

@@ -1,7 +1,6 @@
 #include "bench/list.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -32,8 +31,8 @@ std::string table(const std::vector<Row>& rows) {
     std::string line;
     for (size_t i = 0; i < row.size(); ++i) {
       line += i > 0 ? "  " : "";
-      line += numbers[i] ? fmt::format("{:>{}}", row[i], widths[i])
-                         : fmt::format("{:<{}}", row[i], widths[i]);
+      const std::string pad(widths[i] - row[i].size(), ' ');
+      line += numbers[i] ? pad + row[i] : row[i] + pad;
     }
     line.erase(line.find_last_not_of(' ') + 1);
     text += line + "\n";
@@ -70,10 +69,10 @@ Row row_of(const Model& m) {
 
 template <class T>
 std::string names(const std::vector<T>& choices) {
-  std::vector<std::string_view> all;
+  std::string all;
   for (const T choice : choices)
-    if (choice != T{}) all.push_back(name_of(choice));
-  return all.empty() ? "-" : fmt::format("{}", fmt::join(all, ", "));
+    if (choice != T{}) (all += all.empty() ? "" : ", ") += name_of(choice);
+  return all.empty() ? "-" : all;
 }
 
 }  // namespace

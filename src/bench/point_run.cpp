@@ -26,7 +26,8 @@ Assignment assignment_of(const Point& point) {
           .interval = point.interval,
           .lengths = lengths_of(point),
           .steps = point.steps,
-          .seed = point.seed};
+          .seed = point.seed,
+          .zipf = point.zipf.value_or(0)};
 }
 
 Verified verified_by(const Comparison& comparison, double tolerance) {
@@ -176,6 +177,7 @@ void PointRunner::measure(Work& work) {
   m.exchange = ExchangeTimes{.back_to_back = std::numeric_limits<double>::quiet_NaN(),
                              .exposed = steps.exposed_us};
   note_memory(work);
+  m.experts_touched = experts_touched(work.ranks, *work.executor);
   work.executor->rewind();
   m.roofline = roofline(work.ranks, *work.executor, settings_.rates, work.on_this_host);
 }

@@ -1,7 +1,6 @@
 #include "bench/sweep_layouts.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <set>
@@ -307,10 +306,13 @@ std::string LayoutList::legal_values(size_t width) const {
           if (!axes_.depths || l.pp == 1) values.insert(width_of(l, width));
       }
   if (values.empty()) return "";
-  std::vector<int64_t> shown(values.begin(), values.end());
-  if (shown.size() <= 20) return fmt::format("; legal are {}", fmt::join(shown, ", "));
-  shown.resize(20);
-  return fmt::format("; legal are {}, ...", fmt::join(shown, ", "));
+  std::string text = "; legal are ";
+  int shown = 0;
+  for (const int64_t value : values) {
+    if (++shown > 20) return text + ", ...";
+    text += (shown > 1 ? ", " : "") + std::to_string(value);
+  }
+  return text;
 }
 
 // For a value that does not even fill the ranks: a layout that would have it.

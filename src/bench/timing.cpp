@@ -129,6 +129,21 @@ TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes) {
   return result;
 }
 
+Json experts_touched(MPI_Comm ranks, const Executor& executor) {
+  const Schedule& schedule = executor.schedule();
+  double layers = 0;
+  for (const Segment& segment : schedule.segments)
+    if (segment.kind == "moe") layers += segment.layers;
+  double touched = 0;  // a layer's mean
+  for (int i = 0; i < schedule.place.l.pp; ++i)
+    touched += executor.state(i).touched / schedule.place.l.pp;
+  std::array<double, 2> sums = {layers, layers * touched};
+  HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, sums.data(), 2, MPI_DOUBLE, MPI_SUM, ranks));
+  const double busiest = maximum(ranks, {layers > 0 ? touched : 0}).front();
+  if (sums[0] == 0) return {};
+  return {{"mean", sums[1] / sums[0]}, {"busiest", busiest}};
+}
+
 Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& host, double sharing) {
   Cost c;
   for (int i = 0; i < executor.schedule().place.l.pp; ++i)

@@ -40,6 +40,11 @@ struct TaskTimes {
 // The median of some instrumented passes of the first step: task by task, a barrier before each.
 TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes);
 
+// {"mean":, "busiest":}: experts of a rank that some token chose in a layer of the last step, mean
+// over ranks, layers and micro-batches, and over those of the rank with the most. Null where there
+// are no experts.
+Json experts_touched(MPI_Comm ranks, const Executor& executor);
+
 // What the busiest rank has to move and to compute in its next step, and how long it takes at least
 // when `sharing` such ranks share a host.
 Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& host, double sharing);

@@ -9,9 +9,9 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "bench/controls.h"
-#include "bench/covering.h"
 #include "bench/sweep.h"
 #include "bench/verification.h"
+#include "bench/verify_cases.h"
 #include "execute/cpu/executor.h"
 #include "layout/strategy.h"
 
@@ -19,58 +19,13 @@ namespace helix {
 
 namespace {
 
-// The axes that are crossed with layouts. Chunks 1 is HOP-B off.
-constexpr int64_t steps = 8;
-struct NamedPrecision {
-  std::string_view name;
-  Precision precision;
+struct Choices {  // of routers
+  int64_t made = 0;
+  int64_t differing = 0;  // not the judge's
+  double share() const {
+    return made == 0 ? 0 : static_cast<double>(differing) / static_cast<double>(made);
+  }
 };
-constexpr Precision all_of(Format f) { return {f, f, f, f, f, f}; }
-constexpr Precision mixed = {Format::bf16, Format::bf16, Format::fp32,
-                             Format::bf16, Format::bf16, Format::bf16};
-constexpr NamedPrecision precisions[] = {{"fp32", all_of(Format::fp32)},
-                                         {"bf16", all_of(Format::bf16)},
-                                         {"bf16, activations fp32", mixed}};
-constexpr int chunk_counts[] = {1, 2, 3, 8};
-constexpr int64_t intervals[] = {1, 16, 32};
-constexpr int64_t batches[] = {1, 3, 8};
-const std::vector<int> axis_levels = {3, 4, 3, 3};
-constexpr std::string_view axis_names[] = {"precision", "chunks", "interval", "batch"};
-
-std::string level_name(size_t axis, int level) {
-  const auto i = static_cast<size_t>(level);
-  if (axis == 0) return std::string(precisions[i].name);
-  return std::to_string(axis == 1 ? chunk_counts[i] : axis == 2 ? intervals[i] : batches[i]);
-}
-
-// All lengths at which something was got wrong before: nothing, one token, around an interval and a
-// round, and a history so short that ranks stay empty.
-std::vector<int64_t> ragged_lengths(int64_t batch, int64_t interval, int kvp) {
-  const int64_t round = interval * kvp;
-  const std::vector<int64_t> all = {round + 1,    0,        700,   1,
-                                    interval - 1, interval, round, interval * (kvp - 1) + 1};
-  if (batch == 1) return {700};
-  return {all.begin(), all.begin() + batch};
-}
-
-Assignment assignment(const Model& model, const Layout& layout, const Trial& c) {
-  Assignment work;
-  work.model = &model;
-  work.layout = layout;
-  work.precision = precisions[static_cast<size_t>(c[0])].precision;
-  work.chunks = chunk_counts[static_cast<size_t>(c[1])];
-  work.interval = intervals[static_cast<size_t>(c[2])];
-  work.lengths = ragged_lengths(batches[static_cast<size_t>(c[3])], work.interval, layout.kvp);
-  work.steps = steps;
-  return work;
-}
-
-// A replica must have a request for each chunk; without an exchange there is nothing to overlap.
-bool allowed(const Layout& layout, const Trial& c) {
-  const int chunks = chunk_counts[static_cast<size_t>(c[1])];
-  const int64_t requests = batches[static_cast<size_t>(c[3])] / (layout.dp * layout.pp);
-  return chunks == 1 || (layout.kvp > 1 && chunks <= requests);
-}
 
 struct Outcome {
   int64_t cases = 0;
@@ -78,6 +33,18 @@ struct Outcome {
   std::map<std::string_view, double> worst;  // a precision
   int64_t controls = 0;
   std::vector<std::string> missed;
+  std::map<Format, Choices> choices;  // a format of activations
+
+  void add(const Outcome& other) {
+    cases += other.cases;
+    failed += other.failed;
+    controls += other.controls;
+    missed.insert(missed.end(), other.missed.begin(), other.missed.end());
+    for (const auto& [format, c] : other.choices) {
+      choices[format].made += c.made;
+      choices[format].differing += c.differing;
+    }
+  }
 };
 
 class Verifier {
@@ -90,7 +57,6 @@ class Verifier {
  private:
   void model(const Model& model);
   void layout(const Model& model, const Layout& layout, const std::vector<Trial>& cases);
-  std::vector<Trial> cases_for(const Model& model, const Layout& layout);
   Comparison execute(const Assignment& work, int64_t count, const Control* control);
   void check(const Assignment& work, std::string_view precision, Outcome& outcome);
   void run_controls(const Model& model, const Layout& layout, Outcome& outcome);
@@ -99,7 +65,8 @@ class Verifier {
            static_cast<uint64_t>(options_.part - 1);
   }
   void print_row(const Layout& layout, const Outcome& outcome) const;
-  void print_coverage(const Model& model) const;
+  void print_coverage(const Model& model, const CaseDealer& dealer) const;
+  bool few_differ() const;
   int finish();
 
   World& world_;
@@ -107,9 +74,7 @@ class Verifier {
   Judges judges_;
   Outcome total_;
   uint64_t index_ = 0;
-  std::map<int, std::pair<std::vector<Trial>, size_t>>
-      decks_;                          // by axes that a layout allows: cases, next to deal
-  std::vector<Trial> run_, possible_;  // of the model in hand
+  std::vector<Trial> run_;  // of the model in hand
   std::set<std::pair<std::string_view, int>>
       controlled_;  // strategies and ranks whose controls were run
   std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
@@ -127,7 +92,7 @@ Comparison Verifier::execute(const Assignment& work, int64_t count, const Contro
   if (failed) throw RunError(describe(work.layout) + ": " + *failed);
   Comparison result;
   if (executor) {
-    if (control != nullptr) control->inject(*executor);
+    if (control != nullptr) control->inject(*executor, work);
     result = compare_steps(ranks.get(), *executor, verdicts, count);
     executor.reset();  // frees communicators together
   }
@@ -140,23 +105,25 @@ void Verifier::check(const Assignment& work, std::string_view precision, Outcome
   ++outcome.cases;
   double& worst = outcome.worst[precision];
   worst = std::max(worst, result.max_rel_err);
+  if (result.choices > 0) {
+    Choices& choices = outcome.choices[work.precision.activations];
+    choices.made += result.choices;
+    choices.differing += result.choices_differing;
+  }
   if (!world_.leads() || result.passed(tolerance(work.precision))) return;
   ++outcome.failed;
   fmt::print(
       "FAILED {} {}: {}, chunks {}, interval {}, batch {}: error {} above {}, tokens {}, layers "
-      "unequal {}\n",
+      "unequal {}, choices of experts {} short\n",
       work.model->name, describe(work.layout), precision, work.chunks, work.interval,
       work.lengths.size(), error_text(result.max_rel_err), error_text(tolerance(work.precision)),
-      result.tokens_differing, result.hashes_differing);
+      result.tokens_differing, result.hashes_differing, error_text(result.shortfall));
 }
 
 void Verifier::run_controls(const Model& model, const Layout& layout, Outcome& outcome) {
   for (const Control& control : controls()) {
     if (!control.applies(model, layout) || !mine(index_++)) continue;
-    Assignment work =
-        assignment(model, layout, {0, 0, 1, 1});  // fp32, one chunk, interval 16, batch 3
-    work.lengths = {700, 300, 33};
-    work.steps = 2 + extra_steps(layout, work.interval);
+    const Assignment work = control_assignment(model, control.changed(layout));
     const Comparison result = execute(work, 2, &control);
     ++outcome.controls;
     if (!(result.max_rel_err >= 10 * tolerance(work.precision)))
@@ -165,43 +132,23 @@ void Verifier::run_controls(const Model& model, const Layout& layout, Outcome& o
   }
 }
 
-std::vector<Trial> Verifier::cases_for(const Model& model, const Layout& layout) {
-  const auto fits = [&](const Trial& c) { return allowed(layout, c); };
-  const std::vector<Trial> all = full_product(axis_levels, fits);
-  possible_.insert(possible_.end(), all.begin(), all.end());
-  if (options_.full) return all;
-  // What a layout allows depends on its exchange and on how requests are divided.
-  const int kind = (layout.kvp > 1 ? 1000 : 0) + layout.dp * layout.pp;
-  auto [deck, made] = decks_.try_emplace(kind);
-  if (made) deck->second = {covering_array(axis_levels, fits, options_.seed), 0};
-  auto& [cards, next] = deck->second;
-  const bool spine = model.experts.count == 0 && layout.dp == 1 && layout.pp == 1 &&
-                     (layout.strategy == "helix" || layout.strategy == "tp");
-  const size_t count = spine ? cards.size() : 2;
-  std::vector<Trial> dealt;
-  for (size_t i = 0; i < count; ++i) dealt.push_back(cards[next++ % cards.size()]);
-  return dealt;
-}
-
 void Verifier::layout(const Model& model, const Layout& layout, const std::vector<Trial>& cases) {
   Outcome outcome;
   for (const Trial& c : cases) {
     if (!mine(index_++)) continue;
     run_.push_back(c);
-    check(assignment(model, layout, c), precisions[static_cast<size_t>(c[0])].name, outcome);
+    check(assignment_of(model, layout, c), verified_precisions()[static_cast<size_t>(c[0])].name,
+          outcome);
   }
   if (controlled_.emplace(layout.strategy, layout.ranks()).second)
     run_controls(model, layout, outcome);
   if (outcome.cases + outcome.controls > 0 && world_.leads()) print_row(layout, outcome);
-  total_.cases += outcome.cases;
-  total_.failed += outcome.failed;
-  total_.controls += outcome.controls;
-  total_.missed.insert(total_.missed.end(), outcome.missed.begin(), outcome.missed.end());
+  total_.add(outcome);
 }
 
 void Verifier::print_row(const Layout& layout, const Outcome& outcome) const {
   const auto worst = [&](size_t i) {
-    const auto at = outcome.worst.find(precisions[i].name);
+    const auto at = outcome.worst.find(verified_precisions()[i].name);
     return at == outcome.worst.end() ? std::string("-") : error_text(at->second);
   };
   fmt::print(
@@ -215,47 +162,59 @@ void Verifier::print_row(const Layout& layout, const Outcome& outcome) const {
   std::fflush(stdout);
 }
 
-void Verifier::print_coverage(const Model& model) const {
-  const PairCoverage pairs = pair_coverage(run_, possible_);
-  fmt::print("{}: {} of {} pairs of values met.", model.name, pairs.covered, pairs.possible);
-  for (size_t axis = 0; axis < axis_levels.size(); ++axis) {
-    fmt::print("{} {}", axis == 0 ? " Cases:" : ";", axis_names[axis]);
-    for (int level = 0; level < axis_levels[axis]; ++level)
-      fmt::print("{} {} ({})", level == 0 ? "" : ",", level_name(axis, level),
-                 std::count_if(run_.begin(), run_.end(),
-                               [&](const Trial& c) { return c[axis] == level; }));
+std::string text_of(const std::map<Format, Choices>& choices) {
+  std::string text;
+  for (const auto& [format, c] : choices)
+    text += fmt::format(
+        " Routing, {} activations: {} of {} choices were not the judge's ({:.2g} %, "
+        "at most {:.2g} %).",
+        name_of(format), c.differing, c.made, 100 * c.share(), 100 * routing_bounds(format).share);
+  return text;
+}
+
+void Verifier::print_coverage(const Model& model, const CaseDealer& dealer) const {
+  const PairCoverage pairs = pair_coverage(run_, dealer.possible());
+  fmt::print("{}: {} of {} pairs of values met. Cases:", model.name, pairs.covered, pairs.possible);
+  const std::vector<CaseAxis>& axes = case_axes();
+  for (size_t axis = 0; axis < axes.size(); ++axis) {
+    fmt::print("{} {}", axis == 0 ? "" : ";", axes[axis].name);
+    for (size_t level = 0; level < axes[axis].levels.size(); ++level)
+      fmt::print("{} {} ({})", level == 0 ? "" : ",", axes[axis].levels[level],
+                 std::ranges::count_if(
+                     run_, [&](const Trial& c) { return c[axis] == static_cast<int>(level); }));
   }
-  fmt::print("\n\n");
+  fmt::print(".{}\n\n", text_of(total_.choices));
 }
 
 void Verifier::model(const Model& model) {
+  CaseDealer dealer(model, options_.seed, options_.full);
   run_.clear();
-  possible_.clear();
   controlled_.clear();
   if (world_.leads())
     fmt::print(
         "{}: {} steps a case, tolerance {} (fp32), {} (bf16), {} (bf16, activations fp32)\n{:<52} "
         "{:>5} {:>6} {:>9} {:>9} {:>9}   {}\n",
-        model.name, steps, error_text(tolerance(precisions[0].precision)),
-        error_text(tolerance(precisions[1].precision)),
-        error_text(tolerance(precisions[2].precision)), "layout", "ranks", "cases", "err fp32",
-        "err bf16", "err mixed", "controls caught");
+        model.name, verified_steps, error_text(tolerance(verified_precisions()[0].precision)),
+        error_text(tolerance(verified_precisions()[1].precision)),
+        error_text(tolerance(verified_precisions()[2].precision)), "layout", "ranks", "cases",
+        "err fp32", "err bf16", "err mixed", "controls caught");
   LayoutQuery query;
   query.pp = query.dp = {};
   int64_t not_executed = 0;
   for (const Strategy& strategy : strategies())
     for (int64_t ranks = 1; ranks <= world_.size(); ++ranks)
-      for (const Layout& l : layouts(model, precisions[0].precision, strategy, ranks, query)) {
-        if (!cpu::CpuExecutor::refusal(l, precisions[0].precision).empty()) {
+      for (const Layout& l :
+           layouts(model, verified_precisions()[0].precision, strategy, ranks, query)) {
+        if (!cpu::CpuExecutor::refusal(l, verified_precisions()[0].precision).empty()) {
           ++not_executed;
           continue;
         }
-        layout(model, l, cases_for(model, l));
+        layout(model, l, dealer.deal(l));
       }
   if (!world_.leads()) return;
   if (not_executed > 0)
     fmt::print("{} layouts are not executed by the CPU executor yet.\n", not_executed);
-  print_coverage(model);
+  print_coverage(model, dealer);
 }
 
 int Verifier::all_layouts() {
@@ -280,20 +239,29 @@ int Verifier::sweep(const std::string& path) {
                     static_cast<int>(point.chunks),
                     point.interval,
                     lengths_of(point),
-                    std::min<int64_t>(point.steps, steps),
-                    point.seed};
+                    std::min<int64_t>(point.steps, verified_steps),
+                    point.seed,
+                    point.zipf.value_or(0)};
     check(work, "point", outcome);
     if (world_.leads())
       fmt::print("{:<52} batch {:>4} error {} tolerance {}\n", describe(point.layout), point.batch,
                  error_text(outcome.worst["point"]), error_text(tolerance(point.precision)));
-    total_.cases += outcome.cases;
-    total_.failed += outcome.failed;
+    total_.add(outcome);
   }
   return finish();
 }
 
+// Single choices may fall otherwise near a tie; many that do are an error.
+bool Verifier::few_differ() const {
+  return std::ranges::all_of(total_.choices, [](const auto& entry) {
+    return entry.second.share() <= routing_bounds(entry.first).share;
+  });
+}
+
 int Verifier::finish() {
-  const bool good = total_.failed == 0 && total_.missed.empty() && total_.cases > 0;
+  if (world_.leads() && !few_differ())
+    fmt::print("FAILED too many choices of experts differ.{}\n", text_of(total_.choices));
+  const bool good = total_.failed == 0 && total_.missed.empty() && total_.cases > 0 && few_differ();
   if (world_.leads())
     fmt::print("{}: {} cases, {} failed; {} negative controls, {} missed; {:.0f} s on {} ranks\n",
                good ? "VERIFIED" : "NOT VERIFIED", total_.cases, total_.failed, total_.controls,

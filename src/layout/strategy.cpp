@@ -1,7 +1,6 @@
 #include "layout/strategy.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -101,10 +100,12 @@ std::string dense_ranks(const Case& c) {
 }
 
 std::string divisors_of(int64_t n) {
-  std::vector<int64_t> all = divisors(n);
-  if (all.size() <= 16) return fmt::format("{}", fmt::join(all, ", "));
-  all.resize(15);
-  return fmt::format("{}, ... {}", fmt::join(all, ", "), n);
+  std::string text;
+  for (const int64_t divisor : divisors(n)) {
+    if (text.size() > 60 && divisor != n) continue;
+    text += (text.empty() ? "" : ", ") + std::to_string(divisor);
+  }
+  return text;
 }
 
 template <class T>
@@ -113,9 +114,9 @@ bool allows(const std::vector<T>& allowed, T value) {
 }
 template <class T>
 std::string allowed_text(const Case& c, const std::vector<T>& allowed) {
-  std::vector<std::string_view> names;
-  for (const T value : allowed) names.push_back(name_of(value));
-  return fmt::format("{} allows {}", c.strategy.name, fmt::join(names, ", "));
+  std::string names;
+  for (const T value : allowed) (names += names.empty() ? "" : ", ") += name_of(value);
+  return fmt::format("{} allows {}", c.strategy.name, names);
 }
 
 std::string positive_text(const Case&) { return "1 or more"; }

@@ -3,7 +3,10 @@
 // by seed, with the other axes (format, chunks, interval, batch, ragged lengths) dealt to them.
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "base/random.h"
+#include "bench/timing.h"
 #include "bench/verification.h"
 #include "execute/cpu/executor.h"
 #include "layout/strategy.h"
@@ -138,6 +141,46 @@ TEST(Layouts, DecodeTinyLlama) { check_model("tiny-llama"); }
 TEST(Layouts, DecodeTinyDeepseek) { check_model("tiny-deepseek"); }
 TEST(Layouts, DecodeTinyV2Lite) { check_model("tiny-v2-lite"); }
 TEST(Layouts, DecodeTinyQwen3Moe) { check_model("tiny-qwen3-moe"); }
+
+// Skewed routing is decoded exactly, and touches fewer experts.
+TEST(Layouts, DecodeSkewedRouting) {
+  World world;
+  Judges judges(world);
+  set_threads(world, 1);
+  const Layout one_replica{.strategy = "tp", .tpa = 2, .tpf = 1, .ep = 2};
+  const Layout dispatched{.strategy = "dp_ep", .dp = 4, .tpf = 2, .ep = 2, .moe = Moe::dispatch};
+  for (const char* name : {"tiny-deepseek", "tiny-v2-lite", "tiny-qwen3-moe"}) {
+    const Model model = read_model(preset_path(name));
+    for (const Layout& layout : {one_replica, dispatched})
+      for (const Precision& precision : {precisions[0], precisions[1]}) {
+        Assignment work{.model = &model,
+                        .layout = layout,
+                        .precision = precision,
+                        .lengths = {100, 40, 1, 700, 33, 16, 50, 60},
+                        .steps = steps};
+        std::array<double, 2> touched = {};
+        for (const bool skewed : {false, true}) {
+          work.zipf = skewed ? 2 : 0;
+          std::map<Format, Routed> routed;
+          check(world, judges, work, routed);
+          for (const auto& [format, r] : routed)
+            EXPECT_LE(static_cast<double>(r.differing),
+                      routing_bounds(format).share * static_cast<double>(r.choices));
+          if (const Communicator& ranks = world.first(layout.ranks()); ranks) {
+            cpu::CpuExecutor executor(ranks.get(), work);
+            executor.step();
+            const Json observed = experts_touched(ranks.get(), executor);
+            touched[skewed ? 1 : 0] = observed["mean"].get<double>();
+            EXPECT_GE(observed["busiest"].get<double>(), observed["mean"].get<double>());
+            EXPECT_LE(observed["busiest"].get<double>(),
+                      static_cast<double>(model.experts.count / layout.ep));
+          }
+          world.meet();
+        }
+        EXPECT_LE(touched[1], 0.9 * touched[0]) << name << " " << describe(layout);
+      }
+  }
+}
 
 // What stands between a run and the judge's choice: a router that is off must be seen.
 TEST(Layouts, AnotherChoiceOfExpertsIsSeen) {

@@ -1,0 +1,97 @@
+#include "bench/verify_cases.h"
+
+#include "bench/controls.h"
+
+namespace helix {
+
+namespace {
+
+constexpr Precision all_of(Format f) { return {f, f, f, f, f, f}; }
+constexpr Precision mixed = {Format::bf16, Format::bf16, Format::fp32,
+                             Format::bf16, Format::bf16, Format::bf16};
+constexpr NamedPrecision precisions[] = {{"fp32", all_of(Format::fp32)},
+                                         {"bf16", all_of(Format::bf16)},
+                                         {"bf16, activations fp32", mixed}};
+constexpr int chunk_counts[] = {1, 2, 3, 8};
+constexpr int64_t intervals[] = {1, 16, 32};
+constexpr int64_t batches[] = {1, 3, 8};
+
+const std::vector<int>& level_counts() {
+  static const std::vector<int> counts = [] {
+    std::vector<int> all;
+    for (const CaseAxis& axis : case_axes()) all.push_back(static_cast<int>(axis.levels.size()));
+    return all;
+  }();
+  return counts;
+}
+
+// All lengths at which something was got wrong before: nothing, one token, around an interval and a
+// round, and a history so short that ranks stay empty.
+std::vector<int64_t> ragged_lengths(int64_t batch, int64_t interval, int kvp) {
+  const int64_t round = interval * kvp;
+  const std::vector<int64_t> all = {round + 1,    0,        700,   1,
+                                    interval - 1, interval, round, interval * (kvp - 1) + 1};
+  if (batch == 1) return {700};
+  return {all.begin(), all.begin() + batch};
+}
+
+// A replica must have a request for each chunk; without an exchange there is nothing to overlap.
+bool allowed(const Layout& layout, const Trial& c) {
+  const int chunks = chunk_counts[static_cast<size_t>(c[1])];
+  const int64_t requests = batches[static_cast<size_t>(c[3])] / (layout.dp * layout.pp);
+  return chunks == 1 || (layout.kvp > 1 && chunks <= requests);
+}
+
+}  // namespace
+
+std::span<const NamedPrecision> verified_precisions() { return precisions; }
+
+const std::vector<CaseAxis>& case_axes() {
+  static const std::vector<CaseAxis> axes = [] {
+    std::vector<CaseAxis> all = {
+        {"precision", {}}, {"chunks", {}}, {"interval", {}}, {"batch", {}}};
+    for (const NamedPrecision& p : precisions) all[0].levels.emplace_back(p.name);
+    for (const int count : chunk_counts) all[1].levels.push_back(std::to_string(count));
+    for (const int64_t interval : intervals) all[2].levels.push_back(std::to_string(interval));
+    for (const int64_t batch : batches) all[3].levels.push_back(std::to_string(batch));
+    return all;
+  }();
+  return axes;
+}
+
+Assignment assignment_of(const Model& model, const Layout& layout, const Trial& c) {
+  Assignment work;
+  work.model = &model;
+  work.layout = layout;
+  work.precision = precisions[static_cast<size_t>(c[0])].precision;
+  work.chunks = chunk_counts[static_cast<size_t>(c[1])];
+  work.interval = intervals[static_cast<size_t>(c[2])];
+  work.lengths = ragged_lengths(batches[static_cast<size_t>(c[3])], work.interval, layout.kvp);
+  work.steps = verified_steps;
+  return work;
+}
+
+Assignment control_assignment(const Model& model, const Layout& layout) {
+  Assignment work = assignment_of(model, layout, {0, 0, 1, 1});
+  work.lengths = {700, 300, 33};
+  work.steps = 2 + extra_steps(layout, work.interval);
+  return work;
+}
+
+std::vector<Trial> CaseDealer::deal(const Layout& layout) {
+  const auto fits = [&](const Trial& c) { return allowed(layout, c); };
+  const std::vector<Trial> all = full_product(level_counts(), fits);
+  possible_.insert(possible_.end(), all.begin(), all.end());
+  if (full_) return all;
+  // What a layout allows depends on its exchange and on how requests are divided.
+  const int kind = (layout.kvp > 1 ? 1000 : 0) + layout.dp * layout.pp;
+  auto [at, made] = decks_.try_emplace(kind);
+  Deck& deck = at->second;
+  if (made) deck.cards = covering_array(level_counts(), fits, seed_);
+  const bool spine = model_->experts.count == 0 && layout.dp == 1 && layout.pp == 1 &&
+                     (layout.strategy == "helix" || layout.strategy == "tp");
+  if (spine) return deck.cards;
+  return {deck.cards[deck.next++ % deck.cards.size()]};
+}
+
+}  // namespace helix

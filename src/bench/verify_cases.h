@@ -1,0 +1,54 @@
+// What `verify` crosses layouts with, and which of it each layout is dealt.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "bench/covering.h"
+#include "execute/executor.h"
+
+namespace helix {
+
+// The axes: format, chunks (1 is HOP-B off), interval, batch.
+struct NamedPrecision {
+  std::string_view name;
+  Precision precision;
+};
+std::span<const NamedPrecision> verified_precisions();
+constexpr int64_t verified_steps = 8;
+
+struct CaseAxis {
+  std::string_view name;
+  std::vector<std::string> levels;
+};
+const std::vector<CaseAxis>& case_axes();
+Assignment assignment_of(const Model& model, const Layout& layout, const Trial& trial);
+// The negative controls' case: fp32, one chunk, batch 3, and room for every rank to append tokens.
+Assignment control_assignment(const Model& model, const Layout& layout);
+
+// Deals the cases of one model. Layouts of which each meets all pairs of values: helix and tp
+// without experts, DP and PP; the others share a deck of them, a card each.
+class CaseDealer {
+ public:
+  CaseDealer(const Model& model, uint64_t seed, bool full)
+      : model_(&model), seed_(seed), full_(full) {}
+  std::vector<Trial> deal(const Layout& layout);
+  const std::vector<Trial>& possible() const { return possible_; }
+
+ private:
+  const Model* model_;
+  uint64_t seed_;
+  bool full_;  // the whole product
+  struct Deck {
+    std::vector<Trial> cards;
+    size_t next = 0;
+  };
+  std::map<int, Deck> decks_;  // by the cases that a layout allows
+  std::vector<Trial> possible_;
+};
+
+}  // namespace helix
