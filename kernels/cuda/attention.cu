@@ -11,7 +11,7 @@
 // fp32 activations are split into two bf16 halves (three products in place of two): 2^-16 exact.
 // Then the warps' outputs are merged in shared memory and written, fp32 and normalised, to a slot
 // of the plan: a segment is (block, pair) and its slot block + pair, which grows from segment to
-// segment, so that a pair's slots stand side by side. merge_splits turns them into messages.
+// segment, so that a pair's slots stand side by side. merge.cu turns them into messages.
 #include "kernels/cuda/attention.h"
 
 #include <algorithm>
@@ -303,10 +303,9 @@ __global__ void __launch_bounds__(threads, 2)
       }
     }
     __syncthreads();
-    const int active = min(warps, last - first);
+    // A warp without a tile left output 0, sum 0 and the least maximum.
     const int64_t to = (int64_t{blockIdx.x} + pair) * max_group;
-    // Not unrolled: code that runs once costs more to fetch (0.4 us a round) than to execute.
-#pragma unroll 1
+#pragma unroll 2
     for (int i = static_cast<int>(threadIdx.x); i < group * D / 4; i += threads) {
       const int head = i / (D / 4);
       const int d = i % (D / 4) * 4;
@@ -320,18 +319,17 @@ __global__ void __launch_bounds__(threads, 2)
         const float share = power_of_two(maxima[w * max_group + head] - max);
         const float4 v = *reinterpret_cast<const float4*>(
             reinterpret_cast<float*>(shared + w * ring_bytes) + head * T::out_stride + d);
-        if (w < active) {
-          total += share * sums[w * max_group + head];
-          out = make_float4(out.x + share * v.x, out.y + share * v.y, out.z + share * v.z,
-                            out.w + share * v.w);
-        }
+        total += share * sums[w * max_group + head];
+        out = make_float4(out.x + share * v.x, out.y + share * v.y, out.z + share * v.z,
+                          out.w + share * v.w);
       }
       const float part = __frcp_rn(total);
       store4(make_float4(out.x * part, out.y * part, out.z * part, out.w * part),
              plan.outs + (to + head) * D + d);
       // Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
       if (d == 0) {
-        plan.lses[head * plan.slots() + blockIdx.x + pair] = total > 0 ? (max + log2f(total)) * 0.693147181F : NAN;
+        plan.lses[head * plan.slots() + blockIdx.x + pair] =
+            total > 0 ? (max + log2f(total)) * 0.693147181F : NAN;
       }
     }
     __syncthreads();
@@ -339,154 +337,11 @@ __global__ void __launch_bounds__(threads, 2)
   wait_for_previous();
 }
 
-// What both merges do for one (row, head): w_i = exp(lse_i - max), out = sum w_i o_i / sum w_i, in
-// order of i within a group of lanes, then over the groups. A part with lse -inf is not read. One
-// warp merges a slice of the values: its lanes form groups, a group shares the parts with the
-// others, a lane holds four values. All that is needed is asked for at once: one trip to L2 (0.7 us).
-constexpr int max_parts = 160;
-constexpr int parts_ahead = 9;  // of a lane: 132 splits over 16 groups
-
-struct MergeGrid {
-  int groups = 1;
-  int slices;  // of a vector
-  int tasks;
-  // Few blocks, so that all are on their SMs beside the kernel before: else the next kernel's blocks
-  // would start late, and two of them on one SM.
-  int blocks;
-  MergeGrid(int64_t vectors, int size, int parts, const Launch& how) {
-    assert(size % 128 == 0 || 128 % size == 0);
-    while (groups < 16 && (groups * parts_ahead < parts || 128 / groups > size)) groups *= 2;
-    slices = size * groups / 128;
-    tasks = static_cast<int>(vectors) * slices;
-    blocks = std::min((tasks + warps - 1) / warps, how.blocks);
-  }
-};
-
-struct Merged {
-  float4 out;
-  float lse;
-};
-template <class Lse, class Value>
-__device__ Merged merge(int parts, int groups, int lane, Lse lse_of, Value value_of) {
-  const int group = lane * groups / 32;
-  float shares[max_parts / 32];
-#pragma unroll
-  for (int j = 0; j < max_parts / 32; ++j) {
-    shares[j] = lane + 32 * j < parts ? lse_of(lane + 32 * j) : -INFINITY;
-  }
-  float max = -INFINITY;
-  float total = 0;  // +inf gives inf - inf, so that it is seen as NaN is
-  float4 out{};
-  // One copy of the code: it runs once, and fetching it is what takes the time.
-#pragma unroll 1
-  for (int first = 0; first < parts; first += parts_ahead * groups) {
-    float lses[parts_ahead];
-    float4 values[parts_ahead];
-#pragma unroll
-    for (int j = 0; j < parts_ahead; ++j) {
-      const int i = first + group + j * groups;
-      lses[j] = i < parts ? lse_of(i) : -INFINITY;
-      values[j] = i < parts ? value_of(i) : float4{};
-    }
-    if (first == 0) {
-#pragma unroll
-      for (float lse : shares) max = fmaxf(max, lse);
-      for (int step = 16; step > 0; step /= 2) max = fmaxf(max, __shfl_xor_sync(~0U, max, step));
-#pragma unroll
-      for (float lse : shares) {
-        total += lse == -INFINITY ? 0 : power_of_two((lse - max) * log2_e);
-      }
-      for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0U, total, step);
-    }
-#pragma unroll
-    for (int j = 0; j < parts_ahead; ++j) {
-      if (lses[j] == -INFINITY) continue;
-      const float w = power_of_two((lses[j] - max) * log2_e);
-      const float4 v = values[j];
-      out = make_float4(out.x + w * v.x, out.y + w * v.y, out.z + w * v.z, out.w + w * v.w);
-    }
-  }
-  for (int step = 32 / groups; step < 32; step *= 2) {
-    out.x += __shfl_xor_sync(~0U, out.x, step);
-    out.y += __shfl_xor_sync(~0U, out.y, step);
-    out.z += __shfl_xor_sync(~0U, out.z, step);
-    out.w += __shfl_xor_sync(~0U, out.w, step);
-  }
-  if (total == 0) return {{}, -INFINITY};
-  const float scale = __frcp_rn(total);
-  return {make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale),
-          max + __log2f(total) / log2_e};
-}
-
-// body(vector, d, lane) for each of this warp's tasks; d is the lane's first value.
-template <class Body>
-__device__ void for_merges(const MergeGrid& grid, Body&& body) {
-  const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int step = static_cast<int>(gridDim.x) * warps;
-  for (int task = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
-       task < grid.tasks; task += step) {
-    const int width = 32 / grid.groups;
-    body(task / grid.slices, (task % grid.slices * width + lane % width) * 4, lane);
-  }
-}
-
-template <class Activation>
-__global__ void __launch_bounds__(threads, 5)
-    merge_splits(AttentionPlan plan, MergeGrid grid, PartialLayout part, std::byte* out) {
-  release_next();
-  const AttentionShape shape = plan.shape;
-  for_merges(grid, [&](int vector, int d, int lane) {
-    const int row = vector / shape.heads;
-    const int head = vector % shape.heads;
-    const Splits splits = plan.splits[row * shape.kv_heads + head / shape.group()];
-    const float* const lses = plan.lses + head % shape.group() * plan.slots() + splits.first;
-    const float* const values =
-        plan.outs + (int64_t{splits.first} * max_group + head % shape.group()) * shape.head_size + d;
-    std::byte* const message = out + head / part.heads * part.bytes();
-    wait_for_previous();
-    const Merged merged = merge(
-        splits.count, grid.groups, lane, [&](int i) { return __ldcg(lses + i); },
-        [&](int i) { return load4(values + int64_t{i} * max_group * shape.head_size); });
-    if (lane * grid.groups >= 32) return;
-    const int64_t slot = head % part.heads;
-    store_words(merged.out,
-                reinterpret_cast<Activation*>(message + part.output_offset(row, slot)) + d);
-    if (d == 0) *reinterpret_cast<float*>(message + part.lse_offset(row, slot)) = merged.lse;
-  });
-  wait_for_previous();
-}
-
-template <class Activation>
-__global__ void __launch_bounds__(threads, 5)
-    merge_messages(PartialLayout part, int parts, MergeGrid grid, const std::byte* messages,
-                   Activation* out) {
-  release_next();
-  wait_for_previous();
-  const int64_t step = part.bytes();
-  for_merges(grid, [&](int vector, int d, int lane) {
-    const std::byte* const lses = messages + part.lse_offset(0, vector);
-    const std::byte* const values = messages + part.output_offset(0, vector);
-    const Merged merged = merge(
-        parts, grid.groups, lane,
-        [&](int i) { return __ldcg(reinterpret_cast<const float*>(lses + i * step)); },
-        [&](int i) {
-          return load_words(reinterpret_cast<const Activation*>(values + i * step) + d);
-        });
-    if (lane * grid.groups < 32) store_words(merged.out, out + vector * part.value_size + d);
-  });
-}
-
 template <int D, class Activation>
-void attend_and_merge(const AttentionPlan& plan, const Activation* q, const KvView& kv,
-                      const PartialLayout& part, std::byte* out, const Launch& how) {
-  const AttentionShape& shape = plan.shape;
+void launch_attend(const AttentionPlan& plan, const Activation* q, const KvView& kv,
+                   const Launch& how) {
   launch("attention", attend<D, Activation>, dim3(static_cast<unsigned>(plan.blocks)), threads,
          Tile<D, Activation>::shared_bytes, how, 1, plan, q, kv);
-  // Four times the mean number of splits: requests differ.
-  const MergeGrid grid(int64_t{shape.rows} * shape.heads, D,
-                       std::min(plan.blocks, 4 * plan.blocks / shape.pairs()), how);
-  launch("merge splits", merge_splits<Activation>, dim3(static_cast<unsigned>(grid.blocks)), threads,
-         0, how, 1, plan, grid, part, out);
 }
 
 }  // namespace
@@ -518,27 +373,14 @@ void decode_attention(const AttentionPlan& plan, const Activation* q, const KvVi
                       const PartialLayout& part, std::byte* out, const Launch& how) {
   assert(part.rows == plan.shape.rows && plan.shape.heads % part.heads == 0);
   assert(part.value_size == plan.shape.head_size && part.element_bytes == sizeof(Activation));
-  (plan.shape.head_size == 64 ? attend_and_merge<64, Activation>
-                              : attend_and_merge<128, Activation>)(plan, q, kv, part, out, how);
+  (plan.shape.head_size == 64 ? launch_attend<64, Activation>
+                              : launch_attend<128, Activation>)(plan, q, kv, how);
+  merge_splits<Activation>(plan, part, out, how);
 }
 
-template <class Activation>
-void merge_partials(const PartialLayout& part, int parts, const std::byte* messages,
-                    Activation* out, const Launch& how) {
-  assert(parts <= max_parts && how.blocks > 0);
-  if (part.rows * part.heads == 0) return;
-  const MergeGrid grid(part.rows * part.heads, static_cast<int>(part.value_size), parts, how);
-  launch("merge partials", merge_messages<Activation>, dim3(static_cast<unsigned>(grid.blocks)),
-         threads, 0, how, 1, part, parts, grid, messages, out);
-}
-
-#define INSTANTIATE(Activation)                                                               \
-  template void decode_attention(const AttentionPlan&, const Activation*, const KvView&,      \
-                                 const PartialLayout&, std::byte*, const Launch&);            \
-  template void merge_partials(const PartialLayout&, int, const std::byte*, Activation*,      \
-                               const Launch&);
-INSTANTIATE(float)
-INSTANTIATE(bf16)
-#undef INSTANTIATE
+template void decode_attention(const AttentionPlan&, const float*, const KvView&,
+                               const PartialLayout&, std::byte*, const Launch&);
+template void decode_attention(const AttentionPlan&, const bf16*, const KvView&,
+                               const PartialLayout&, std::byte*, const Launch&);
 
 }  // namespace helix::cuda

@@ -23,12 +23,13 @@ struct AttentionShape {
   constexpr int pairs() const { return rows * kv_heads; }
   constexpr int group() const { return heads / kv_heads; }
 };
-inline constexpr int max_group = 16;  // query heads a KV head: the rows of a tensor-core product
+inline constexpr int max_parts = 160;  // splits of a pair (blocks of a plan), messages of a merge
+inline constexpr int max_group = 16;   // query heads a KV head: the rows of a tensor-core product
 
 // One layer's cache. The tokens of pair = (row, KV head) stand one after another, `head_size`
-// values each, keys from `keys[pair]` and values from `values[pair]` on (values from base; multiples
-// of 8). `tokens[row]` counts the newest token, which alone may be written by the kernel launched
-// just before; all else is read ahead.
+// values each, keys from `keys[pair]` and values from `values[pair]` on (values from base;
+// multiples of 8). `tokens[row]` counts the newest token, which alone may be written by the kernel
+// launched just before; all else is read ahead.
 struct KvView {
   const bf16* base = nullptr;
   const int64_t* keys = nullptr;
@@ -73,6 +74,11 @@ void cut_attention(const AttentionPlan& plan, const int32_t* tokens, const Launc
 template <class Activation>
 void decode_attention(const AttentionPlan& plan, const Activation* q, const KvView& kv,
                       const PartialLayout& part, std::byte* out, const Launch& launch);
+
+// Its second half, which a fused exchange may take over: the plan's partial results into messages.
+template <class Activation>
+void merge_splits(const AttentionPlan& plan, const PartialLayout& part, std::byte* out,
+                  const Launch& launch);
 
 // As cpu::merge_partials: `parts` messages one after another, out [rows][heads][value_size].
 template <class Activation>

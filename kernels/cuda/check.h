@@ -113,8 +113,8 @@ class Buffer {
   std::vector<T> read() const {
     std::vector<T> values(static_cast<size_t>(count_));
     HELIX_CUDA(cudaDeviceSynchronize());
-    HELIX_CUDA(cudaMemcpy(values.data(), data_, static_cast<size_t>(bytes()),
-                          cudaMemcpyDeviceToHost));
+    HELIX_CUDA(
+        cudaMemcpy(values.data(), data_, static_cast<size_t>(bytes()), cudaMemcpyDeviceToHost));
     return values;
   }
 

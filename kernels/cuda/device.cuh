@@ -3,10 +3,10 @@
 //
 // Every kernel that reads memory for long has one block an SM and, for each of its warps, a ring in
 // shared memory: slots of 4 KB, filled by 16-byte asynchronous copies. A warp fills, waits for and
-// drains its own slots, so that nothing but its own copies ever stops it. 96 KB a block: at 4.5 TB/s
-// and 1 us of latency 34 KB an SM must be under way, and two blocks fit an SM, so that the next
-// kernel's ring fills while this one drains. The copies carry no hint to prefetch 256 bytes into L2:
-// with it, 1M tokens of attention took 134 us in place of 123.
+// drains its own slots, so that nothing but its own copies ever stops it. 96 KB a block: at 4.5
+// TB/s and 1 us of latency 34 KB an SM must be under way, and two blocks fit an SM, so that the
+// next kernel's ring fills while this one drains. The copies carry no hint to prefetch 256 bytes
+// into L2: with it, 1M tokens of attention took 134 us in place of 123.
 //
 // A slot is rows of 128 or 256 bytes. The 16-byte chunk c of row r stands at c ^ (r & 7), so that
 // the eight rows of a matrix fragment lie in different banks.
@@ -92,8 +92,7 @@ __device__ inline void load_transposed(uint32_t (&to)[4], uint32_t address) {
 // c[16][8] += a[16][16] b[16][8], in the fragments of mma.m16n8k16.
 __device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                     uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

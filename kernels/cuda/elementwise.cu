@@ -130,8 +130,8 @@ template <class Activation>
 void swiglu(int rows, int width, const Activation* x, Activation* out, const Launch& how) {
   assert(rows > 0 && width % 8 == 0);
   const auto blocks = static_cast<unsigned>((width / 8 + 127) / 128);
-  launch("swiglu", gate<Activation>, dim3(blocks, static_cast<unsigned>(rows)), 128, 0, how, 1, width,
-         x, out);
+  launch("swiglu", gate<Activation>, dim3(blocks, static_cast<unsigned>(rows)), 128, 0, how, 1,
+         width, x, out);
 }
 
 template void add_rms_norm(int, int, float*, const float*, const float*, float, float*,
@@ -139,9 +139,9 @@ template void add_rms_norm(int, int, float*, const float*, const float*, float, 
 template void add_rms_norm(int, int, bf16*, const bf16*, const bf16*, float, bf16*, const Launch&);
 template void add_rms_norm(int, int, float*, const float*, const bf16*, float, float*,
                            const Launch&);
-#define INSTANTIATE(Activation)                                                           \
-  template void rope(const RopeShape&, const float*, const float*, const Activation*,     \
-                     Activation*, const Launch&);                                         \
+#define INSTANTIATE(Activation)                                                                    \
+  template void rope(const RopeShape&, const float*, const float*, const Activation*, Activation*, \
+                     const Launch&);                                                               \
   template void swiglu(int, int, const Activation*, Activation*, const Launch&);
 INSTANTIATE(float)
 INSTANTIATE(bf16)

@@ -1,5 +1,5 @@
-// Values by (stream, index) alone, eight a thread (64-bit divisions cost more than the hashes): base/random.h is constexpr, and nvcc compiles
-// the same functions for the device.
+// Values by (stream, index) alone, eight a thread (64-bit divisions cost more than the hashes):
+// base/random.h is constexpr, and nvcc compiles the same functions for the device.
 #include "kernels/cuda/generate.h"
 
 #include <algorithm>

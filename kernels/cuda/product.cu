@@ -1,12 +1,12 @@
 // y [m][n] = x [m][k] w [n][k]^T for at most 8 rows m: the time is that of reading w once.
 //
 // Outputs are cut evenly over clusters of 1 to 8 blocks (more where outputs are few), so that every
-// SM reads the same. The warps of a cluster, 8 a block, take chunks of 128 k in turn. A slot of a warp's ring
-// (device.cuh) is 16 rows of w times one chunk, beside it the chunk of x:
+// SM reads the same. The warps of a cluster, 8 a block, take chunks of 128 k in turn. A slot of a
+// warp's ring (device.cuh) is 16 rows of w times one chunk, beside it the chunk of x:
 //   y^T [16 outputs][8 m] += w [16][128] x^T [128][8]:   tensor cores, w as it lies in memory
 // Up to Tiles slots of one chunk follow each other and share its x. The warps' sums meet in the
-// cluster's shared memory and are added in order of the warps. w is read ahead of the kernel before, x is not.
-// fp32 activations are split into two bf16 halves: 2^-16 exact.
+// cluster's shared memory and are added in order of the warps. w is read ahead of the kernel
+// before, x is not. fp32 activations are split into two bf16 halves: 2^-16 exact.
 #include "kernels/cuda/product.h"
 
 #include <cooperative_groups.h>
@@ -49,15 +49,16 @@ __device__ void load_x(uint32_t (&x)[8][2], uint32_t (&rest)[8][2], const unsign
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int k = 16 * step + 8 * half + 2 * (lane & 3);
-      const float2 v = *reinterpret_cast<const float2*>(from + swizzled(row, k / 4, 512) + k % 4 * 4);
+      const float2 v =
+          *reinterpret_cast<const float2*>(from + swizzled(row, k / 4, 512) + k % 4 * 4);
       x[step][half] = pack(v.x, v.y);
       rest[step][half] = pack_rest(v.x, v.y, x[step][half]);
     }
   }
 }
 
-// Which part of w a slot holds: 16 rows of one chunk. Counted, not computed: divisions by the number
-// of tiles would take longer than the products.
+// Which part of w a slot holds: 16 rows of one chunk. Counted, not computed: divisions by the
+// number of tiles would take longer than the products.
 struct Place {
   int chunk;
   int tiles;
@@ -98,8 +99,7 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
     const int tiles = min(Tiles, (end - first + tile_rows - 1) / tile_rows);
     // The slots in order; copies run `slots` of them ahead of the products.
     Place ahead{block * warps + warp, tiles, blocks * warps};
-    const bf16* const w_lane =
-        w + int64_t{first + (lane >> 4)} * shape.inputs + (lane & 15) * 8;
+    const bf16* const w_lane = w + int64_t{first + (lane >> 4)} * shape.inputs + (lane & 15) * 8;
     const auto fetch_w = [&](const Place& at) {
       const int k = at.chunk * chunk_inputs;
       if (k >= shape.inputs) return;

@@ -114,7 +114,7 @@ std::vector<int64_t> lengths_of(const Point& p) {
   std::vector<int64_t> lengths(static_cast<size_t>(p.batch), p.context.low);
   if (p.context.low == p.context.high) return lengths;
   const uint64_t stream = combine(p.seed, lengths_stream);
-  const auto count = static_cast<unsigned __int128>(p.context.high - p.context.low + 1);
+  const auto count = static_cast<unsigned __int128>(p.context.high - p.context.low) + 1;
   for (size_t i = 0; i < lengths.size(); ++i)
     lengths[i] += static_cast<int64_t>(combine(stream, i) * count >> 64);
   return lengths;

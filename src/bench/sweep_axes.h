@@ -2,6 +2,7 @@
 // that is legal nowhere can be pointed at.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -25,8 +26,7 @@ struct Axis {
 
   bool given() const { return !places.empty(); }
   void add(const T& value, int at) {
-    for (const T& known : values)
-      if (known == value) return;
+    if (std::ranges::find(values, value) != values.end()) return;
     values.push_back(value);
     place.push_back(at);
   }

@@ -1,6 +1,7 @@
 // The `exclude` list of a sweep: points whose fields match an object of it are left out.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <vector>
 
@@ -18,9 +19,7 @@ class Exclusion {
  private:
   using Test = std::function<bool(const Point&)>;
   static bool all(const std::vector<Test>& tests, const Point& point) {
-    for (const Test& test : tests)
-      if (!test(point)) return false;
-    return true;
+    return std::ranges::all_of(tests, [&](const Test& test) { return test(point); });
   }
   void add_layout_tests(const Node& object, Models& models);
   void add_load_tests(const Node& object);

@@ -80,7 +80,7 @@ Assignment control_assignment(const Model& model, const Layout& layout) {
 
 std::vector<Trial> CaseDealer::deal(const Layout& layout) {
   const auto fits = [&](const Trial& c) { return allowed(layout, c); };
-  const std::vector<Trial> all = full_product(level_counts(), fits);
+  std::vector<Trial> all = full_product(level_counts(), fits);
   possible_.insert(possible_.end(), all.begin(), all.end());
   if (full_) return all;
   // What a layout allows depends on its exchange and on how requests are divided.

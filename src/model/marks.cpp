@@ -41,7 +41,7 @@ constexpr float bias_offset = -1.5F;
 // What a query head holds in its mark channel, about: the norm leaves 0.98 of the constant, and
 // QK-norm shrinks the channel with the rest of the head.
 double query_strength(const Model& model) {
-  const double d = double(model.attention.head_size);
+  const auto d = double(model.attention.head_size);
   const double before = 0.98 * query_gain(model);
   if (!model.attention.qk_norm) return before;
   return before / std::sqrt((before * before + d - 1) / d);

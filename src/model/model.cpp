@@ -96,7 +96,7 @@ Experts read_experts(const Node& node) {
 double most_parameters(const Model& m) {
   double sum = 0;
   for (int i = 0; i < weight_count; ++i) {
-    double values = static_cast<double>(m.layers);
+    auto values = static_cast<double>(m.layers);
     for (const int64_t extent : extents_of(m, static_cast<W>(i)))
       values *= static_cast<double>(extent);
     sum += values;

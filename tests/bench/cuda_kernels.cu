@@ -1,8 +1,8 @@
-// The GPU kernels beside their floor, the time to read their bytes at the read ceiling that the same
-// run measures, and beside the peers quoted from measurements on an H200. Each case is a CUDA graph
-// of dependent launches over buffers that take turns, more than 256 MB together, so that the 60 MB
-// of L2 hold nothing of a turn; medians of 20 graphs. One JSON line a case; the notes say what a
-// number is. Arguments: a word: only the cases whose name has it.
+// The GPU kernels beside their floor, the time to read their bytes at the read ceiling that the
+// same run measures, and beside the peers quoted from measurements on an H200. Each case is a CUDA
+// graph of dependent launches over buffers that take turns, more than 256 MB together, so that the
+// 60 MB of L2 hold nothing of a turn; medians of 20 graphs. One JSON line a case; the notes say
+// what a number is. Arguments: a word: only the cases whose name has it.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -140,9 +140,8 @@ void time_attention(const AttentionCase& c) {
   const Buffer<std::byte> out(part.bytes());
   cut_attention(plan, tokens.data(), how());
   const double us = node_us(nodes_for(bytes), [&](int i) {
-    decode_attention(plan, q.data(),
-                     {kv[i % turns].data(), k.data(), v.data(), tokens.data()}, part, out.data(),
-                     how());
+    decode_attention(plan, q.data(), {kv[i % turns].data(), k.data(), v.data(), tokens.data()},
+                     part, out.data(), how());
   });
   print(name, bytes, us, c.peer_us, c.peer);
 }
@@ -174,7 +173,8 @@ void time_product(int rows, const ProductCase& c) {
 void time_small() {
   if (!wanted("small")) return;
   const int width = 16384;
-  const auto h = drawn<bf16>(8 * width, 1), y = drawn<bf16>(8 * width, 0), w = drawn<bf16>(width, 1);
+  const auto h = drawn<bf16>(8 * width, 1), y = drawn<bf16>(8 * width, 0),
+             w = drawn<bf16>(width, 1);
   const Buffer<bf16> out(8 * width);
   const auto say = [](const char* name, double us) {
     std::printf("{\"case\": \"small: %s\", \"us\": %.2f}\n", name, us);
@@ -188,9 +188,7 @@ void time_small() {
   say("rope 8 x 128 heads x 128", node_us(200, [&](int) {
         rope({8, 128, 128, 64, false}, angles.data(), angles.data(), h.data(), out.data(), how());
       }));
-  say("swiglu 8 x 8192", node_us(200, [&](int) {
-        swiglu(8, 8192, h.data(), out.data(), how());
-      }));
+  say("swiglu 8 x 8192", node_us(200, [&](int) { swiglu(8, 8192, h.data(), out.data(), how()); }));
   const PartialLayout part{8, 16, 128, 2};
   const auto messages = drawn<bf16>(8 * part.bytes() / 2, 1);
   say("merge_partials 8 parts of 8 x 16 x 128", node_us(200, [&](int) {
@@ -198,23 +196,22 @@ void time_small() {
                        how());
       }));
   const Buffer<bf16> big(int64_t{1} << 30);
-  const double us = node_us(2, [&](int) {
-    generate({.stream = 1}, {.width = big.count()}, big.data(), how());
-  });
-  std::printf("{\"case\": \"small: generate 2 GiB of bf16\", \"us\": %.1f, \"gb_per_s\": %.0f}\n", us,
-              static_cast<double>(big.bytes()) / us / 1e3);
+  const double us =
+      node_us(2, [&](int) { generate({.stream = 1}, {.width = big.count()}, big.data(), how()); });
+  std::printf("{\"case\": \"small: generate 2 GiB of bf16\", \"us\": %.1f, \"gb_per_s\": %.0f}\n",
+              us, static_cast<double>(big.bytes()) / us / 1e3);
 }
 
 void time_all() {
   measure_ceiling();
   const char* const cudnn = "SDPA cuDNN, eager";
   const AttentionCase attention[] = {
-      {1, 16384, 16, 1, 0, cudnn},        {1, 32768, 16, 1, 0, cudnn},
-      {1, 65536, 16, 1, 34, cudnn},       {1, 131072, 16, 1, 0, cudnn},
-      {1, 262144, 16, 1, 64, cudnn},      {1, 1048576, 16, 1, 178, cudnn},
-      {8, 16384, 16, 1, 0, cudnn},        {8, 65536, 16, 1, 85, cudnn},
-      {8, 131072, 16, 1, 144, cudnn},     {32, 16384, 16, 1, 93, cudnn},
-      {1, 262144, 128, 8, 277, cudnn},    {8, 131072, 128, 8, 972, cudnn},
+      {1, 16384, 16, 1, 0, cudnn},     {1, 32768, 16, 1, 0, cudnn},
+      {1, 65536, 16, 1, 34, cudnn},    {1, 131072, 16, 1, 0, cudnn},
+      {1, 262144, 16, 1, 64, cudnn},   {1, 1048576, 16, 1, 178, cudnn},
+      {8, 16384, 16, 1, 0, cudnn},     {8, 65536, 16, 1, 85, cudnn},
+      {8, 131072, 16, 1, 144, cudnn},  {32, 16384, 16, 1, 93, cudnn},
+      {1, 262144, 128, 8, 277, cudnn}, {8, 131072, 128, 8, 972, cudnn},
       {1, 131072, 32, 8, 0, cudnn}};
   for (const AttentionCase& c : attention) time_attention<bf16>(c);
   time_attention<float>({1, 65536, 16, 1, 0, cudnn});

@@ -164,14 +164,13 @@ struct Attention {
                        .v_stride = shape.head_size,
                        .tokens = tokens[pair / shape.kv_heads]});
     }
-    cpu::reference::decode_attention<Activation, bf16>(
-        {.rows = shape.rows,
-         .heads = shape.heads,
-         .kv_heads = shape.kv_heads,
-         .head_size = shape.head_size,
-         .value_size = shape.head_size,
-         .scale = shape.scale},
-        q.data(), views, out.part, out.bytes.data());
+    cpu::reference::decode_attention<Activation, bf16>({.rows = shape.rows,
+                                                        .heads = shape.heads,
+                                                        .kv_heads = shape.kv_heads,
+                                                        .head_size = shape.head_size,
+                                                        .value_size = shape.head_size,
+                                                        .scale = shape.scale},
+                                                       q.data(), views, out.part, out.bytes.data());
     return out;
   }
   // `times` runs in one graph, dependent on each other; the last one's result.
@@ -231,9 +230,12 @@ void attention_cases(bool quick) {
     std::vector<int32_t> tokens;
   };
   std::vector<Case> cases = {
-      {16, 1, 128, 4, {1, 15, 16, 17, 0, 300}},   {2, 2, 64, 1, {0, 0, 5}},
-      {8, 2, 64, 8, {33, 31, 0, 129}},            {3, 1, 128, 3, {2000}},
-      {32, 8, 128, 2, {40, 1000, 0, 7, 512, 64}}, {12, 2, 64, 2, {1000, 1}},
+      {16, 1, 128, 4, {1, 15, 16, 17, 0, 300}},
+      {2, 2, 64, 1, {0, 0, 5}},
+      {8, 2, 64, 8, {33, 31, 0, 129}},
+      {3, 1, 128, 3, {2000}},
+      {32, 8, 128, 2, {40, 1000, 0, 7, 512, 64}},
+      {12, 2, 64, 2, {1000, 1}},
       {4, 4, 128, 4, {0}},
   };
   if (!quick) {
@@ -302,8 +304,8 @@ void attention_controls() {
          type + ": base-2 log-sum-exps are seen");
 
   Attention<Activation> broken = input;
-  broken.kv[broken.keys[1] + 650 * 128 + 3] = to_bf16(nan);    // row 0, KV head 1
-  broken.kv[broken.values[2] + 20 * 128 + 5] = to_bf16(nan);   // row 1, KV head 0, one number
+  broken.kv[broken.keys[1] + 650 * 128 + 3] = to_bf16(nan);   // row 0, KV head 1
+  broken.kv[broken.values[2] + 20 * 128 + 5] = to_bf16(nan);  // row 1, KV head 0, one number
   if (std::is_same_v<Activation, bf16>) {  // a split fp32 query turns -inf into NaN: seen as well
     broken.kv[broken.keys[4] + 2 * 128] = to_bf16(infinity);  // row 2
   }
@@ -345,7 +347,7 @@ void product_cases(bool quick) {
   struct Case {
     int rows, outputs, inputs;
   };
-  std::vector<Case> cases = {{1, 1, 8},     {3, 200, 136},   {8, 1000, 512},
+  std::vector<Case> cases = {{1, 1, 8},      {3, 200, 136},  {8, 1000, 512},
                              {2, 131, 1032}, {5, 3000, 264}, {1, 17, 4096}};
   if (!quick) {
     cases.push_back({1, 2048, 7168});
@@ -445,11 +447,10 @@ void generate_cases() {
     std::vector<T> expected;
     for (int64_t row = 0; row < which.rows; ++row) {
       for (int64_t i = 0; i < which.width; ++i) {
-        const int64_t index = which.first + i +
-                              (row / which.run * which.jump + row % which.run) * which.stride;
-        expected.push_back(from_float<T>(
-            std::fma(uniform_at(draw.stream, static_cast<uint64_t>(index)), draw.scale,
-                     draw.offset)));
+        const int64_t index =
+            which.first + i + (row / which.run * which.jump + row % which.run) * which.stride;
+        expected.push_back(from_float<T>(std::fma(
+            uniform_at(draw.stream, static_cast<uint64_t>(index)), draw.scale, draw.offset)));
       }
     }
     const Buffer<T> out(std::ssize(expected));

@@ -152,7 +152,7 @@ TEST(Traffic, EqualsTheSchedule) {
         for (const Layout& l : layouts(model, {}, strategy, n, query)) {
           if (!cpu::CpuExecutor::refusal(l, {}).empty()) continue;
           if (combine(static_cast<uint64_t>(n),
-                      static_cast<uint64_t>(l.tpa * 64 + l.kvp * 8 + l.ep)) %
+                      uint64_t{64} * l.tpa + uint64_t{8} * l.kvp + l.ep) %
                       3 !=
                   0 &&
               n > 4)

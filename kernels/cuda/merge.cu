@@ -1,0 +1,184 @@
+// The exact merge of partial attention outputs, of two kinds: the splits that attention.cu left in
+// its plan into messages ordered by peer, and the messages of KVP ranks into outputs.
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/device.cuh"
+
+namespace helix::cuda {
+namespace {
+
+constexpr int warps = 4;
+constexpr int threads = 32 * warps;
+
+// What both merges do for one (row, head): w_i = exp(lse_i - max), out = sum w_i o_i / sum w_i, in
+// order of i within a group of lanes, then over the groups. A part with lse -inf is not read. One
+// warp merges a slice of the values: its lanes form groups, a group shares the parts with the
+// others, a lane holds four values. All that is needed is asked for at once: one trip to L2 (0.7
+// us).
+constexpr int parts_ahead = 5;  // of a lane: 132 splits over 32 groups
+
+struct MergeGrid {
+  int groups = 1;
+  int slices;  // of a vector
+  int tasks;
+  // Few blocks of few registers, so that all are on their SMs beside two attention blocks: else the
+  // next attention's blocks would come late, two of them on one SM (88 us in place of 70).
+  int blocks;
+  MergeGrid(int64_t vectors, int size, int parts, const Launch& how) {
+    assert(size % 128 == 0 || 128 % size == 0);
+    while (groups < 32 && (groups * parts_ahead < parts || 128 / groups > size)) groups *= 2;
+    slices = size * groups / 128;
+    tasks = static_cast<int>(vectors) * slices;
+    blocks = std::min((tasks + warps - 1) / warps, how.blocks);
+  }
+};
+
+struct Merged {
+  float4 out;
+  float lse;
+};
+template <class Lse, class Value>
+__device__ Merged merge(int parts, int groups, int lane, Lse lse_of, Value value_of) {
+  const int group = lane * groups / 32;
+  float shares[max_parts / 32];
+#pragma unroll
+  for (int j = 0; j < max_parts / 32; ++j) {
+    shares[j] = lane + 32 * j < parts ? lse_of(lane + 32 * j) : -INFINITY;
+  }
+  float max = -INFINITY;
+  float total = 0;  // +inf gives inf - inf, so that it is seen as NaN is
+  float4 out{};
+#pragma unroll 1
+  for (int first = 0; first < parts; first += parts_ahead * groups) {
+    float lses[parts_ahead];
+    float4 values[parts_ahead];
+#pragma unroll
+    for (int j = 0; j < parts_ahead; ++j) {
+      const int i = first + group + j * groups;
+      lses[j] = i < parts ? lse_of(i) : -INFINITY;
+      values[j] = i < parts ? value_of(i) : float4{};
+    }
+    if (first == 0) {
+#pragma unroll
+      for (float lse : shares) max = fmaxf(max, lse);
+      for (int step = 16; step > 0; step /= 2) max = fmaxf(max, __shfl_xor_sync(~0U, max, step));
+#pragma unroll
+      for (float lse : shares) {
+        total += lse == -INFINITY ? 0 : power_of_two((lse - max) * log2_e);
+      }
+      for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0U, total, step);
+    }
+#pragma unroll
+    for (int j = 0; j < parts_ahead; ++j) {
+      if (lses[j] == -INFINITY) continue;
+      const float w = power_of_two((lses[j] - max) * log2_e);
+      const float4 v = values[j];
+      out = make_float4(out.x + w * v.x, out.y + w * v.y, out.z + w * v.z, out.w + w * v.w);
+    }
+  }
+  for (int step = 32 / groups; step < 32; step *= 2) {
+    out.x += __shfl_xor_sync(~0U, out.x, step);
+    out.y += __shfl_xor_sync(~0U, out.y, step);
+    out.z += __shfl_xor_sync(~0U, out.z, step);
+    out.w += __shfl_xor_sync(~0U, out.w, step);
+  }
+  if (total == 0) return {{}, -INFINITY};
+  const float scale = __frcp_rn(total);
+  return {make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale),
+          max + __log2f(total) / log2_e};
+}
+
+// body(vector, d, lane) for each of this warp's tasks; d is the lane's first value.
+template <class Body>
+__device__ void for_merges(const MergeGrid& grid, Body&& body) {
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int step = static_cast<int>(gridDim.x) * warps;
+  for (int task = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+       task < grid.tasks; task += step) {
+    const int width = 32 / grid.groups;
+    body(task / grid.slices, (task % grid.slices * width + lane % width) * 4, lane);
+  }
+}
+
+template <class Activation>
+__global__ void __launch_bounds__(threads, 7)
+    collect_splits(AttentionPlan plan, MergeGrid grid, PartialLayout part, std::byte* out) {
+  release_next();
+  const AttentionShape shape = plan.shape;
+  for_merges(grid, [&](int vector, int d, int lane) {
+    const int row = vector / shape.heads;
+    const int head = vector % shape.heads;
+    const Splits splits = plan.splits[row * shape.kv_heads + head / shape.group()];
+    const float* const lses = plan.lses + head % shape.group() * plan.slots() + splits.first;
+    const float* const values =
+        plan.outs + (int64_t{splits.first} * max_group + head % shape.group()) * shape.head_size +
+        d;
+    std::byte* const message = out + head / part.heads * part.bytes();
+    wait_for_previous();
+    const Merged merged = merge(
+        splits.count, grid.groups, lane, [&](int i) { return __ldcg(lses + i); },
+        [&](int i) { return load4(values + int64_t{i} * max_group * shape.head_size); });
+    if (lane * grid.groups >= 32) return;
+    const int64_t slot = head % part.heads;
+    store_words(merged.out,
+                reinterpret_cast<Activation*>(message + part.output_offset(row, slot)) + d);
+    if (d == 0) *reinterpret_cast<float*>(message + part.lse_offset(row, slot)) = merged.lse;
+  });
+  wait_for_previous();
+}
+
+template <class Activation>
+__global__ void __launch_bounds__(threads, 7)
+    merge_messages(PartialLayout part, int parts, MergeGrid grid, const std::byte* messages,
+                   Activation* out) {
+  release_next();
+  wait_for_previous();
+  const int64_t step = part.bytes();
+  for_merges(grid, [&](int vector, int d, int lane) {
+    const std::byte* const lses = messages + part.lse_offset(0, vector);
+    const std::byte* const values = messages + part.output_offset(0, vector);
+    const Merged merged = merge(
+        parts, grid.groups, lane,
+        [&](int i) { return __ldcg(reinterpret_cast<const float*>(lses + i * step)); },
+        [&](int i) {
+          return load_words(reinterpret_cast<const Activation*>(values + i * step) + d);
+        });
+    if (lane * grid.groups < 32) store_words(merged.out, out + vector * part.value_size + d);
+  });
+}
+
+}  // namespace
+
+template <class Activation>
+void merge_splits(const AttentionPlan& plan, const PartialLayout& part, std::byte* out,
+                  const Launch& how) {
+  const AttentionShape& shape = plan.shape;
+  const MergeGrid grid(int64_t{shape.rows} * shape.heads, shape.head_size,
+                       plan.blocks / shape.pairs() + 2, how);
+  launch("merge splits", collect_splits<Activation>, dim3(static_cast<unsigned>(grid.blocks)),
+         threads, 0, how, 1, plan, grid, part, out);
+}
+
+template <class Activation>
+void merge_partials(const PartialLayout& part, int parts, const std::byte* messages,
+                    Activation* out, const Launch& how) {
+  assert(parts <= max_parts && how.blocks > 0);
+  if (part.rows * part.heads == 0) return;
+  const MergeGrid grid(part.rows * part.heads, static_cast<int>(part.value_size), parts, how);
+  launch("merge partials", merge_messages<Activation>, dim3(static_cast<unsigned>(grid.blocks)),
+         threads, 0, how, 1, part, parts, grid, messages, out);
+}
+
+#define INSTANTIATE(Activation)                                                                  \
+  template void merge_splits<Activation>(const AttentionPlan&, const PartialLayout&, std::byte*, \
+                                         const Launch&);                                         \
+  template void merge_partials(const PartialLayout&, int, const std::byte*, Activation*,         \
+                               const Launch&);
+INSTANTIATE(float)
+INSTANTIATE(bf16)
+#undef INSTANTIATE
+
+}  // namespace helix::cuda
