@@ -1,15 +1,15 @@
 #!/bin/bash
 # Builds the GPU kernels, checks them against their plain twins (also under compute-sanitizer) and
 # times them beside their peers. Needs nvcc and a GPU; the peers need PyTorch and are left out
-# without. Results go to $OUT, else results/. Arguments: stages (build check memcheck time peers);
-# all by default. TIME_ONLY=word: only the cases that have it.
+# without. Results go to $OUT, else results/. Arguments: stages (build check sanitize time peers);
+# all by default. TIME_ONLY=word: only the cases that have it. COMMIT: where there is no git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results}
-stages=${*:-build check memcheck time peers}
+stages=${*:-build check sanitize time peers}
 mkdir -p "$out"
 failed=0
-commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+commit=${COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 
 stage() { [[ " $stages " == *" $1 "* ]]; }
 step() {  # name, seconds, command…: its output goes to a log, its end to the terminal
@@ -24,10 +24,10 @@ step() {  # name, seconds, command…: its output goes to a log, its end to the 
 ! stage build || step build 300 make -f tests/cuda.mk -j"$(nproc)" cuda
 programs=build/cuda/tests
 ! stage check || { step check 200 $programs/cuda/kernels_test; tail -n 1 "$out/gpu-check.log"; }
-! stage memcheck || {
-  step memcheck 300 compute-sanitizer --tool memcheck --error-exitcode 9 $programs/cuda/kernels_test --quick
-  tail -n 2 "$out/gpu-memcheck.log"
-}
+! stage sanitize || for tool in memcheck racecheck synccheck; do
+  step $tool 150 compute-sanitizer --tool $tool --error-exitcode 9 $programs/cuda/kernels_test --quick
+  tail -n 1 "$out/gpu-$tool.log"
+done
 if stage time; then
   { printf '{"case": "environment", "commit": "%s", "gpu": "%s", "cuda": "%s", "date": "%s"}\n' "$commit" \
       "$(nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader | head -n 1)" \

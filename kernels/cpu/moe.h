@@ -25,8 +25,8 @@ struct Choice {
   float gate;
 };
 
-// scores[r][e] = sigmoid or softmax of x[r] w[e] + skew[e], in fp32 and in a fixed order (never BLAS): ranks
-// that hold the same x decide the same. x: [rows][width], w: [experts][width].
+// scores[r][e] = sigmoid or softmax of x[r] w[e] + skew[e], in fp32 and in a fixed order (never
+// BLAS): ranks that hold the same x decide the same. x: [rows][width], w: [experts][width].
 template <class Weight, class Activation>
 void router_scores(const Routing& routing, int64_t rows, int64_t width, const Activation* x,
                    const Weight* w, float* scores);

@@ -211,8 +211,9 @@ __device__ void load_queries(const Activation* q, int group, unsigned char* to) 
   }
 }
 
+// 160: see merge.cu.
 template <int D, class Activation>
-__global__ void __launch_bounds__(threads, 2)
+__global__ void __maxnreg__((Tile<D, Activation>::exact ? 184 : 160))
     attend(AttentionPlan plan, const Activation* q, KvView kv) {
   using T = Tile<D, Activation>;
   extern __shared__ __align__(128) unsigned char shared[];
@@ -304,8 +305,9 @@ __global__ void __launch_bounds__(threads, 2)
     }
     __syncthreads();
     // A warp without a tile left output 0, sum 0 and the least maximum.
-    const int64_t to = (int64_t{blockIdx.x} + pair) * max_group;
-#pragma unroll 2
+    const int slot = static_cast<int>(blockIdx.x) + pair;
+    float* const outs = plan.outs + int64_t{slot} * max_group * D;
+#pragma unroll 1  // code that runs once is slow to fetch
     for (int i = static_cast<int>(threadIdx.x); i < group * D / 4; i += threads) {
       const int head = i / (D / 4);
       const int d = i % (D / 4) * 4;
@@ -323,13 +325,12 @@ __global__ void __launch_bounds__(threads, 2)
         out = make_float4(out.x + share * v.x, out.y + share * v.y, out.z + share * v.z,
                           out.w + share * v.w);
       }
-      const float part = __frcp_rn(total);
+      const float part = reciprocal(total);
       store4(make_float4(out.x * part, out.y * part, out.z * part, out.w * part),
-             plan.outs + (to + head) * D + d);
+             outs + head * D + d);
       // Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
       if (d == 0) {
-        plan.lses[head * plan.slots() + blockIdx.x + pair] =
-            total > 0 ? (max + log2f(total)) * 0.693147181F : NAN;
+        plan.lses[head * plan.slots() + slot] = total > 0 ? (max + log_two(total)) / log2_e : NAN;
       }
     }
     __syncthreads();

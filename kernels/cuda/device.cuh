@@ -116,6 +116,17 @@ __device__ inline float power_of_two(float x) {
   return y;
 }
 inline constexpr float log2_e = 1.44269504F;
+// 1 / x within 1 unit in the last place, log2 x within 2^-22: one instruction each.
+__device__ inline float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ inline float log_two(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // Consecutive values, as fp32.
 __device__ inline void unpack(uint4 from, const bf16*, float (&to)[8]) {
@@ -144,7 +155,10 @@ __device__ inline void store8(const float (&from)[8], float* to) {
 __device__ inline float4 load4(const float* from) {
   return __ldcg(reinterpret_cast<const float4*>(from));
 }
-__device__ inline void store4(float4 from, float* to) { *reinterpret_cast<float4*>(to) = from; }
+// Said with an intrinsic: nvcc splits a plain assignment into four stores.
+__device__ inline void store4(float4 from, float* to) {
+  __stcg(reinterpret_cast<float4*>(to), from);
+}
 // Messages are aligned to 4 bytes only.
 __device__ inline float4 load_words(const float* from) {
   return make_float4(__ldcg(from), __ldcg(from + 1), __ldcg(from + 2), __ldcg(from + 3));

@@ -18,7 +18,7 @@ constexpr int threads = 32 * warps;
 // warp merges a slice of the values: its lanes form groups, a group shares the parts with the
 // others, a lane holds four values. All that is needed is asked for at once: one trip to L2 (0.7
 // us).
-constexpr int parts_ahead = 5;  // of a lane: 132 splits over 32 groups
+constexpr int parts_ahead = 9;  // of a lane: 132 splits over 16 groups
 
 struct MergeGrid {
   int groups = 1;
@@ -29,7 +29,7 @@ struct MergeGrid {
   int blocks;
   MergeGrid(int64_t vectors, int size, int parts, const Launch& how) {
     assert(size % 128 == 0 || 128 % size == 0);
-    while (groups < 32 && (groups * parts_ahead < parts || 128 / groups > size)) groups *= 2;
+    while (groups < 16 && (groups * parts_ahead < parts || 128 / groups > size)) groups *= 2;
     slices = size * groups / 128;
     tasks = static_cast<int>(vectors) * slices;
     blocks = std::min((tasks + warps - 1) / warps, how.blocks);
@@ -86,9 +86,9 @@ __device__ Merged merge(int parts, int groups, int lane, Lse lse_of, Value value
     out.w += __shfl_xor_sync(~0U, out.w, step);
   }
   if (total == 0) return {{}, -INFINITY};
-  const float scale = __frcp_rn(total);
+  const float scale = reciprocal(total);
   return {make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale),
-          max + __log2f(total) / log2_e};
+          max + log_two(total) / log2_e};
 }
 
 // body(vector, d, lane) for each of this warp's tasks; d is the lane's first value.
@@ -103,8 +103,9 @@ __device__ void for_merges(const MergeGrid& grid, Body&& body) {
   }
 }
 
+// 96 registers: two attention blocks of 160 and two of these fill an SM's 65536 to the last.
 template <class Activation>
-__global__ void __launch_bounds__(threads, 7)
+__global__ void __maxnreg__(96)
     collect_splits(AttentionPlan plan, MergeGrid grid, PartialLayout part, std::byte* out) {
   release_next();
   const AttentionShape shape = plan.shape;
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(threads, 7)
 }
 
 template <class Activation>
-__global__ void __launch_bounds__(threads, 7)
+__global__ void __launch_bounds__(threads)
     merge_messages(PartialLayout part, int parts, MergeGrid grid, const std::byte* messages,
                    Activation* out) {
   release_next();

@@ -232,7 +232,7 @@ std::string range(const std::string& kind, Number low, Number high) {
     if constexpr (std::is_floating_point_v<Number>) return shown(value);
     return fmt::format("{}", value);
   };
-  const bool floor = 
+  const bool floor =
       low != Limits::lowest() && (!Limits::has_infinity || low != -Limits::infinity());
   const bool ceiling =
       high != Limits::max() && (!Limits::has_infinity || high != Limits::infinity());

@@ -166,7 +166,7 @@ std::string text_of(const std::map<Format, Choices>& choices) {
   std::string text;
   for (const auto& [format, c] : choices)
     text += fmt::format(
-        " Routing, {} activations: {} of {} choices were not the judge's ({:.2g} %, "
+        " Routing so far, {} activations: {} of {} choices were not the judge's ({:.2g} %, "
         "at most {:.2g} %).",
         name_of(format), c.differing, c.made, 100 * c.share(), 100 * routing_bounds(format).share);
   return text;
@@ -198,10 +198,13 @@ void Verifier::model(const Model& model) {
         error_text(tolerance(verified_precisions()[1].precision)),
         error_text(tolerance(verified_precisions()[2].precision)), "layout", "ranks", "cases",
         "err fp32", "err bf16", "err mixed", "controls caught");
-  LayoutQuery query;
-  query.pp = query.dp = {};
   int64_t not_executed = 0;
-  for (const Strategy& strategy : strategies())
+  for (const Strategy& strategy : strategies()) {
+    LayoutQuery query;  // all choices, not the strategy's own alone
+    query.pp = query.dp = {};
+    query.query = strategy.query;
+    query.merge = strategy.merge;
+    if (model.attention.mla()) query.mla = {Mla::latent, Mla::value};
     for (int64_t ranks = 1; ranks <= world_.size(); ++ranks)
       for (const Layout& l :
            layouts(model, verified_precisions()[0].precision, strategy, ranks, query)) {
@@ -211,6 +214,7 @@ void Verifier::model(const Model& model) {
         }
         layout(model, l, dealer.deal(l));
       }
+  }
   if (!world_.leads()) return;
   if (not_executed > 0)
     fmt::print("{} layouts are not executed by the CPU executor yet.\n", not_executed);

@@ -26,7 +26,7 @@ struct CaseAxis {
   std::vector<std::string> levels;
 };
 const std::vector<CaseAxis>& case_axes();
-Assignment assignment_of(const Model& model, const Layout& layout, const Trial& trial);
+Assignment assignment_of(const Model& model, const Layout& layout, const Trial& c);
 // The negative controls' case: fp32, one chunk, batch 3, and room for every rank to append tokens.
 Assignment control_assignment(const Model& model, const Layout& layout);
 

@@ -244,14 +244,28 @@ int32_t Generator::first_token(int64_t request) const {
   return static_cast<int32_t>(hash % static_cast<uint64_t>(model_->vocabulary));
 }
 
-// The k best of logits + ln(weight) + Gumbel noise are a draw without replacement in proportion to
-// the weights (Vieira 2014). A router's own logits stand for the noise: their variance is about 1,
-// Gumbel's pi^2 / 6, hence the factor.
+namespace {
+
+// d ln P / d threshold of P(logit > threshold) = share: logits are normal, with a variance about 1.
+double steepness(double share) {
+  double low = 0, high = 10;
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    (std::erfc(middle / std::numbers::sqrt2) / 2 > share ? low : high) = middle;
+  }
+  return std::exp(-low * low / 2) / std::sqrt(2 * std::numbers::pi) / share;
+}
+
+}  // namespace
+
+// An offset of -zipf ln(rank) would change ln P by `steepness` times as much around the mean share.
 std::vector<float> Generator::routing_skew(int64_t layer) const {
-  if (!(zipf_ > 0) || layer < model_->dense_layers || model_->experts.count == 0) return {};
-  const double scale = zipf_ * std::sqrt(6.0) / std::numbers::pi;
+  const Experts& e = model_->experts;
+  if (!(zipf_ > 0) || layer < model_->dense_layers || e.count == 0) return {};
+  const double share = std::min(0.5, static_cast<double>(e.chosen) / static_cast<double>(e.count));
+  const double scale = zipf_ / steepness(share);
   const uint64_t stream = combine(combine(seed_, ranks), static_cast<uint64_t>(layer));
-  std::vector<size_t> expert_of(static_cast<size_t>(model_->experts.count));  // a rank, from 0
+  std::vector<size_t> expert_of(static_cast<size_t>(e.count));  // a rank, from 0
   std::iota(expert_of.begin(), expert_of.end(), size_t{0});
   for (size_t i = expert_of.size(); i > 1; --i)
     std::swap(expert_of[i - 1], expert_of[combine(stream, i) % i]);

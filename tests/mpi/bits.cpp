@@ -28,7 +28,12 @@ TEST(Bits, AreEqualFromRunToRunAndForAnyNumberOfThreads) {
       for (const int chunks : {1, 3}) {
         Assignment work;
         work.model = &model;
-        work.layout = {.strategy = "helix", .kvp = 2, .tpa = 2, .tpf = 4, .query = Query::replicate, .merge = Merge::a2a};
+        work.layout = {.strategy = "helix",
+                       .kvp = 2,
+                       .tpa = 2,
+                       .tpf = 4,
+                       .query = Query::replicate,
+                       .merge = Merge::a2a};
         if (model.attention.mla()) work.layout.mla = Mla::latent;
         work.precision = {f, f, f, f, f, f};
         work.chunks = chunks;

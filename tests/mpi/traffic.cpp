@@ -151,8 +151,7 @@ TEST(Traffic, EqualsTheSchedule) {
       for (const int n : {2, 4, 6, 8})
         for (const Layout& l : layouts(model, {}, strategy, n, query)) {
           if (!cpu::CpuExecutor::refusal(l, {}).empty()) continue;
-          if (combine(static_cast<uint64_t>(n),
-                      uint64_t{64} * l.tpa + uint64_t{8} * l.kvp + l.ep) %
+          if (combine(static_cast<uint64_t>(n), uint64_t{64} * l.tpa + uint64_t{8} * l.kvp + l.ep) %
                       3 !=
                   0 &&
               n > 4)

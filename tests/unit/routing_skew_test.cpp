@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "base/random.h"
 #include "judge/ffn.h"
@@ -26,10 +25,11 @@ std::vector<float> descending(std::vector<float> values) {
 TEST(RoutingSkew, FallsWithTheLogarithmOfTheRank) {
   const std::vector<float> skew = descending(skew_of(r1(), 10, 1.2));
   ASSERT_EQ(skew.size(), 256U);
+  EXPECT_EQ(skew[0], 0);
+  // A normal number is above 1.863 with a chance of 8/256, whose logarithm falls by 2.2522 for 1
+  // more.
   for (size_t rank = 0; rank < skew.size(); ++rank)
-    EXPECT_NEAR(skew[rank],
-                -1.2 * std::sqrt(6) / std::numbers::pi * std::log(static_cast<double>(rank + 1)),
-                1e-5);
+    EXPECT_NEAR(skew[rank], -1.2 / 2.2522 * std::log(static_cast<double>(rank + 1)), 2e-4);
 }
 
 TEST(RoutingSkew, RanksArePermutedByLayerAndSeed) {
@@ -76,8 +76,8 @@ TEST(RoutingSkew, ChoicesFollowTheLaw) {
     };
     // Past the ranks that nearly every token chooses: ranks 16 to 31 against 64 to 127.
     const double exponent = std::log(mean(16, 32) / mean(64, 128)) / std::log(96.0 / 24);
-    EXPECT_GT(exponent, 0.6 * zipf);
-    EXPECT_LT(exponent, 1.8 * zipf);
+    EXPECT_GT(exponent, 0.7 * zipf);
+    EXPECT_LT(exponent, 1.4 * zipf);
     EXPECT_GT(mean(0, 4), mean(4, 16));
     EXPECT_GT(mean(4, 16), mean(16, 64));
   }

@@ -102,7 +102,8 @@ class CpuExecutor final : public Executor {
 
   Assignment work_;
   Schedule schedule_;
-  Collectives collectives_;  // made first: a rank that runs out of memory must not leave the others in a split
+  // Made first: a rank that runs out of memory must not leave the others in a split.
+  Collectives collectives_;
   Store store_;
   Slice requests_;  // of this replica, in the micro-batch in hand
   Hooks hooks_;
