@@ -2,13 +2,13 @@
 // KV head, over token counts that stand in device memory.
 //
 // Tokens go in tiles of 4 KB of keys (16 tokens of D 128, 32 of D 64). All tiles of all pairs
-// (row, KV head) stand in one line, cut evenly over the blocks (cut_attention, once a step), so
-// that an SM reads the same number of bytes whatever the lengths are. In a block the 4 warps take
-// tiles in turn; each has its own ring of copies (device.cuh), its own running maximum and sum, and
-// its own output [16][D] in registers, so that nothing is synchronised before the last tile.
+// (row, KV head) stand in one line, cut evenly over the blocks (plan.cu, once a step), so that an
+// SM reads the same number of bytes whatever the lengths are. In a block the 4 warps take tiles in
+// turn; each has its own ring of copies (device.cuh), its own running maximum and sum, and its own
+// output [16][D] in registers, so that nothing is synchronised before the last tile.
 //   logits [16][tokens] = q [16][D] k^T:   tensor cores, q from shared memory
 //   out    [16][D]     += weights v:       weights are rounded to bf16; v is transposed on its way
-// fp32 activations are split into two bf16 halves (three products in place of two): 2^-16 exact.
+// fp32 activations are split into two bf16 halves (four products in place of two): 2^-16 exact.
 // Then the warps' outputs are merged in shared memory and written, fp32 and normalised, to a slot
 // of the plan: a segment is (block, pair) and its slot block + pair, which grows from segment to
 // segment, so that a pair's slots stand side by side. merge.cu turns them into messages.
@@ -31,50 +31,9 @@ constexpr int threads = 32 * warps;
 constexpr int slots = 6;
 constexpr int ring_bytes = slots * slot_bytes;  // of one warp
 
-__host__ __device__ constexpr int tile_tokens(int head_size) { return slot_bytes / 2 / head_size; }
-
-// One block. Tiles before each row first, then the cuts and the pairs' splits from them.
-__global__ void cut(AttentionPlan plan, const int32_t* tokens) {
-  const AttentionShape shape = plan.shape;
-  const auto tiles = [&](int row) {
-    return (tokens[row] + tile_tokens(shape.head_size) - 1) / tile_tokens(shape.head_size);
-  };
-  for (int row = static_cast<int>(threadIdx.x); row <= shape.rows; row += blockDim.x) {
-    int sum = 0;
-    for (int before = 0; before < row; ++before) sum += tiles(before) * shape.kv_heads;
-    plan.starts[row] = sum;
-  }
-  __syncthreads();
-  const int64_t total = plan.starts[shape.rows];
-  const int64_t used = min(int64_t{plan.blocks}, total);  // so that no share is empty
-  for (int block = static_cast<int>(threadIdx.x); block <= plan.blocks; block += blockDim.x) {
-    Cut at{shape.pairs(), 0};
-    if (block < used) {
-      const int first = static_cast<int>(block * total / used);
-      int row = 0;
-      while (plan.starts[row + 1] <= first) ++row;
-      const int offset = first - plan.starts[row];
-      at = {row * shape.kv_heads + offset / tiles(row), offset % tiles(row)};
-    }
-    plan.cuts[block] = at;
-  }
-  for (int pair = static_cast<int>(threadIdx.x); pair < shape.pairs(); pair += blockDim.x) {
-    const int row = pair / shape.kv_heads;
-    const int64_t first = plan.starts[row] + pair % shape.kv_heads * tiles(row);
-    const auto block_of = [&](int64_t tile) {
-      return static_cast<int>(((tile + 1) * used - 1) / total);
-    };
-    plan.splits[pair] = {0, 0};
-    if (tiles(row) > 0) {
-      const int block = block_of(first);
-      plan.splits[pair] = {block + pair, block_of(first + tiles(row) - 1) - block + 1};
-    }
-  }
-}
-
 template <int D, class Activation>
 struct Tile {
-  static constexpr int tokens = tile_tokens(D);
+  static constexpr int tokens = attention_tile(D);
   static constexpr int row_bytes = 2 * D;
   static constexpr int chunks = D / 8;  // of a row
   static constexpr bool exact = std::is_same_v<Activation, float>;
@@ -211,9 +170,10 @@ __device__ void load_queries(const Activation* q, int group, unsigned char* to) 
   }
 }
 
-// 160: see merge.cu.
+// Two blocks of 128 registers leave half of an SM's to the merges before and after: where one of
+// them takes a block's place, the next kernel puts two of its own on another SM, and takes longer.
 template <int D, class Activation>
-__global__ void __maxnreg__((Tile<D, Activation>::exact ? 184 : 160))
+__global__ void __maxnreg__((Tile<D, Activation>::exact ? 168 : 128))
     attend(AttentionPlan plan, const Activation* q, KvView kv) {
   using T = Tile<D, Activation>;
   extern __shared__ __align__(128) unsigned char shared[];
@@ -330,7 +290,7 @@ __global__ void __maxnreg__((Tile<D, Activation>::exact ? 184 : 160))
              outs + head * D + d);
       // Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
       if (d == 0) {
-        plan.lses[head * plan.slots() + slot] = total > 0 ? (max + log_two(total)) / log2_e : NAN;
+        plan.lses[head * plan.slots() + slot] = total > 0 ? (max + log_two(total)) * ln_2 : NAN;
       }
     }
     __syncthreads();
@@ -346,28 +306,6 @@ void launch_attend(const AttentionPlan& plan, const Activation* q, const KvView&
 }
 
 }  // namespace
-
-int64_t AttentionPlan::bytes(const AttentionShape& shape, int blocks) {
-  const int64_t slots = blocks + shape.pairs();
-  return slots * max_group * (shape.head_size + 1) * 4 + (blocks + 1) * int64_t{sizeof(Cut)} +
-         shape.pairs() * int64_t{sizeof(Splits)} + (shape.rows + 1) * int64_t{4};
-}
-
-AttentionPlan::AttentionPlan(const AttentionShape& of, int over_blocks, std::byte* memory)
-    : shape(of), blocks(over_blocks) {
-  assert(shape.rows > 0 && shape.heads % shape.kv_heads == 0 && shape.group() <= max_group);
-  assert(shape.head_size == 64 || shape.head_size == 128);
-  assert(blocks > 0 && blocks <= max_parts);
-  outs = reinterpret_cast<float*>(memory);
-  lses = outs + int64_t{slots()} * max_group * shape.head_size;
-  cuts = reinterpret_cast<Cut*>(lses + int64_t{slots()} * max_group);
-  splits = reinterpret_cast<Splits*>(cuts + blocks + 1);
-  starts = reinterpret_cast<int32_t*>(splits + shape.pairs());
-}
-
-void cut_attention(const AttentionPlan& plan, const int32_t* tokens, const Launch& how) {
-  launch("cut attention", cut, dim3(1), 1024, 0, {how.stream, how.blocks, false}, 1, plan, tokens);
-}
 
 template <class Activation>
 void decode_attention(const AttentionPlan& plan, const Activation* q, const KvView& kv,

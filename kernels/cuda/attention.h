@@ -37,6 +37,8 @@ struct KvView {
   const int32_t* tokens = nullptr;
 };
 
+// Tokens of a tile: 4 KB of keys.
+constexpr int attention_tile(int head_size) { return 2048 / head_size; }
 // Where a block's share of the tiles begins.
 struct Cut {
   int32_t pair;

@@ -116,6 +116,7 @@ __device__ inline float power_of_two(float x) {
   return y;
 }
 inline constexpr float log2_e = 1.44269504F;
+inline constexpr float ln_2 = 0.693147181F;
 // 1 / x within 1 unit in the last place, log2 x within 2^-22: one instruction each.
 __device__ inline float reciprocal(float x) {
   float y;

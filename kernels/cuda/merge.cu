@@ -88,7 +88,7 @@ __device__ Merged merge(int parts, int groups, int lane, Lse lse_of, Value value
   if (total == 0) return {{}, -INFINITY};
   const float scale = reciprocal(total);
   return {make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale),
-          max + log_two(total) / log2_e};
+          max + log_two(total) * ln_2};
 }
 
 // body(vector, d, lane) for each of this warp's tasks; d is the lane's first value.
@@ -103,7 +103,7 @@ __device__ void for_merges(const MergeGrid& grid, Body&& body) {
   }
 }
 
-// 96 registers: two attention blocks of 160 and two of these fill an SM's 65536 to the last.
+// Two attention blocks of 128 registers a thread and two of these fit an SM.
 template <class Activation>
 __global__ void __maxnreg__(96)
     collect_splits(AttentionPlan plan, MergeGrid grid, PartialLayout part, std::byte* out) {

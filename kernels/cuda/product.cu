@@ -21,8 +21,6 @@ namespace {
 
 constexpr int warps = 8;
 constexpr int threads = 32 * warps;
-constexpr int slots = 3;
-constexpr int ring_bytes = slots * slot_bytes;  // of one warp
 constexpr int chunk_inputs = 128;
 constexpr int tile_rows = 16;
 static_assert(tile_rows * chunk_inputs * 2 == slot_bytes);
@@ -65,7 +63,7 @@ struct Place {
   int step;  // warps of the cluster
   int tile = 0;
   int slot = 0;  // of the ring
-  __device__ void next() {
+  __device__ void next(int slots) {
     slot = slot == slots - 1 ? 0 : slot + 1;
     if (++tile == tiles) {
       tile = 0;
@@ -74,9 +72,11 @@ struct Place {
   }
 };
 
-template <int Tiles, class Activation>
+// Three slots a warp, or two where x takes their room: two blocks must fit an SM.
+template <int Tiles, int slots, class Activation>
 __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1 : 2)
     multiply(ProductShape shape, const Activation* x, const bf16* w, Activation* y) {
+  constexpr int ring_bytes = slots * slot_bytes;  // of one warp
   constexpr bool exact = std::is_same_v<Activation, float>;
   constexpr int x_row_bytes = chunk_inputs * sizeof(Activation);
   constexpr int x_row_chunks = x_row_bytes / 16;
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
     for (int slot = 0; slot < slots; ++slot) {
       fetch_w(ahead);
       commit_copies();
-      ahead.next();
+      ahead.next(slots);
     }
     wait_for_previous();
     ahead = at;
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
     for (int slot = 0; slot < slots; ++slot) {
       fetch_x(ahead);
       commit_copies();
-      ahead.next();
+      ahead.next(slots);
     }
 
     float sums[Tiles][4] = {};
@@ -170,8 +170,8 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
         fetch_w(ahead);
         fetch_x(ahead);
         commit_copies();
-        ahead.next();
-        at.next();
+        ahead.next(slots);
+        at.next(slots);
       }
     }
     wait_for_copies<0>();
@@ -228,12 +228,15 @@ void product(const ProductShape& shape, const Activation* x, const bf16* w, Acti
   int cluster = 1;
   while (cluster < 8 && 2 * cluster * shape.outputs <= how.blocks * tile_rows) cluster *= 2;
   const int clusters = std::clamp(how.blocks / cluster, 1, shape.outputs);
-  const int shared_bytes = warps * (ring_bytes + slots * shape.rows * chunk_inputs *
-                                                     static_cast<int>(sizeof(Activation)));
+  const int slots = shape.rows <= 2 ? 3 : 2;
+  const int shared_bytes =
+      warps * slots *
+      (slot_bytes + shape.rows * chunk_inputs * static_cast<int>(sizeof(Activation)));
   const bool one = shape.outputs <= clusters * tile_rows;
-  launch("product", one ? multiply<1, Activation> : multiply<8, Activation>,
-         dim3(static_cast<unsigned>(clusters * cluster)), threads, shared_bytes, how, cluster,
-         shape, x, w, y);
+  const auto kernel = slots == 3 ? (one ? multiply<1, 3, Activation> : multiply<8, 3, Activation>)
+                                 : (one ? multiply<1, 2, Activation> : multiply<8, 2, Activation>);
+  launch("product", kernel, dim3(static_cast<unsigned>(clusters * cluster)), threads, shared_bytes,
+         how, cluster, shape, x, w, y);
 }
 
 template void product(const ProductShape&, const float*, const bf16*, float*, const Launch&);

@@ -64,8 +64,8 @@ struct Verified {
   std::string scope = "step";  // or "tasks"
   double max_rel_err = 0;      // not finite: null in the line, and failed
   double tolerance = 0;
-  Json forced = {};  // counts of discrete choices that differed and were forced; null when there
-                     // were none
+  // {"choices", "differing"}: of routers, and how many differed and were forced; null when dense.
+  Json forced = {};
   bool passed() const { return max_rel_err <= tolerance; }  // NaN fails
 };
 

@@ -16,7 +16,7 @@ for line in lines("gpu-peers.jsonl"):
     if "us" in line and line["graph"]:
         peers.setdefault(line["case"], []).append((line["us"], line["peer"]))
 
-print("Microseconds of a graph node, L2 cold; floor: the bytes at the read ceiling of the same run.\n")
+print("Microseconds of a graph node in steady state, L2 cold; floor: the bytes at the read ceiling of the same run.\n")
 print("| case | ours | floor | ours / floor | GB/s | best peer, same run | peer / ours | peer quoted | quoted / ours |")
 print("|---|---|---|---|---|---|---|---|---|")
 for line in lines("h200-kernels.jsonl"):
