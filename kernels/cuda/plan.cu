@@ -11,11 +11,10 @@ namespace helix::cuda {
 namespace {
 
 // Every block gets work. Whole blocks for each pair would spare the 5 us that a block loses from
-// one pair to the next, but leave some blocks idle, and where those stood the next kernel puts two
-// of its own on one SM (8 x 128K tokens: 146 us in place of 126).
+// one pair to the next, but leave some blocks idle: 8 x 128K tokens then took 146 us in place of
+// 126, probably because the next kernel puts two of its blocks where an idle one stood.
 //
-// One block of threads. Units are tiles, or shares of whole blocks: units before each row first,
-// then the cuts and the pairs' splits from them.
+// One block of threads: tiles before each row first, then the cuts and the pairs' splits from them.
 __global__ void cut(AttentionPlan plan, const int32_t* tokens) {
   const AttentionShape shape = plan.shape;
   const int thread = static_cast<int>(threadIdx.x);

@@ -33,7 +33,8 @@ Assignment assignment_of(const Point& point) {
 Verified verified_by(const Comparison& comparison, double tolerance) {
   Verified verified{.max_rel_err = comparison.max_rel_err, .tolerance = tolerance};
   if (comparison.choices > 0)
-    verified.forced = {{"choices", comparison.choices}, {"differing", comparison.choices_differing}};
+    verified.forced = {{"choices", comparison.choices},
+                       {"differing", comparison.choices_differing}};
   // Whatever the logits say, other tokens or ranks that disagree are wrong.
   if (!comparison.passed(tolerance) && verified.passed())
     verified.max_rel_err = std::numeric_limits<double>::infinity();
