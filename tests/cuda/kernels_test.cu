@@ -1,13 +1,9 @@
 // The GPU kernels against their plain twins on the CPU: peaky data, ragged and empty shards, NaN,
 // and what must not pass. Prints one line a check; exit code 1 if any failed. --quick: small shapes
 // alone (for compute-sanitizer).
-#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <functional>
-#include <limits>
-#include <random>
 #include <string>
 
 #include "base/random.h"
@@ -17,62 +13,10 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/generate.h"
 #include "kernels/cuda/product.h"
+#include "tests/cuda/testing.h"
 
 namespace helix::cuda {
 namespace {
-
-constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr float nan = std::numeric_limits<float>::quiet_NaN();
-
-int failures = 0;
-int checks = 0;
-void expect(bool passed, const std::string& what) {
-  ++checks;
-  if (!passed) ++failures;
-  std::printf("%s  %s\n", passed ? "ok  " : "FAIL", what.c_str());
-}
-
-std::mt19937_64 engine(7);
-int integer(int low, int high) { return std::uniform_int_distribution<int>(low, high)(engine); }
-template <class T>
-std::vector<T> normals(int64_t count) {
-  std::normal_distribution<float> normal;
-  std::vector<T> values(static_cast<size_t>(count));
-  for (T& value : values) value = from_float<T>(normal(engine));
-  return values;
-}
-
-// max |a - b| / max |b|; NaN and infinities must stand at the same places, else infinite.
-template <class T>
-double relative_error(const std::vector<T>& a, const std::vector<T>& b) {
-  double difference = 0;
-  double largest = 0;
-  for (size_t i = 0; i < b.size(); ++i) {
-    const double x = to_float(a[i]);
-    const double y = to_float(b[i]);
-    if (std::isfinite(x) != std::isfinite(y) || std::isnan(x) != std::isnan(y)) return infinity;
-    if (!std::isfinite(y)) {
-      if (x != y && !std::isnan(y)) return infinity;
-      continue;
-    }
-    difference = std::max(difference, std::abs(x - y));
-    largest = std::max(largest, std::abs(y));
-  }
-  return difference == 0 ? 0 : difference / largest;
-}
-template <class T>
-void expect_close(const std::vector<T>& a, const std::vector<T>& b, double tolerance,
-                  const std::string& what) {
-  const double error = relative_error(a, b);
-  char text[64];
-  std::snprintf(text, sizeof text, ": error %.2g, tolerance %.2g", error, tolerance);
-  expect(error <= tolerance, what + text);
-}
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() &&
-         std::memcmp(static_cast<const void*>(a.data()), b.data(), a.size() * sizeof(T)) == 0;
-}
 
 // bf16: the result is rounded (2^-8), weights before their sum (2^-9, mostly averaging out). fp32:
 // activations are held in 16 bits of mantissa.
