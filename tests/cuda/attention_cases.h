@@ -1,0 +1,255 @@
+// The attention kernels against their plain twin: batches of ragged, empty and peaky shards, and
+// what must not pass.
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "kernels/cpu/reference.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/check.h"
+#include "tests/cuda/testing.h"
+
+namespace helix::cuda {
+
+// bf16: the result is rounded (2^-8), weights before their sum (2^-9, mostly averaging out). fp32:
+// activations are held in 16 bits of mantissa.
+template <class T>
+inline constexpr double tolerance_of = std::is_same_v<T, bf16> ? 3.0 / 256 : 5e-5;
+inline constexpr double lse_tolerance = 3.2e-5;
+template <class T>
+inline constexpr const char* name_of = std::is_same_v<T, bf16> ? "bf16" : "fp32";
+
+inline OwnedStream stream;
+inline int sms = 0;
+inline Launch how(bool dependent = true) { return {stream.get(), sms, dependent}; }
+
+struct Messages {
+  PartialLayout part;
+  std::vector<std::byte> bytes;
+  template <class T>
+  std::vector<T> values() const {
+    std::vector<T> all;
+    for (size_t at = 0; at < bytes.size(); at += part.bytes()) {
+      const T* from = reinterpret_cast<const T*>(&bytes[at]);
+      all.insert(all.end(), from, from + part.rows * part.heads * part.value_size);
+    }
+    return all;
+  }
+  std::vector<float> lses() const {
+    std::vector<float> all;
+    for (size_t at = 0; at < bytes.size(); at += part.bytes()) {
+      const float* from = reinterpret_cast<const float*>(&bytes[at + part.outputs_bytes()]);
+      all.insert(all.end(), from, from + part.rows * part.heads);
+    }
+    return all;
+  }
+};
+
+// A batch of attention: each pair's keys, then its values, then a gap of NaN that nobody may read.
+template <class Activation>
+struct Attention {
+  static constexpr int gap = 24;
+  AttentionShape shape;
+  std::vector<int32_t> tokens;
+  std::vector<int64_t> keys, values;
+  std::vector<bf16> kv;
+  std::vector<Activation> q;
+
+  Attention(AttentionShape of, std::vector<int32_t> of_tokens)
+      : shape(of), tokens(std::move(of_tokens)) {
+    shape.rows = static_cast<int>(tokens.size());
+    shape.scale = 1 / std::sqrt(static_cast<float>(shape.head_size));
+    q = normals<Activation>(int64_t{shape.rows} * shape.heads * shape.head_size);
+    for (int pair = 0; pair < shape.pairs(); ++pair) {
+      const int count = tokens[pair / shape.kv_heads];
+      for (std::vector<int64_t>* at : {&keys, &values}) {
+        at->push_back(std::ssize(kv));
+        const auto drawn = normals<bf16>(int64_t{count} * shape.head_size);
+        kv.insert(kv.end(), drawn.begin(), drawn.end());
+        kv.insert(kv.end(), gap * shape.head_size, to_bf16(nan));
+      }
+      for (int peak = 0; count > 0 && peak < 3; ++peak) {
+        point(pair, peak == 0 ? count - 1 : integer(0, count - 1), integer(0, shape.group() - 1));
+      }
+    }
+  }
+  // The key becomes one query, scaled to a logit of 12.
+  void point(int pair, int token, int head) {
+    const Activation* query = &q[(int64_t{pair} * shape.group() + head) * shape.head_size];
+    float square = 0;
+    for (int d = 0; d < shape.head_size; ++d) square += to_float(query[d]) * to_float(query[d]);
+    for (int d = 0; d < shape.head_size; ++d) {
+      kv[keys[pair] + int64_t{token} * shape.head_size + d] =
+          to_bf16(12 / (shape.scale * square) * to_float(query[d]));
+    }
+  }
+  PartialLayout part(int parts) const {
+    return {.rows = shape.rows,
+            .heads = shape.heads / parts,
+            .value_size = shape.head_size,
+            .element_bytes = sizeof(Activation)};
+  }
+  Messages twin(int parts) const {
+    Messages out{part(parts), {}};
+    out.bytes.resize(parts * out.part.bytes());
+    std::vector<cpu::KvView<bf16>> views;
+    for (int pair = 0; pair < shape.pairs(); ++pair) {
+      views.push_back({.k = &kv[keys[pair]],
+                       .v = &kv[values[pair]],
+                       .k_stride = shape.head_size,
+                       .v_stride = shape.head_size,
+                       .tokens = tokens[pair / shape.kv_heads]});
+    }
+    cpu::reference::decode_attention<Activation, bf16>({.rows = shape.rows,
+                                                        .heads = shape.heads,
+                                                        .kv_heads = shape.kv_heads,
+                                                        .head_size = shape.head_size,
+                                                        .value_size = shape.head_size,
+                                                        .scale = shape.scale},
+                                                       q.data(), views, out.part, out.bytes.data());
+    return out;
+  }
+  // `times` runs in one graph, dependent on each other; the last one's result.
+  Messages run(int parts, int times = 1, int blocks = sms) const {
+    Messages out{part(parts), std::vector<std::byte>(parts * part(parts).bytes(), std::byte{0xff})};
+    const Buffer<std::byte> memory(AttentionPlan::bytes(shape, blocks));
+    HELIX_CUDA(cudaMemset(memory.data(), 0xff, memory.bytes()));
+    const Buffer<bf16> kv_device{std::span<const bf16>(kv)};
+    const Buffer<int64_t> k{std::span<const int64_t>(keys)}, v{std::span<const int64_t>(values)};
+    const Buffer<int32_t> t{std::span<const int32_t>(tokens)};
+    const Buffer<Activation> queries{std::span<const Activation>(q)};
+    const Buffer<std::byte> result{std::span<const std::byte>(out.bytes)};
+    const AttentionPlan plan(shape, blocks, memory.data());
+    const KvView view{kv_device.data(), k.data(), v.data(), t.data()};
+    const auto body = [&] {
+      cut_attention(plan, t.data(), how());
+      for (int i = 0; i < times; ++i) {
+        decode_attention(plan, queries.data(), view, out.part, result.data(), how(times > 1));
+      }
+    };
+    if (times == 1) {
+      body();
+    } else {
+      HELIX_CUDA(cudaGraphLaunch(capture(stream.get(), body).get(), stream.get()));
+    }
+    HELIX_CUDA(cudaStreamSynchronize(stream.get()));
+    out.bytes = result.read();
+    return out;
+  }
+};
+
+template <class T>
+double lse_error(const std::vector<T>& a, const std::vector<T>& b) {
+  double worst = 0;
+  for (size_t i = 0; i < b.size(); ++i) {
+    if (std::isinf(b[i]) || std::isnan(b[i])) {
+      if (!(a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])))) return infinity;
+    } else {
+      worst = !(std::abs(a[i] - b[i]) <= worst) ? std::abs(a[i] - b[i]) : worst;
+    }
+  }
+  return std::isnan(worst) ? infinity : worst;
+}
+template <class Activation>
+void expect_like(const Messages& a, const Messages& b, const std::string& what) {
+  expect_close(a.values<Activation>(), b.values<Activation>(), tolerance_of<Activation>, what);
+  const double error = lse_error(a.lses(), b.lses());
+  char text[64];
+  std::snprintf(text, sizeof text, ", log-sum-exp: error %.2g", error);
+  expect(error <= lse_tolerance, what + text);
+}
+
+template <class Activation>
+void attention_cases(bool quick) {
+  struct Case {
+    int heads, kv_heads, head_size, parts;
+    std::vector<int32_t> tokens;
+  };
+  std::vector<Case> cases = {
+      {16, 1, 128, 4, {1, 15, 16, 17, 0, 300}},
+      {2, 2, 64, 1, {0, 0, 5}},
+      {8, 2, 64, 8, {33, 31, 0, 129}},
+      {3, 1, 128, 3, {2000}},
+      {32, 8, 128, 2, {40, 1000, 0, 7, 512, 64}},
+      {12, 2, 64, 2, {1000, 1}},
+      {4, 4, 128, 4, {0}},
+  };
+  if (!quick) {
+    cases.push_back({16, 1, 128, 16, {16384}});
+    cases.push_back({16, 1, 128, 1, {9000, 0, 1, 20000, 333}});
+    cases.push_back({64, 8, 128, 8, {4000, 3000, 17, 0, 2500}});
+    cases.push_back({8, 1, 64, 8, {30000}});
+  }
+  for (const Case& c : cases) {
+    const Attention<Activation> input(
+        {.heads = c.heads, .kv_heads = c.kv_heads, .head_size = c.head_size}, c.tokens);
+    std::string what = std::string("attention ") + name_of<Activation> + " " +
+                       std::to_string(c.heads) + "/" + std::to_string(c.kv_heads) + " D " +
+                       std::to_string(c.head_size) + " tokens";
+    for (int t : c.tokens) what += " " + std::to_string(t);
+    const Messages once = input.run(c.parts);
+    expect_like<Activation>(once, input.twin(c.parts), what);
+    expect(same_bits(once.bytes, input.run(c.parts, 5).bytes),
+           what + ": the same bits as a dependent graph node");
+    if (quick) continue;
+    expect_like<Activation>(input.run(c.parts, 1, 7), input.twin(c.parts), what + ", 7 blocks");
+  }
+}
+
+template <class Activation>
+void attention_controls() {
+  const std::string type = std::string("attention ") + name_of<Activation>;
+  Attention<Activation> input({.heads = 16, .kv_heads = 2, .head_size = 128}, {700, 90, 16});
+  const Messages expected = input.twin(1);
+  const auto error = [&](const Messages& a) {
+    return relative_error(a.values<Activation>(), expected.template values<Activation>());
+  };
+  Attention<Activation> shorter = input;  // the newest token of one request is lost
+  --shorter.tokens[1];
+  expect(error(shorter.run(1)) > 10 * tolerance_of<Activation>, type + ": a lost token is seen");
+
+  // Two shards of every request, merged, once with base-2 log-sum-exps.
+  Attention<Activation> low = input, high = input;
+  for (size_t row = 0; row < input.tokens.size(); ++row) {
+    low.tokens[row] /= 3;
+    high.tokens[row] -= low.tokens[row];
+  }
+  for (int pair = 0; pair < input.shape.pairs(); ++pair) {
+    const int64_t skip = int64_t{low.tokens[pair / 2]} * 128;
+    high.keys[pair] += skip;
+    high.values[pair] += skip;
+  }
+  Messages merged = low.run(1);
+  const Messages upper = high.run(1);
+  merged.bytes.insert(merged.bytes.end(), upper.bytes.begin(), upper.bytes.end());
+  const auto merge = [&](const Messages& of) {
+    const Buffer<std::byte> messages{std::span<const std::byte>(of.bytes)};
+    const Buffer<Activation> out(of.part.outputs_bytes() / of.part.element_bytes);
+    merge_partials(of.part, 2, messages.data(), out.data(), how());
+    HELIX_CUDA(cudaStreamSynchronize(stream.get()));
+    return out.read();
+  };
+  const auto whole = expected.template values<Activation>();
+  expect_close(merge(merged), whole, 2 * tolerance_of<Activation>, type + ": two shards merged");
+  for (int shard = 0; shard < 2; ++shard) {
+    float* lse = reinterpret_cast<float*>(&merged.bytes[shard * merged.part.bytes()] +
+                                          merged.part.outputs_bytes());
+    for (int i = 0; i < merged.part.rows * merged.part.heads; ++i) lse[i] *= 1.44269504F;
+  }
+  expect(relative_error(merge(merged), whole) > 2 * tolerance_of<Activation>,
+         type + ": base-2 log-sum-exps are seen");
+
+  Attention<Activation> broken = input;
+  broken.kv[broken.keys[1] + 650 * 128 + 3] = to_bf16(nan);   // row 0, KV head 1
+  broken.kv[broken.values[2] + 20 * 128 + 5] = to_bf16(nan);  // row 1, KV head 0, one number
+  if (std::is_same_v<Activation, bf16>) {  // a split fp32 query turns -inf into NaN: seen as well
+    broken.kv[broken.keys[4] + 2 * 128] = to_bf16(infinity);  // row 2
+  }
+  const Messages seen = broken.run(1);
+  expect_like<Activation>(seen, broken.twin(1), type + ": NaN and infinity come through");
+}
+
+}  // namespace helix::cuda
