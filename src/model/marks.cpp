@@ -123,7 +123,6 @@ float marked_weight(const Model& model, W weight, int64_t layer, const Extents& 
     case W::dkv: return i < mla_groups ? 0.0F : i >= a.kv_lora ? rotated_spread * drawn : drawn;
     default: return drawn;
   }
-  static_cast<void>(l);
 }
 
 void mark_keys(const Model& model, int64_t layer, int64_t kv_head, int64_t length,
