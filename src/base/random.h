@@ -15,8 +15,9 @@ constexpr uint64_t mix(uint64_t x) {
 
 constexpr uint64_t golden = 0x9e3779b97f4a7c15ULL;
 
-// A key from parts, in order.
-constexpr uint64_t combine(uint64_t key, uint64_t part) { return mix((key ^ part) + golden); }
+// A key from parts, in order: the key is mixed first, so that small keys and parts do not meet
+// (key ^ part alone makes one stream of seed 1, tensor 2 and seed 2, tensor 1).
+constexpr uint64_t combine(uint64_t key, uint64_t part) { return mix((mix(key) ^ part) + golden); }
 
 // One hash gives four values: lane i of 4 is bits [16i, 16i + 16).
 constexpr uint64_t quad(uint64_t stream, uint64_t index) {
