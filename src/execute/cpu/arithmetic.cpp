@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "execute/cpu/executor.h"
 #include "execute/cpu/types.h"
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/product.h"
 #include "layout/requests.h"

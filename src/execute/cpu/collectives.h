@@ -11,8 +11,8 @@
 #include <tuple>
 #include <vector>
 
-#include "execute/cpu/store.h"
 #include "execute/exchange/mpi.h"
+#include "execute/store.h"
 
 namespace helix::cpu {
 

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/heartbeat.h"
+#include "execute/cpu/generate.h"
 #include "layout/requests.h"
 
 namespace helix::cpu {
@@ -36,11 +37,12 @@ CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
     : work_(work),
       schedule_(schedule_for(ranks, work)),
       collectives_(ranks, schedule_, store_, work),
-      store_(schedule_, work_),
+      store_(schedule_, work_, allocate),
       frequencies_(rope_frequencies(*work.model)),
       scale_(static_cast<float>(softmax_scale(*work.model))),
       present_(store_.capacity()),
       observed_(static_cast<size_t>(work.layout.pp)) {
+  generate(store_, work_);
   const Generator generator(*work.model, work.precision, work.seed, work.zipf);
   for (int64_t layer = 0; layer < work.model->layers; ++layer)
     skew_.push_back(generator.routing_skew(layer));

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "execute/cpu/collectives.h"
-#include "execute/cpu/store.h"
 #include "execute/executor.h"
+#include "execute/store.h"
 #include "kernels/cpu/moe.h"
 
 namespace helix::cpu {

@@ -1,36 +1,29 @@
-// What one rank holds on a CPU: every tensor of its schedule in memory, weights and history made by
-// the generator.
+// What one rank holds: every tensor of its schedule, in memory of an executor's kind.
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "execute/executor.h"
-#include "kernels/cpu/attention.h"
+#include "kernels/cpu/partial.h"
 #include "model/weights.h"
 
-namespace helix::cpu {
+namespace helix {
 
-// Aligned memory that counts the bytes asked for.
-class Allocation {
- public:
-  Allocation() = default;
-  Allocation(double bytes, double& counter);  // `counter` grows by `bytes`; zeroed; throws RunError
-  std::byte* data() const { return data_.get(); }
+using cpu::PartialLayout;
 
- private:
-  struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
-  };
-  std::unique_ptr<std::byte, Free> data_;
-};
+// Zeroed memory that frees itself, aligned to 64 bytes, and where it comes from: throws RunError
+// when there is not enough.
+using Block = std::unique_ptr<std::byte, std::function<void(std::byte*)>>;
+using Allocate = std::function<Block(size_t bytes)>;
 
 // The KV cache: for each layer, request and KV head `capacity` tokens of keys, then of values.
 struct KvCache {
   std::vector<int64_t> capacity;  // tokens, a request
   std::vector<int64_t> before;    // tokens of all requests before it
+  int64_t first_head = 0;         // of the model's
   int64_t heads = 0;
   int64_t key_values = 0;    // of one token and head: D
   int64_t value_values = 0;  // Dv; 0 where the value is a part of the key (MLA)
@@ -57,11 +50,36 @@ struct MicroBatch {
   KvCache cache;
 };
 
+// Part of a weight, and of a request's history, that this rank holds.
+struct WeightPart {
+  W weight;
+  int64_t layer;
+  Part part;
+  std::byte* data;
+};
+struct HistoryPart {
+  int64_t layer;
+  int64_t request;
+  int64_t length;  // of the whole history
+  int64_t kv_head;
+  Generator::Positions positions;
+  std::byte* keys;
+  std::byte* values;  // null where they are a part of the keys (MLA)
+};
+
+// All of a rank's tensors, or those alone that its communicating tasks read and write.
+enum class Holds : uint8_t { everything, exchanged };
+
 // Weights once, a KV cache for each micro-batch, and one buffer for every activation: what follows
 // is about the micro-batch that the store was turned to.
 class Store {
  public:
-  Store(const Schedule& schedule, const Assignment& work);
+  Store(const Schedule& schedule, const Assignment& work, Allocate allocate,
+        Holds holds = Holds::everything);
+
+  // What the generator fills, one after another.
+  void for_each_weight(const std::function<void(const WeightPart&)>& f) const;
+  void for_each_history(const std::function<void(const HistoryPart&)>& f) const;
 
   void turn_to(int micro_batch) { now_ = micro_batch; }
   int now_index() const { return now_; }
@@ -76,9 +94,9 @@ class Store {
   std::byte* history(int layer) const {
     return history_[static_cast<size_t>(layer - first_layer_) * micro_batches_.size() +
                     static_cast<size_t>(now_)]
-        .data();
+        .get();
   }
-  std::byte* workspace() const { return workspace_.data(); }
+  std::byte* workspace() const { return workspace_.get(); }
 
   // An activation as a task of `chunk` sees it. A tensor that is exchanged together with its
   // log-sum-exps stands in messages (PartialLayout), and `data` of both is the chunk's first
@@ -102,24 +120,27 @@ class Store {
   MicroBatch make_micro_batch(const Assignment& work, const Slice& requests) const;
   void find_messages();
   std::vector<bool> used() const;  // tensors that a task reads or writes
-  void allocate();
+  void allocate_all();
   void allocate_buffers();
   void allocate_layers(const Segment& segment, const Task& task);
-  void generate_weights(const Assignment& work);
-  void generate_history(const Assignment& work);
+  Block block(double bytes, double& counter) const;  // `counter` grows by `bytes`
 
   const Schedule& schedule_;
+  Allocate allocate_;
+  Holds holds_;
+  std::vector<int64_t> lengths_;
+  int64_t interval_;
   std::vector<MicroBatch> micro_batches_;
   int now_ = 0;
   Memory allocated_;
   int first_layer_ = 0;
-  std::vector<std::vector<Allocation>> weights_;  // a tensor: a layer
-  std::vector<int> weight_layer_;                 // a tensor: the first layer of its segment
-  std::vector<Allocation> buffers_;               // a tensor; empty where another holds it
-  std::vector<Id> holder_;  // a tensor: itself, or the outputs that its log-sum-exps follow
-  std::vector<int> parts_;  // messages a chunk; 0: a plain array
-  std::vector<Allocation> history_;  // a layer: a micro-batch
-  Allocation workspace_;
+  std::vector<std::vector<Block>> weights_;  // a tensor: a layer
+  std::vector<int> weight_layer_;            // a tensor: the first layer of its segment
+  std::vector<Block> buffers_;               // a tensor; empty where another holds it
+  std::vector<Id> holder_;      // a tensor: itself, or the outputs that its log-sum-exps follow
+  std::vector<int> parts_;      // messages a chunk; 0: a plain array
+  std::vector<Block> history_;  // a layer: a micro-batch
+  Block workspace_;
 };
 
-}  // namespace helix::cpu
+}  // namespace helix

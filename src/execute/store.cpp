@@ -1,34 +1,28 @@
-#include "execute/cpu/store.h"
-
-#include <fmt/format.h>
+#include "execute/store.h"
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
-#include "base/error.h"
-#include "base/heartbeat.h"
 #include "layout/requests.h"
 
-namespace helix::cpu {
+namespace helix {
 
-Allocation::Allocation(double bytes, double& counter) {
-  const auto count = static_cast<size_t>(bytes);
-  const size_t rounded = (std::max<size_t>(count, 1) + 63) / 64 * 64;
-  data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, rounded)));
-  if (!data_) throw RunError(fmt::format("out of memory: {} bytes wanted", rounded));
-  std::memset(data_.get(), 0, rounded);
-  counter += bytes;
-}
-
-Store::Store(const Schedule& schedule, const Assignment& work) : schedule_(schedule) {
+Store::Store(const Schedule& schedule, const Assignment& work, Allocate allocate, Holds holds)
+    : schedule_(schedule),
+      allocate_(std::move(allocate)),
+      holds_(holds),
+      lengths_(work.lengths),
+      interval_(work.interval) {
   for (const Slice& requests : cut(work.lengths, schedule.place.l.pp))
     micro_batches_.push_back(make_micro_batch(work, requests));
   first_layer_ = schedule.segments.front().first_layer;
   find_messages();
-  allocate();
-  generate_weights(work);
-  for (now_ = 0; now_ < std::ssize(micro_batches_); ++now_) generate_history(work);
-  turn_to(0);
+  allocate_all();
+}
+
+Block Store::block(double bytes, double& counter) const {
+  counter += bytes;
+  return allocate_(static_cast<size_t>(bytes));
 }
 
 MicroBatch Store::make_micro_batch(const Assignment& work, const Slice& requests) const {
@@ -42,6 +36,7 @@ MicroBatch Store::make_micro_batch(const Assignment& work, const Slice& requests
                .first_rows = {},
                .cache = {}};
   const Attention& a = work.model->attention;
+  m.cache.first_head = me.kv_heads(a.kv_heads).first;
   m.cache.heads = me.kv_heads(a.kv_heads).count;
   m.cache.key_values = a.head_size;
   m.cache.value_values = a.mla() ? 0 : a.value_size;
@@ -83,10 +78,11 @@ void Store::find_messages() {
     }
 }
 
-void Store::allocate() {
+void Store::allocate_all() {
   weights_.resize(schedule_.tensors.size());
   weight_layer_.assign(schedule_.tensors.size(), 0);
   allocate_buffers();
+  if (holds_ == Holds::exchanged) return;
   for (const Segment& g : schedule_.segments)
     for (int i = g.begin; i < g.end; ++i)
       allocate_layers(g, schedule_.tasks[static_cast<size_t>(i)]);
@@ -95,6 +91,7 @@ void Store::allocate() {
 std::vector<bool> Store::used() const {
   std::vector<bool> used(schedule_.tensors.size());
   for (const Task& task : schedule_.tasks) {
+    if (holds_ == Holds::exchanged && !communicates(task.op)) continue;
     for (const Id id : task.reads) used[static_cast<size_t>(id)] = true;
     for (const Id id : task.writes) used[static_cast<size_t>(id)] = true;
   }
@@ -114,9 +111,8 @@ void Store::allocate_buffers() {
     if (wanted[i] && t.kind == Kind::state)
       for (const StepState& m : capacities) mine += bytes_of(t, m);
   }
-  for (const double b : bytes)
-    b > 0 ? buffers_.emplace_back(b, allocated_.buffers) : buffers_.emplace_back();
-  workspace_ = Allocation(workspace_bytes(schedule_, most), allocated_.buffers);
+  for (const double b : bytes) buffers_.push_back(b > 0 ? block(b, allocated_.buffers) : Block());
+  workspace_ = block(workspace_bytes(schedule_, most), allocated_.buffers);
 }
 
 void Store::allocate_layers(const Segment& segment, const Task& task) {
@@ -126,71 +122,54 @@ void Store::allocate_layers(const Segment& segment, const Task& task) {
     if (t.kind == Kind::weight && layers.empty()) {
       weight_layer_[static_cast<size_t>(id)] = segment.first_layer;
       for (int layer = 0; layer < segment.layers; ++layer)
-        layers.emplace_back(bytes_of(t, now().most), allocated_.weights);
+        layers.push_back(block(bytes_of(t, now().most), allocated_.weights));
     }
     if (t.kind == Kind::history && task.chunk <= 0)
       for (int layer = 0; layer < segment.layers; ++layer)
         for (const MicroBatch& m : micro_batches_)
-          history_.emplace_back(bytes_of(t, m.most), allocated_.kv);
+          history_.push_back(block(bytes_of(t, m.most), allocated_.kv));
   }
 }
 
-void Store::generate_weights(const Assignment& work) {
-  const Generator generator(*work.model, work.precision, work.seed);
+void Store::for_each_weight(const std::function<void(const WeightPart&)>& f) const {
   for (size_t i = 0; i < weights_.size(); ++i) {
     const Tensor& t = schedule_.tensors[i];
     Part part;
     for (size_t axis = 0; axis < part.size(); ++axis)
       part[axis] = t.dims[axis].fill == Fill::absent ? Slice{0, 1} : t.dims[axis].mine;
-    for (size_t layer = 0; layer < weights_[i].size(); ++layer) {
-      std::byte* to = weights_[i][layer].data();
-      const int64_t model_layer = weight_layer_[i] + static_cast<int64_t>(layer) + t.layer_offset;
-      if (format_of(work.precision, t.weight) == Format::bf16)
-        generator.weights(t.weight, model_layer, part, reinterpret_cast<bf16*>(to));
-      else generator.weights(t.weight, model_layer, part, reinterpret_cast<float*>(to));
-      beat();
-    }
+    for (size_t layer = 0; layer < weights_[i].size(); ++layer)
+      f({t.weight, weight_layer_[i] + static_cast<int64_t>(layer) + t.layer_offset, part,
+         weights_[i][layer].get()});
   }
 }
 
-void Store::generate_history(const Assignment& work) {
-  const Generator generator(*work.model, work.precision, work.seed);
+void Store::for_each_history(const std::function<void(const HistoryPart&)>& f) const {
   const Place& me = schedule_.place;
-  const Slice replica = now().replicas[static_cast<size_t>(me.dp)];
-  const Slice requests{now().requests.first + replica.first, replica.count};
-  const Slice heads = me.kv_heads(work.model->attention.kv_heads);
-  const int64_t block = std::max(work.interval, 4096 / work.interval * work.interval);
-  const auto fill = [&]<class T>(T*, int64_t layer, int64_t row, int64_t head) {
-    const int64_t request = requests.first + row;
-    const int64_t length = work.lengths[static_cast<size_t>(request)];
-    const int64_t held = local_length(length, work.interval, me.l.kvp, me.kvp);
-    std::byte* base = history(static_cast<int>(layer));
-    T* keys = reinterpret_cast<T*>(base + cache().key_offset(row, head));
-    T* values = cache().value_values == 0
-                    ? nullptr
-                    : reinterpret_cast<T*>(base + cache().value_offset(row, head));
-    for (int64_t i = 0; i < held; i += block) {
-      const Generator::Positions positions{global_position(i, work.interval, me.l.kvp, me.kvp),
-                                           std::min(block, held - i), work.interval,
-                                           me.l.kvp * work.interval};
-      generator.history(layer, request, length, heads.first + head, positions,
-                        keys + i * cache().key_values,
-                        values == nullptr ? nullptr : values + i * cache().value_values);
-      beat();
-    }
-  };
-  for (int64_t layer = first_layer_;
-       layer < first_layer_ + std::ssize(history_) / std::ssize(micro_batches_); ++layer)
-    for (int64_t row = 0; row < requests.count; ++row)
-      for (int64_t head = 0; head < cache().heads; ++head)
-        work.precision.kv == Format::bf16 ? fill(static_cast<bf16*>(nullptr), layer, row, head)
-                                          : fill(static_cast<float*>(nullptr), layer, row, head);
+  for (size_t i = 0; i < history_.size(); ++i) {  // a layer: a micro-batch
+    const MicroBatch& m = micro_batches_[i % micro_batches_.size()];
+    const Slice replica = m.replicas[static_cast<size_t>(me.dp)];
+    for (int64_t row = 0; row < replica.count; ++row)
+      for (int64_t head = 0; head < m.cache.heads; ++head) {
+        const int64_t request = m.requests.first + replica.first + row;
+        const int64_t length = lengths_[static_cast<size_t>(request)];
+        std::byte* base = history_[i].get();
+        f({.layer = first_layer_ + static_cast<int64_t>(i / micro_batches_.size()),
+           .request = request,
+           .length = length,
+           .kv_head = m.cache.first_head + head,
+           .positions = {global_position(0, interval_, me.l.kvp, me.kvp),
+                         local_length(length, interval_, me.l.kvp, me.kvp), interval_,
+                         me.l.kvp * interval_},
+           .keys = base + m.cache.key_offset(row, head),
+           .values = m.cache.value_values == 0 ? nullptr : base + m.cache.value_offset(row, head)});
+      }
+  }
 }
 
 std::byte* Store::weight(Id id, int layer) const {
   const auto i = static_cast<size_t>(id);
   const auto& layers = weights_[i];  // a tied LM head is the embedding, read in another segment
-  return layers[layers.size() == 1 ? 0 : static_cast<size_t>(layer - weight_layer_[i])].data();
+  return layers[layers.size() == 1 ? 0 : static_cast<size_t>(layer - weight_layer_[i])].get();
 }
 
 int64_t Store::rows(int chunk) const {
@@ -212,7 +191,7 @@ PartialLayout Store::message(Id id, int chunk) const {
 }
 
 std::byte* Store::activation_of(int micro_batch, Id id) const {
-  std::byte* base = buffers_[static_cast<size_t>(id)].data();
+  std::byte* base = buffers_[static_cast<size_t>(id)].get();
   const Tensor& t = schedule_[id];  // states are one array over the batch
   return t.kind == Kind::state && base != nullptr
              ? base + static_cast<int64_t>(t.bytes) *
@@ -222,7 +201,7 @@ std::byte* Store::activation_of(int micro_batch, Id id) const {
 
 std::byte* Store::activation(Id id, int chunk) const {
   const Id outputs = holder_[static_cast<size_t>(id)];
-  std::byte* base = buffers_[static_cast<size_t>(outputs)].data();
+  std::byte* base = buffers_[static_cast<size_t>(outputs)].get();
   const Tensor& t = schedule_[outputs];
   if (t.kind == Kind::state) return activation_of(now_, outputs);
   if (chunk <= 0 || t.dims[0].fill != Fill::rows) return base;
@@ -237,4 +216,4 @@ std::byte* Store::activation(Id id, int chunk) const {
   return base + static_cast<int64_t>(row) * first_row(chunk);
 }
 
-}  // namespace helix::cpu
+}  // namespace helix
