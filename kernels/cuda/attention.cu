@@ -12,14 +12,12 @@
 // Then the warps' outputs are merged in shared memory and written, fp32 and normalised, to a slot
 // of the plan: a segment is (block, pair) and its slot block + pair, which grows from segment to
 // segment, so that a pair's slots stand side by side. merge.cu turns them into messages.
-#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention.cuh"
 
 #include <algorithm>
 #include <cassert>
 #include <cfloat>
 #include <cmath>
-
-#include "kernels/cuda/device.cuh"
 
 namespace helix::cuda {
 namespace {
@@ -29,6 +27,7 @@ namespace {
 constexpr int warps = 4;
 constexpr int threads = 32 * warps;
 constexpr int slots = 6;
+constexpr int max_group = 16;  // query heads a KV head: the rows of a tensor-core product
 constexpr int ring_bytes = slots * slot_bytes;  // of one warp
 
 template <int D, class Activation>
@@ -187,22 +186,18 @@ __global__ void __maxnreg__((Tile<D, Activation>::exact ? 168 : 128))
   const float scale = shape.scale * log2_e;  // for powers of two
 
   release_next();
-  const Cut begin = plan.cuts[blockIdx.x];
-  const Cut end = plan.cuts[blockIdx.x + 1];
-  for (int pair = begin.pair; pair < end.pair + (end.tile > 0 ? 1 : 0); ++pair) {
-    const int tokens = kv.tokens[pair / shape.kv_heads];
-    const int first = pair == begin.pair ? begin.tile : 0;
-    const int last = pair == end.pair ? end.tile : (tokens + T::tokens - 1) / T::tokens;
-    if (first == last) continue;
-    const bf16* const keys = kv.base + kv.keys[pair];
-    const bf16* const values = kv.base + kv.values[pair];
+  for_segments(plan, kv.tokens, static_cast<int>(blockIdx.x), T::tokens, [&](const Segment& at) {
+    const int pair = at.pair, row = at.row, tokens = at.tokens, first = at.first, last = at.last;
+    const bf16* const keys = static_cast<const bf16*>(kv.base) + kv.keys[pair];
+    const bf16* const values = static_cast<const bf16*>(kv.base) + kv.values[pair];
 
     // This warp's slots in order: the keys of its first tile, the values, the keys of its second …
     const auto tile_of = [&](int slot) { return first + warp + (slot >> 1) * warps; };
     const auto fetch = [&](int slot) {
       const int tile = tile_of(slot);
       if (tile < last) {
-        const bf16* from = ((slot & 1) ? values : keys) + int64_t{tile} * T::tokens * D;
+        const bf16* from =
+            ((slot & 1) ? values : keys) + token_offset(kv, row, tile * T::tokens, D);
         const int there = (tokens - tile * T::tokens) * T::chunks;
         const uint32_t to = shared_address(ring + slot % slots * slot_bytes);
 #pragma unroll
@@ -222,7 +217,6 @@ __global__ void __maxnreg__((Tile<D, Activation>::exact ? 168 : 128))
       fetch(slot);
     }
     wait_for_previous();
-    const int row = pair / shape.kv_heads;
     const int group = shape.group();
     load_queries<D>(q + (int64_t{row} * shape.heads + pair % shape.kv_heads * group) * D, group,
                     q_shared);
@@ -265,8 +259,7 @@ __global__ void __maxnreg__((Tile<D, Activation>::exact ? 168 : 128))
     }
     __syncthreads();
     // A warp without a tile left output 0, sum 0 and the least maximum.
-    const int slot = static_cast<int>(blockIdx.x) + pair;
-    float* const outs = plan.outs + int64_t{slot} * max_group * D;
+    float* const outs = plan.outs + int64_t{at.slot} * group * D;
 #pragma unroll 1  // code that runs once is slow to fetch
     for (int i = static_cast<int>(threadIdx.x); i < group * D / 4; i += threads) {
       const int head = i / (D / 4);
@@ -288,32 +281,42 @@ __global__ void __maxnreg__((Tile<D, Activation>::exact ? 168 : 128))
       const float part = reciprocal(total);
       store4(make_float4(out.x * part, out.y * part, out.z * part, out.w * part),
              outs + head * D + d);
-      // Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
-      if (d == 0) {
-        plan.lses[head * plan.slots() + slot] = total > 0 ? (max + log_two(total)) * ln_2 : NAN;
-      }
+      if (d == 0) plan.lses[head * plan.slots() + at.slot] = log_sum_exp(max, total);
     }
     __syncthreads();
-  }
+  });
   wait_for_previous();
-}
-
-template <int D, class Activation>
-void launch_attend(const AttentionPlan& plan, const Activation* q, const KvView& kv,
-                   const Launch& how) {
-  launch("attention", attend<D, Activation>, dim3(static_cast<unsigned>(plan.blocks)), threads,
-         Tile<D, Activation>::shared_bytes, how, 1, plan, q, kv);
 }
 
 }  // namespace
 
 template <class Activation>
+void attend_grouped(const AttentionPlan& plan, const Activation* q, const KvView& kv,
+                    const Launch& how) {
+  const auto start = [&]<int D>() {
+    launch("attention", attend<D, Activation>, dim3(static_cast<unsigned>(plan.blocks())), threads,
+           Tile<D, Activation>::shared_bytes, how, 1, plan, q, kv);
+  };
+  plan.shape.head_size == 64 ? start.template operator()<64>() : start.template operator()<128>();
+}
+
+template <class Activation>
 void decode_attention(const AttentionPlan& plan, const Activation* q, const KvView& kv,
                       const PartialLayout& part, std::byte* out, const Launch& how) {
-  assert(part.rows == plan.shape.rows && plan.shape.heads % part.heads == 0);
-  assert(part.value_size == plan.shape.head_size && part.element_bytes == sizeof(Activation));
-  (plan.shape.head_size == 64 ? launch_attend<64, Activation>
-                              : launch_attend<128, Activation>)(plan, q, kv, how);
+  const AttentionShape& shape = plan.shape;
+  assert(part.rows == shape.rows && shape.heads % part.heads == 0);
+  assert(part.value_size == shape.value_size && part.element_bytes == sizeof(Activation));
+  const bool grouped = shape.head_size == shape.value_size && shape.group() <= max_group &&
+                       (shape.head_size == 64 || shape.head_size == 128);
+  const bool latent =
+      std::is_same_v<Activation, bf16> && shape.head_size == 576 && shape.value_size == 512;
+  if (kv.format == Format::bf16 && grouped) {
+    attend_grouped(plan, q, kv, how);
+  } else if (kv.format == Format::bf16 && latent) {
+    if constexpr (std::is_same_v<Activation, bf16>) attend_latent(plan, q, kv, how);
+  } else {
+    attend_plain(plan, q, kv, how);
+  }
   merge_splits<Activation>(plan, part, out, how);
 }
 

@@ -14,32 +14,45 @@ namespace helix::cuda {
 using cpu::PartialLayout;
 
 struct AttentionShape {
-  int rows = 0;       // requests
-  int heads = 0;      // query heads of this rank, all parts together
-  int kv_heads = 0;   // query head h reads KV head h * kv_heads / heads; at most 16 read one
-  int head_size = 0;  // 64 or 128, of keys and values
-  float scale = 0;    // of the logits
+  int rows = 0;        // requests
+  int heads = 0;       // query heads of this rank, all parts together
+  int kv_heads = 0;    // query head h reads KV head h * kv_heads / heads; at most 128 read one
+  int head_size = 0;   // of queries and keys; at most 576
+  int value_size = 0;  // of values and outputs; at most 512. MLA: values are the keys' beginnings
+  float scale = 0;     // of the logits
 
   constexpr int pairs() const { return rows * kv_heads; }
   constexpr int group() const { return heads / kv_heads; }
+  // Values from one token's value to the next.
+  constexpr int value_stride() const { return value_size < head_size ? head_size : value_size; }
+  // More query heads than one block holds go to blocks side by side, which read the same tokens.
+  constexpr int head_blocks() const { return (group() + 63) / 64; }
 };
-inline constexpr int max_parts = 160;  // splits of a pair (blocks of a plan), messages of a merge
-inline constexpr int max_group = 16;   // query heads a KV head: the rows of a tensor-core product
+inline constexpr int max_parts = 160;  // splits of a pair (shares of a plan), messages of a merge
 
 // One layer's cache. The tokens of pair = (row, KV head) stand one after another, `head_size`
-// values each, keys from `keys[pair]` and values from `values[pair]` on (values from base;
-// multiples of 8). `tokens[row]` counts the newest token, which alone may be written by the kernel
-// launched just before; all else is read ahead.
+// (`value_size`) values each, keys from `keys[pair]` and values from `values[pair]` on (values from
+// base, of `format`; 16-byte aligned). MLA: both are the same. Or in pages of `page_tokens`, where
+// a row's page i begins `pages[row * max_pages + i] * page_stride` values further on.
+// `tokens[row]` counts the newest token, which alone may be written by the kernel launched just
+// before; all else is read ahead.
 struct KvView {
-  const bf16* base = nullptr;
+  const void* base = nullptr;
+  Format format = Format::bf16;
   const int64_t* keys = nullptr;
   const int64_t* values = nullptr;
   const int32_t* tokens = nullptr;
+  const int32_t* pages = nullptr;  // null: dense
+  int64_t page_stride = 0;
+  int max_pages = 0;  // of a row
 };
+inline constexpr int page_tokens = 64;
 
-// Tokens of a tile: 4 KB of keys.
-constexpr int attention_tile(int head_size) { return 2048 / head_size; }
-// Where a block's share of the tiles begins.
+// Tokens of a tile, the grain of what blocks share; a page holds whole tiles.
+constexpr int attention_tile(int head_size) {
+  return head_size <= 64 ? 32 : head_size <= 128 ? 16 : 64;
+}
+// Where a share of the tiles begins.
 struct Cut {
   int32_t pair;
   int32_t tile;
@@ -50,29 +63,31 @@ struct Splits {
   int32_t count;
 };
 
-// How tokens are cut over blocks, and room for partial results; one a step, shared by its layers.
-// Lives in `memory` (device, 16-byte aligned).
+// How tokens are cut into shares, one for each block (of head_blocks() side by side), and room for
+// partial results; one a step, shared by its layers. Lives in `memory` (device, 16-byte aligned).
 struct AttentionPlan {
   AttentionPlan(const AttentionShape& of, int over_blocks, std::byte* memory);
-  static int64_t bytes(const AttentionShape& shape, int blocks);
+  static int64_t bytes(const AttentionShape& shape, int over_blocks);
 
-  constexpr int slots() const { return blocks + shape.pairs(); }
+  constexpr int slots() const { return shares + shape.pairs(); }
+  constexpr int blocks() const { return shares * shape.head_blocks(); }
 
   AttentionShape shape;
-  int blocks;
-  float* outs;      // [blocks + pairs][16][head_size]
-  float* lses;      // [16][blocks + pairs]
-  Cut* cuts;        // [blocks + 1]
+  int shares;
+  float* outs;      // [slots][group][value_size]
+  float* lses;      // [group][slots]
+  Cut* cuts;        // [shares + 1]
   Splits* splits;   // [pairs]
   int32_t* starts;  // [rows + 1]
 };
 
-// Cuts the tokens evenly over the plan's blocks. Once a step, and not as a dependent launch.
+// Cuts the tokens evenly into the plan's shares. Once a step, and not as a dependent launch.
 void cut_attention(const AttentionPlan& plan, const int32_t* tokens, const Launch& launch);
 
 // As cpu::decode_attention: q [rows][heads][head_size], out: messages of `part`, ordered by the
 // peer that merges them. An empty shard gives output 0 and log-sum-exp -inf. Results are bit-equal
-// for one (token counts, blocks).
+// for one (token counts, blocks). Any shape runs; tensor cores serve keys and values of 64 or 128
+// with at most 16 query heads a KV head, and MLA's 576 and 512 with bf16 activations.
 template <class Activation>
 void decode_attention(const AttentionPlan& plan, const Activation* q, const KvView& kv,
                       const PartialLayout& part, std::byte* out, const Launch& launch);

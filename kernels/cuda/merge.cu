@@ -115,13 +115,13 @@ __global__ void __maxnreg__(96)
     const Splits splits = plan.splits[row * shape.kv_heads + head / shape.group()];
     const float* const lses = plan.lses + head % shape.group() * plan.slots() + splits.first;
     const float* const values =
-        plan.outs + (int64_t{splits.first} * max_group + head % shape.group()) * shape.head_size +
-        d;
+        plan.outs +
+        (int64_t{splits.first} * shape.group() + head % shape.group()) * shape.value_size + d;
     std::byte* const message = out + head / part.heads * part.bytes();
     wait_for_previous();
     const Merged merged = merge(
         splits.count, grid.groups, lane, [&](int i) { return __ldcg(lses + i); },
-        [&](int i) { return load4(values + int64_t{i} * max_group * shape.head_size); });
+        [&](int i) { return load4(values + int64_t{i} * shape.group() * shape.value_size); });
     if (lane * grid.groups >= 32) return;
     const int64_t slot = head % part.heads;
     store_words(merged.out,
@@ -157,8 +157,8 @@ template <class Activation>
 void merge_splits(const AttentionPlan& plan, const PartialLayout& part, std::byte* out,
                   const Launch& how) {
   const AttentionShape& shape = plan.shape;
-  const MergeGrid grid(int64_t{shape.rows} * shape.heads, shape.head_size,
-                       plan.blocks / shape.pairs() + 2, how);
+  const MergeGrid grid(int64_t{shape.rows} * shape.heads, shape.value_size,
+                       plan.shares / shape.pairs() + 2, how);
   launch("merge splits", collect_splits<Activation>, dim3(static_cast<unsigned>(grid.blocks)),
          threads, 0, how, 1, plan, grid, part, out);
 }

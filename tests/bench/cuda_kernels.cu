@@ -22,7 +22,8 @@ namespace {
 OwnedStream stream;
 int sms = 0;
 std::string only;
-double ceiling = 0;  // bytes a microsecond
+double ceiling = 0;                    // bytes a microsecond
+constexpr double matrix_rate = 780e6;  // bf16 FLOPs a microsecond (measured, 8192^3)
 
 Launch how() { return {stream.get(), sms, true}; }
 
@@ -66,8 +67,9 @@ Buffer<T> drawn(int64_t count, float scale) {
   return buffer;
 }
 
-void print(const std::string& name, double bytes, double us, double peer_us, const char* peer) {
-  const double floor = bytes / ceiling;
+void print(const std::string& name, double bytes, double flops, double us, double peer_us,
+           const char* peer) {
+  const double floor = std::max(bytes / ceiling, flops / matrix_rate);
   std::printf(
       "{\"case\": \"%s\", \"bytes\": %.0f, \"us\": %.2f, \"floor_us\": %.2f, \"over_floor\": %.3f, "
       "\"gb_per_s\": %.0f",
@@ -114,41 +116,48 @@ struct AttentionCase {
   int rows, tokens, heads, kv_heads;
   double peer_us;
   const char* peer;
+  int head_size = 128, value_size = 128;
+  constexpr bool latent() const { return value_size < head_size; }
 };
 
 template <class Activation>
 void time_attention(const AttentionCase& c) {
-  const std::string name = "attention " + std::to_string(c.rows) + " x " +
-                           std::to_string(c.tokens) + ", " + std::to_string(c.heads) + "/" +
-                           std::to_string(c.kv_heads) +
+  const std::string name = (c.latent() ? "MLA " : "attention ") + std::to_string(c.rows) + " x " +
+                           std::to_string(c.tokens) + ", " + std::to_string(c.heads) +
+                           (c.latent() ? "" : "/" + std::to_string(c.kv_heads)) +
                            (std::is_same_v<Activation, float> ? " fp32 activations" : "");
   if (!wanted(name)) return;
-  AttentionShape shape{c.rows, c.heads, c.kv_heads, 128, 1 / std::sqrt(128.0F)};
-  const int64_t pair_values = int64_t{c.tokens} * 128;
-  const int64_t values = 2 * shape.pairs() * pair_values;
+  const AttentionShape shape{c.rows,      c.heads,      c.kv_heads,
+                             c.head_size, c.value_size, 1 / std::sqrt(1.0F * c.head_size)};
+  const int64_t pair_values = int64_t{c.tokens} * (c.head_size + (c.latent() ? 0 : c.value_size));
+  const int64_t values = shape.pairs() * pair_values;
   const double bytes = static_cast<double>(values) * 2;
+  const double flops = 2.0 * c.rows * c.tokens * c.heads * (c.head_size + c.value_size);
   const int turns = std::max(2, static_cast<int>(std::ceil(256e6 / bytes)));
   std::vector<Buffer<bf16>> kv;
   for (int i = 0; i < turns; ++i) kv.push_back(drawn<bf16>(values, 1.7320508F));
-  const auto q = drawn<Activation>(int64_t{c.rows} * c.heads * 128, 4);
+  const auto q = drawn<Activation>(int64_t{c.rows} * c.heads * c.head_size, 4);
   std::vector<int64_t> keys, at_values;
   for (int pair = 0; pair < shape.pairs(); ++pair) {
-    keys.push_back(2 * pair * pair_values);
-    at_values.push_back((2 * pair + 1) * pair_values);
+    keys.push_back(pair * pair_values);
+    at_values.push_back(keys.back() + (c.latent() ? 0 : int64_t{c.tokens} * c.head_size));
   }
   const Buffer<int64_t> k{std::span<const int64_t>(keys)}, v{std::span<const int64_t>(at_values)};
   const std::vector<int32_t> counts(c.rows, c.tokens);
   const Buffer<int32_t> tokens{std::span<const int32_t>(counts)};
   const Buffer<std::byte> memory(AttentionPlan::bytes(shape, sms));
   const AttentionPlan plan(shape, sms, memory.data());
-  const PartialLayout part{c.rows, c.heads, 128, sizeof(Activation)};
+  const PartialLayout part{c.rows, c.heads, c.value_size, sizeof(Activation)};
   const Buffer<std::byte> out(part.bytes());
   cut_attention(plan, tokens.data(), how());
   const double us = node_us(nodes_for(bytes), [&](int i) {
-    decode_attention(plan, q.data(), {kv[i % turns].data(), k.data(), v.data(), tokens.data()},
-                     part, out.data(), how());
+    const KvView view{.base = kv[i % turns].data(),
+                      .keys = k.data(),
+                      .values = v.data(),
+                      .tokens = tokens.data()};
+    decode_attention(plan, q.data(), view, part, out.data(), how());
   });
-  print(name, bytes, us, c.peer_us, c.peer);
+  print(name, bytes, flops, us, c.peer_us, c.peer);
 }
 
 struct ProductCase {
@@ -172,7 +181,7 @@ void time_product(int rows, const ProductCase& c) {
     product({rows, c.outputs, c.inputs, c.inputs, c.outputs}, x.data(), w[i % turns].data(),
             y.data(), how());
   });
-  print(name, bytes, us, c.peer_us, "cuBLAS");
+  print(name, bytes, 2.0 * rows * static_cast<double>(values), us, c.peer_us, "cuBLAS");
 }
 
 void time_small() {
@@ -219,6 +228,16 @@ void time_all() {
       {32, 16384, 16, 1, 93, cudnn},   {1, 262144, 128, 8, 277, cudnn},
       {8, 131072, 128, 8, 972, cudnn}};
   for (const AttentionCase& c : attention) time_attention<bf16>(c);
+  const char* const flash = "FlashMLA";
+  const AttentionCase latent[] = {{1, 16384, 128, 1, 37, flash},    {1, 65536, 128, 1, 52.9, flash},
+                                  {1, 131072, 128, 1, 77.3, flash}, {8, 16384, 128, 1, 70.8, flash},
+                                  {8, 65536, 128, 1, 220, flash},   {32, 32768, 128, 1, 433, flash},
+                                  {8, 65536, 64, 1, 160, flash},    {32, 32768, 16, 1, 278, flash}};
+  for (AttentionCase c : latent) {
+    c.head_size = 576;
+    c.value_size = 512;
+    time_attention<bf16>(c);
+  }
   time_attention<float>({1, 65536, 16, 1, 0, cudnn});
   time_attention<float>({8, 65536, 16, 1, 0, cudnn});
   for (const int rows : {1, 2, 4, 8}) {

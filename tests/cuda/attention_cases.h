@@ -48,82 +48,166 @@ struct Messages {
   }
 };
 
-// A batch of attention: each pair's keys, then its values, then a gap of NaN that nobody may read.
-template <class Activation>
+// A batch of attention: keys and values of each pair (MLA: rows that hold both), and how they stand
+// in device memory: one after another with gaps, or in pages of a random order. Gaps and what pages
+// have beyond the last token are NaN that nobody may read.
+template <class Activation, class Kv = bf16>
 struct Attention {
   static constexpr int gap = 24;
   AttentionShape shape;
   std::vector<int32_t> tokens;
-  std::vector<int64_t> keys, values;
-  std::vector<bf16> kv;
+  std::vector<std::vector<Kv>> keys, values;  // [pair]; MLA: values are empty
   std::vector<Activation> q;
 
   Attention(AttentionShape of, std::vector<int32_t> of_tokens)
       : shape(of), tokens(std::move(of_tokens)) {
     shape.rows = static_cast<int>(tokens.size());
+    if (shape.value_size == 0) shape.value_size = shape.head_size;
     shape.scale = 1 / std::sqrt(static_cast<float>(shape.head_size));
     q = normals<Activation>(int64_t{shape.rows} * shape.heads * shape.head_size);
     for (int pair = 0; pair < shape.pairs(); ++pair) {
       const int count = tokens[pair / shape.kv_heads];
-      for (std::vector<int64_t>* at : {&keys, &values}) {
-        at->push_back(std::ssize(kv));
-        const auto drawn = normals<bf16>(int64_t{count} * shape.head_size);
-        kv.insert(kv.end(), drawn.begin(), drawn.end());
-        kv.insert(kv.end(), gap * shape.head_size, to_bf16(nan));
-      }
+      keys.push_back(normals<Kv>(int64_t{count} * shape.head_size));
+      values.push_back(normals<Kv>(latent() ? 0 : int64_t{count} * shape.value_size));
       for (int peak = 0; count > 0 && peak < 3; ++peak) {
         point(pair, peak == 0 ? count - 1 : integer(0, count - 1), integer(0, shape.group() - 1));
       }
     }
   }
+  bool latent() const { return shape.value_size < shape.head_size; }
   // The key becomes one query, scaled to a logit of 12.
   void point(int pair, int token, int head) {
     const Activation* query = &q[(int64_t{pair} * shape.group() + head) * shape.head_size];
     float square = 0;
     for (int d = 0; d < shape.head_size; ++d) square += to_float(query[d]) * to_float(query[d]);
     for (int d = 0; d < shape.head_size; ++d) {
-      kv[keys[pair] + int64_t{token} * shape.head_size + d] =
-          to_bf16(12 / (shape.scale * square) * to_float(query[d]));
+      keys[pair][int64_t{token} * shape.head_size + d] =
+          from_float<Kv>(12 / (shape.scale * square) * to_float(query[d]));
     }
+  }
+  // Tokens [first, first + count[row]) of each row alone.
+  Attention part_of(const std::vector<int32_t>& first, const std::vector<int32_t>& count) const {
+    Attention some = *this;
+    some.tokens = count;
+    for (int pair = 0; pair < shape.pairs(); ++pair) {
+      const int row = pair / shape.kv_heads;
+      const auto cut = [&](std::vector<Kv>& of, int size) {
+        if (of.empty()) return;
+        of.erase(of.begin(), of.begin() + int64_t{first[row]} * size);
+        of.resize(int64_t{count[row]} * size);
+      };
+      cut(some.keys[pair], shape.head_size);
+      cut(some.values[pair], shape.value_size);
+    }
+    return some;
   }
   PartialLayout part(int parts) const {
     return {.rows = shape.rows,
             .heads = shape.heads / parts,
-            .value_size = shape.head_size,
+            .value_size = shape.value_size,
             .element_bytes = sizeof(Activation)};
   }
   Messages twin(int parts) const {
     Messages out{part(parts), {}};
     out.bytes.resize(parts * out.part.bytes());
-    std::vector<cpu::KvView<bf16>> views;
+    std::vector<cpu::KvView<Kv>> views;
     for (int pair = 0; pair < shape.pairs(); ++pair) {
-      views.push_back({.k = &kv[keys[pair]],
-                       .v = &kv[values[pair]],
+      views.push_back({.k = keys[pair].data(),
+                       .v = latent() ? keys[pair].data() : values[pair].data(),
                        .k_stride = shape.head_size,
-                       .v_stride = shape.head_size,
+                       .v_stride = shape.value_stride(),
                        .tokens = tokens[pair / shape.kv_heads]});
     }
-    cpu::reference::decode_attention<Activation, bf16>({.rows = shape.rows,
-                                                        .heads = shape.heads,
-                                                        .kv_heads = shape.kv_heads,
-                                                        .head_size = shape.head_size,
-                                                        .value_size = shape.head_size,
-                                                        .scale = shape.scale},
-                                                       q.data(), views, out.part, out.bytes.data());
+    cpu::reference::decode_attention<Activation, Kv>({.rows = shape.rows,
+                                                      .heads = shape.heads,
+                                                      .kv_heads = shape.kv_heads,
+                                                      .head_size = shape.head_size,
+                                                      .value_size = shape.value_size,
+                                                      .scale = shape.scale},
+                                                     q.data(), views, out.part, out.bytes.data());
     return out;
   }
+
+  struct Cache {
+    std::vector<Kv> base;
+    std::vector<int64_t> keys, values;
+    std::vector<int32_t> pages;
+    int64_t page_stride = 0;
+    int max_pages = 0;
+  };
+  Cache dense() const {
+    Cache cache;
+    const auto add = [&](const std::vector<Kv>& some, int size) {
+      const int64_t at = std::ssize(cache.base);
+      cache.base.insert(cache.base.end(), some.begin(), some.end());
+      cache.base.insert(cache.base.end(), gap * size, from_float<Kv>(nan));
+      return at;
+    };
+    for (int pair = 0; pair < shape.pairs(); ++pair) {
+      cache.keys.push_back(add(keys[pair], shape.head_size));
+      cache.values.push_back(latent() ? cache.keys.back() : add(values[pair], shape.value_size));
+    }
+    return cache;
+  }
+  // A page: for each KV head its keys, then its values.
+  Cache paged() const {
+    Cache cache;
+    const int64_t head_values =
+        page_tokens * (shape.head_size + (latent() ? 0 : int64_t{shape.value_size}));
+    cache.page_stride = shape.kv_heads * head_values;
+    for (int count : tokens) {
+      cache.max_pages = std::max(cache.max_pages, (count + page_tokens - 1) / page_tokens);
+    }
+    std::vector<int32_t> free(shape.rows * cache.max_pages);
+    for (size_t i = 0; i < free.size(); ++i) free[i] = static_cast<int32_t>(i);
+    std::shuffle(free.begin(), free.end(), engine);
+    cache.pages = free;
+    cache.base.assign(std::max<int64_t>(1, std::ssize(free)) * cache.page_stride,
+                      from_float<Kv>(nan));
+    for (int pair = 0; pair < shape.pairs(); ++pair) {
+      const int row = pair / shape.kv_heads;
+      cache.keys.push_back(pair % shape.kv_heads * head_values);
+      cache.values.push_back(cache.keys.back() +
+                             (latent() ? 0 : int64_t{page_tokens} * shape.head_size));
+      for (int token = 0; token < tokens[row]; ++token) {
+        const int64_t page =
+            cache.pages[row * cache.max_pages + token / page_tokens] * cache.page_stride;
+        const auto put = [&](const std::vector<Kv>& some, int64_t first, int size) {
+          if (some.empty()) return;
+          std::copy_n(some.begin() + int64_t{token} * size, size,
+                      cache.base.begin() + page + first + token % page_tokens * int64_t{size});
+        };
+        put(keys[pair], cache.keys.back(), shape.head_size);
+        put(values[pair], cache.values.back(), shape.value_size);
+      }
+    }
+    return cache;
+  }
+
   // `times` runs in one graph, dependent on each other; the last one's result.
   Messages run(int parts, int times = 1, int blocks = sms) const {
+    return run(dense(), parts, times, blocks);
+  }
+  Messages run(const Cache& cache, int parts, int times, int blocks) const {
     Messages out{part(parts), std::vector<std::byte>(parts * part(parts).bytes(), std::byte{0xff})};
     const Buffer<std::byte> memory(AttentionPlan::bytes(shape, blocks));
     HELIX_CUDA(cudaMemset(memory.data(), 0xff, memory.bytes()));
-    const Buffer<bf16> kv_device{std::span<const bf16>(kv)};
-    const Buffer<int64_t> k{std::span<const int64_t>(keys)}, v{std::span<const int64_t>(values)};
-    const Buffer<int32_t> t{std::span<const int32_t>(tokens)};
+    const Buffer<Kv> base{std::span<const Kv>(cache.base)};
+    const Buffer<int64_t> k{std::span<const int64_t>(cache.keys)},
+        v{std::span<const int64_t>(cache.values)};
+    const Buffer<int32_t> t{std::span<const int32_t>(tokens)},
+        pages{std::span<const int32_t>(cache.pages)};
     const Buffer<Activation> queries{std::span<const Activation>(q)};
     const Buffer<std::byte> result{std::span<const std::byte>(out.bytes)};
     const AttentionPlan plan(shape, blocks, memory.data());
-    const KvView view{kv_device.data(), k.data(), v.data(), t.data()};
+    const KvView view{.base = base.data(),
+                      .format = std::is_same_v<Kv, float> ? Format::fp32 : Format::bf16,
+                      .keys = k.data(),
+                      .values = v.data(),
+                      .tokens = t.data(),
+                      .pages = pages.data(),
+                      .page_stride = cache.page_stride,
+                      .max_pages = cache.max_pages};
     const auto body = [&] {
       cut_attention(plan, t.data(), how());
       for (int i = 0; i < times; ++i) {
@@ -162,11 +246,12 @@ void expect_like(const Messages& a, const Messages& b, const std::string& what) 
   expect(error <= lse_tolerance, what + text);
 }
 
-template <class Activation>
+template <class Activation, class Kv = bf16>
 void attention_cases(bool quick) {
   struct Case {
     int heads, kv_heads, head_size, parts;
     std::vector<int32_t> tokens;
+    int value_size = 0;
   };
   std::vector<Case> cases = {
       {16, 1, 128, 4, {1, 15, 16, 17, 0, 300}},
@@ -176,26 +261,39 @@ void attention_cases(bool quick) {
       {32, 8, 128, 2, {40, 1000, 0, 7, 512, 64}},
       {12, 2, 64, 2, {1000, 1}},
       {4, 4, 128, 4, {0}},
+      {16, 4, 16, 4, {0, 1, 70, 300}},
+      {16, 1, 80, 2, {0, 1, 70, 300}, 64},
+      {16, 1, 576, 4, {1, 63, 64, 65, 0, 300}, 512},
+      {128, 1, 576, 8, {3, 0, 150}, 512},
+      {80, 1, 576, 5, {200}, 512},
   };
   if (!quick) {
     cases.push_back({16, 1, 128, 16, {16384}});
     cases.push_back({16, 1, 128, 1, {9000, 0, 1, 20000, 333}});
     cases.push_back({64, 8, 128, 8, {4000, 3000, 17, 0, 2500}});
     cases.push_back({8, 1, 64, 8, {30000}});
+    cases.push_back({40, 1, 64, 8, {1000}});
+    cases.push_back({128, 1, 576, 64, {1500, 0, 17, 900}, 512});
+    cases.push_back({16, 1, 576, 16, {9000, 31, 0, 4000}, 512});
   }
   for (const Case& c : cases) {
-    const Attention<Activation> input(
-        {.heads = c.heads, .kv_heads = c.kv_heads, .head_size = c.head_size}, c.tokens);
-    std::string what = std::string("attention ") + name_of<Activation> + " " +
-                       std::to_string(c.heads) + "/" + std::to_string(c.kv_heads) + " D " +
+    const Attention<Activation, Kv> input({.heads = c.heads,
+                                           .kv_heads = c.kv_heads,
+                                           .head_size = c.head_size,
+                                           .value_size = c.value_size},
+                                          c.tokens);
+    std::string what = std::string("attention ") + name_of<Activation> + " over " + name_of<Kv> +
+                       " " + std::to_string(c.heads) + "/" + std::to_string(c.kv_heads) + " D " +
                        std::to_string(c.head_size) + " tokens";
     for (int t : c.tokens) what += " " + std::to_string(t);
     const Messages once = input.run(c.parts);
-    expect_like<Activation>(once, input.twin(c.parts), what);
+    const Messages twin = input.twin(c.parts);
+    expect_like<Activation>(once, twin, what);
     expect(same_bits(once.bytes, input.run(c.parts, 5).bytes),
            what + ": the same bits as a dependent graph node");
-    if (quick) continue;
-    expect_like<Activation>(input.run(c.parts, 1, 7), input.twin(c.parts), what + ", 7 blocks");
+    expect(same_bits(once.bytes, input.run(input.paged(), c.parts, 1, sms).bytes),
+           what + ": the same bits from pages");
+    if (!quick) expect_like<Activation>(input.run(c.parts, 1, 7), twin, what + ", 7 blocks");
   }
 }
 
@@ -207,21 +305,13 @@ void attention_controls() {
   const auto error = [&](const Messages& a) {
     return relative_error(a.values<Activation>(), expected.template values<Activation>());
   };
-  Attention<Activation> shorter = input;  // the newest token of one request is lost
-  --shorter.tokens[1];
-  expect(error(shorter.run(1)) > 10 * tolerance_of<Activation>, type + ": a lost token is seen");
+  // The newest token of one request is lost.
+  expect(error(input.part_of({0, 0, 0}, {700, 89, 16}).run(1)) > 10 * tolerance_of<Activation>,
+         type + ": a lost token is seen");
 
   // Two shards of every request, merged, once with base-2 log-sum-exps.
-  Attention<Activation> low = input, high = input;
-  for (size_t row = 0; row < input.tokens.size(); ++row) {
-    low.tokens[row] /= 3;
-    high.tokens[row] -= low.tokens[row];
-  }
-  for (int pair = 0; pair < input.shape.pairs(); ++pair) {
-    const int64_t skip = int64_t{low.tokens[pair / 2]} * 128;
-    high.keys[pair] += skip;
-    high.values[pair] += skip;
-  }
+  const auto low = input.part_of({0, 0, 0}, {233, 30, 5});
+  const auto high = input.part_of({233, 30, 5}, {467, 60, 11});
   Messages merged = low.run(1);
   const Messages upper = high.run(1);
   merged.bytes.insert(merged.bytes.end(), upper.bytes.begin(), upper.bytes.end());
@@ -243,13 +333,22 @@ void attention_controls() {
          type + ": base-2 log-sum-exps are seen");
 
   Attention<Activation> broken = input;
-  broken.kv[broken.keys[1] + 650 * 128 + 3] = to_bf16(nan);   // row 0, KV head 1
-  broken.kv[broken.values[2] + 20 * 128 + 5] = to_bf16(nan);  // row 1, KV head 0, one number
+  broken.keys[1][650 * 128 + 3] = to_bf16(nan);   // row 0, KV head 1
+  broken.values[2][20 * 128 + 5] = to_bf16(nan);  // row 1, KV head 0, one number
   if (std::is_same_v<Activation, bf16>) {  // a split fp32 query turns -inf into NaN: seen as well
-    broken.kv[broken.keys[4] + 2 * 128] = to_bf16(infinity);  // row 2
+    broken.keys[4][2 * 128] = to_bf16(infinity);  // row 2
   }
   const Messages seen = broken.run(1);
   expect_like<Activation>(seen, broken.twin(1), type + ": NaN and infinity come through");
+
+  Attention<Activation> rows({.heads = 32, .kv_heads = 1, .head_size = 576, .value_size = 512},
+                             {500, 90});
+  expect(relative_error(rows.part_of({0, 0}, {500, 89}).run(1).template values<Activation>(),
+                        rows.twin(1).template values<Activation>()) > 10 * tolerance_of<Activation>,
+         type + " MLA: a lost token is seen");
+  rows.keys[0][400 * 576 + 570] = to_bf16(nan);  // of the key alone
+  rows.keys[1][80 * 576 + 5] = to_bf16(nan);
+  expect_like<Activation>(rows.run(1), rows.twin(1), type + " MLA: NaN comes through");
 }
 
 }  // namespace helix::cuda

@@ -181,6 +181,7 @@ void all_cases(bool quick) {
   product_cases<bf16>(quick);
   attention_cases<float>(quick);
   attention_cases<bf16>(quick);
+  attention_cases<float, float>(quick);
   attention_controls<float>();
   attention_controls<bf16>();
 }

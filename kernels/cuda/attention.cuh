@@ -1,0 +1,54 @@
+// What the attention kernels share: which tokens a block takes, where they stand, where results go.
+#pragma once
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/device.cuh"
+
+namespace helix::cuda {
+
+// Tiles [first, last) of one pair, not empty: what one share has of it.
+struct Segment {
+  int pair;
+  int row;
+  int tokens;  // of the row
+  int first;
+  int last;
+  int slot;  // of the partial results
+};
+template <class Body>
+__device__ void for_segments(const AttentionPlan& plan, const int32_t* tokens, int share,
+                             int tile_tokens, Body&& body) {
+  const Cut begin = plan.cuts[share];
+  const Cut end = plan.cuts[share + 1];
+  for (int pair = begin.pair; pair < end.pair + (end.tile > 0 ? 1 : 0); ++pair) {
+    const int row = pair / plan.shape.kv_heads;
+    const int count = tokens[row];
+    const int first = pair == begin.pair ? begin.tile : 0;
+    const int last = pair == end.pair ? end.tile : (count + tile_tokens - 1) / tile_tokens;
+    if (first < last) body(Segment{pair, row, count, first, last, share + pair});
+  }
+}
+
+// How far behind the pair's first token another one stands, in values of `size` a token.
+__device__ inline int64_t token_offset(const KvView& kv, int row, int token, int size) {
+  if (kv.pages == nullptr) return int64_t{token} * size;
+  return kv.pages[row * kv.max_pages + token / page_tokens] * kv.page_stride +
+         token % page_tokens * size;
+}
+
+// Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
+__device__ inline float log_sum_exp(float max, float total) {
+  return total > 0 ? (max + log_two(total)) * ln_2 : NAN;
+}
+
+// The kernels: partial results of every segment into the plan's slots.
+template <class Activation>
+void attend_grouped(const AttentionPlan& plan, const Activation* q, const KvView& kv,
+                    const Launch& launch);
+void attend_latent(const AttentionPlan& plan, const bf16* q, const KvView& kv,
+                   const Launch& launch);
+template <class Activation>
+void attend_plain(const AttentionPlan& plan, const Activation* q, const KvView& kv,
+                  const Launch& launch);
+
+}  // namespace helix::cuda
