@@ -16,6 +16,7 @@
 #include "bench/list.h"
 #include "bench/plan.h"
 #include "bench/run.h"
+#include "bench/translate.h"
 #include "bench/verify.h"
 #include "bench/watchdog.h"
 #include "bench/world.h"
@@ -199,6 +200,23 @@ void add_frontier(CLI::App& app, Action& action) {
   });
 }
 
+void add_translate(CLI::App& app, Action& action) {
+  auto o = std::make_shared<TranslateOptions>();
+  auto format = std::make_shared<std::string>("table");
+  CLI::App* translate = app.add_subcommand("translate", "a layout as flags of serving engines");
+  auto* sweep = translate->add_option("SWEEP", o->sweep, "sweep file: each of its layouts");
+  translate->add_option("--from", o->from, "RESULTS#KEY: the layout of a result line")
+      ->excludes(sweep);
+  translate->add_option("--engine", o->engine, "vllm, sglang or tensorrt-llm (default: all)");
+  translate->add_option("--format", *format, "table or json")
+      ->check(CLI::IsMember({"table", "json"}));
+  translate->final_callback([o, format, &action] {
+    if (o->sweep.empty() && o->from.empty()) throw InputError("translate: give a SWEEP, or --from");
+    o->json = *format == "json";
+    action = [o] { return helix::translate(*o); };
+  });
+}
+
 int start(int argc, char** argv) {
   CLI::App app("Exact LLM decode under Helix parallelism and its rivals, measured", "helix-bench");
   Action action;
@@ -209,6 +227,7 @@ int start(int argc, char** argv) {
   add_plan(app, action);
   add_list(app, action);
   add_frontier(app, action);
+  add_translate(app, action);
   try {
     app.parse(argc, argv);
     return action();

@@ -19,23 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The sweep of one point out of a results file.
-Json sweep_from(const std::string& from) {
-  const size_t hash = from.rfind('#');
-  if (hash == std::string::npos || hash == 0 || hash + 1 == from.size())
-    throw InputError("--from " + in_quotes(from) + " is not RESULTS#KEY");
-  const std::string key = from.substr(hash + 1);
-  Json sweep;
-  read_results(from.substr(0, hash), [&](const Node& line) {
-    if (line["key"].text() != key) return;
-    sweep = sweep_of(line["point"], key, line["steps"].integer(1, 1'000'000),
-                     line["warmup"].integer(0, 1'000'000));
-  });
-  if (sweep.is_null())
-    throw InputError(from.substr(0, hash), "", "no line has the key " + in_quotes(key));
-  return sweep;
-}
-
 // Rank 0 reads, so that one file and one error speak for all.
 Sweep read_together(const World& world, const RunOptions& options) {
   std::string text;

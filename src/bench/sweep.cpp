@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "bench/results.h"
 #include "bench/sweep_product.h"
 
 namespace helix {
@@ -182,6 +183,22 @@ Json sweep_of(const Node& point, const std::string& name, int64_t steps, int64_t
   sweep["ranks"] = ranks;
   sweep["steps"] = steps;
   sweep["warmup"] = warmup;
+  return sweep;
+}
+
+Json sweep_from(const std::string& from) {
+  const size_t hash = from.rfind('#');
+  if (hash == std::string::npos || hash == 0 || hash + 1 == from.size())
+    throw InputError("--from " + in_quotes(from) + " is not RESULTS#KEY");
+  const std::string key = from.substr(hash + 1);
+  Json sweep;
+  read_results(from.substr(0, hash), [&](const Node& line) {
+    if (line["key"].text() != key) return;
+    sweep = sweep_of(line["point"], key, line["steps"].integer(1, 1'000'000),
+                     line["warmup"].integer(0, 1'000'000));
+  });
+  if (sweep.is_null())
+    throw InputError(from.substr(0, hash), "", "no line has the key " + in_quotes(key));
   return sweep;
 }
 

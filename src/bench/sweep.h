@@ -29,6 +29,9 @@ Sweep read_sweep(const Node& document, const std::string& folder);
 // The sweep of one point: `point` as in a result line.
 Json sweep_of(const Node& point, const std::string& name, int64_t steps, int64_t warmup);
 
+// The same of a line in a results file, named as RESULTS#KEY.
+Json sweep_from(const std::string& from);
+
 // The keys of a sweep, in the order of `resolved`.
 std::span<const std::string_view> sweep_keys();
 
