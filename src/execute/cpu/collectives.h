@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "execute/exchange/mpi.h"
+#include "execute/passages.h"
 #include "execute/store.h"
 
 namespace helix::cpu {
@@ -27,12 +28,6 @@ class Collectives {
   void observe(StepState& state) const;
   void barrier() const;        // of all ranks
   void stage_barrier() const;  // of those of this stage
-  // What the next shift carries: the micro-batch in hand onward, and the input of the next one.
-  struct Shift {
-    bool send = false;
-    bool receive = false;
-    int receives = 0;  // micro-batch
-  };
   void plan(const Shift& shift) { shift_ = shift; }
 
  private:

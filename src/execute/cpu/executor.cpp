@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "base/error.h"
@@ -18,12 +19,6 @@ double now_us() {
   return std::chrono::duration<double, std::micro>(now).count();
 }
 
-Schedule schedule_for(MPI_Comm ranks, const Assignment& work) {
-  int rank = 0;
-  HELIX_MPI(MPI_Comm_rank(ranks, &rank));
-  return build_schedule({work.model, work.layout, work.precision, work.chunks}, rank);
-}
-
 }  // namespace
 
 std::string CpuExecutor::refusal(const Layout&, const Precision& p) {
@@ -34,8 +29,7 @@ std::string CpuExecutor::refusal(const Layout&, const Precision& p) {
 }
 
 CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
-    : work_(work),
-      schedule_(schedule_for(ranks, work)),
+    : PassageExecutor(ranks, work),
       collectives_(ranks, schedule_, store_, work),
       store_(schedule_, work_, allocate),
       frequencies_(rope_frequencies(*work.model)),
@@ -50,23 +44,16 @@ CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
   rewind();
 }
 
-StepState CpuExecutor::state(int micro_batch) const {
-  const Slice requests = store_.micro_batch(micro_batch).requests;
-  const auto lengths =
-      std::span<const int64_t>(work_.lengths)
-          .subspan(static_cast<size_t>(requests.first), static_cast<size_t>(requests.count));
-  const int64_t passages = passages_done();
-  const int64_t decoded =
-      passages / work_.layout.pp + (micro_batch < passages % work_.layout.pp ? 1 : 0);
-  StepState state = state_of(schedule_, *work_.model, {lengths, work_.interval, decoded});
-  const Place& me = schedule_.place;
-  const Slice words = rows_of(work_.model->vocabulary, me.l.stage_ranks(), me.in_stage());
-  const auto* tokens = reinterpret_cast<const int32_t*>(store_.activation_of(micro_batch, 0));
-  state.looked_up = 0;
-  for (int64_t i = 0; i < requests.count && tokens != nullptr; ++i)
-    state.looked_up += tokens[i] >= words.first && tokens[i] < words.first + words.count ? 1 : 0;
-  observed_[static_cast<size_t>(micro_batch)].mean_into(state);
-  return state;
+void CpuExecutor::set_states(std::span<const int32_t> tokens, std::span<const int64_t> positions) {
+  std::byte* first = store_.activation(0, all_chunks);  // null where nothing reads them
+  if (first != nullptr) std::ranges::copy(tokens, reinterpret_cast<int32_t*>(first));
+  std::ranges::copy(positions, reinterpret_cast<int64_t*>(store_.activation(1, all_chunks)));
+}
+
+std::vector<int32_t> CpuExecutor::tokens(int micro_batch) const {
+  const auto* first = reinterpret_cast<const int32_t*>(store_.activation_of(micro_batch, 0));
+  if (first == nullptr) return {};
+  return {first, first + store_.micro_batch(micro_batch).requests.count};
 }
 
 void CpuExecutor::Observed::add(const StepState& layer) {
@@ -78,13 +65,30 @@ void CpuExecutor::Observed::add(const StepState& layer) {
   ++layers;
 }
 
-void CpuExecutor::Observed::mean_into(StepState& state) const {
-  if (layers == 0) return;  // nothing is decoded yet: what is expected stands
-  state.touched = sum.touched / layers;
-  state.routed = sum.routed / layers;
-  state.leaving = sum.leaving / layers;
-  state.arrived = sum.arrived / layers;
-  state.returning = sum.returning / layers;
+std::optional<StepState> CpuExecutor::observed(int micro_batch) const {
+  const auto& [sum, layers] = observed_[static_cast<size_t>(micro_batch)];
+  if (layers == 0) return std::nullopt;  // nothing is decoded yet: what is expected stands
+  StepState mean;
+  mean.touched = sum.touched / layers;
+  mean.routed = sum.routed / layers;
+  mean.leaving = sum.leaving / layers;
+  mean.arrived = sum.arrived / layers;
+  mean.returning = sum.returning / layers;
+  return mean;
+}
+
+void CpuExecutor::pass(std::vector<double>* times) {
+  present_ = store_.capacity();
+  observed_[static_cast<size_t>(store_.now_index())] = {};
+  for (const Segment& segment : schedule_.segments)
+    for (int i = 0; i < segment.layers; ++i)
+      times == nullptr ? run_layer(segment, segment.first_layer + i)
+                       : run_timed(segment, segment.first_layer + i, *times);
+}
+
+void CpuExecutor::shift_alone() {
+  const Segment& last = schedule_.segments.back();
+  carry_out(schedule_.tasks[static_cast<size_t>(last.end - 1)], last.first_layer);
 }
 
 void CpuExecutor::run_layer(const Segment& segment, int layer) {
@@ -145,6 +149,34 @@ void CpuExecutor::run_timed(const Segment& segment, int layer, std::vector<doubl
     }
     times[static_cast<size_t>(i)] += now_us() - began;
   }
+}
+
+std::vector<Span> CpuExecutor::traced_step() {
+  fill();
+  std::vector<Span> spans;
+  collectives_.barrier();
+  spans_ = &spans;
+  const double began = now_us();
+  step();
+  spans_ = nullptr;
+  for (Span& span : spans) {
+    span.begin_us -= began;
+    span.end_us -= began;
+  }
+  return spans;
+}
+
+std::vector<float> CpuExecutor::present_logits() const {
+  for (const Task& task : schedule_.tasks) {
+    if (task.op != Op::pick) continue;
+    const Array from = array(task.reads[0], all_chunks);
+    std::vector<float> result(static_cast<size_t>(from.rows * from.width));
+    for (size_t i = 0; i < result.size(); ++i)
+      result[i] = work_.precision.activations == Format::bf16 ? to_float(from.as<bf16>()[i])
+                                                              : from.as<float>()[i];
+    return result;
+  }
+  return {};
 }
 
 TensorView CpuExecutor::view(Id tensor, int chunk) {

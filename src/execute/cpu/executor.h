@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "execute/cpu/collectives.h"
-#include "execute/executor.h"
+#include "execute/passages.h"
 #include "execute/store.h"
 #include "kernels/cpu/moe.h"
 
 namespace helix::cpu {
 
-class CpuExecutor final : public Executor {
+class CpuExecutor final : public PassageExecutor {
  public:
   // Collective over `ranks`, whose size is the layout's. Throws RunError for what this executor
   // cannot do, on all ranks alike.
@@ -21,40 +21,27 @@ class CpuExecutor final : public Executor {
   // Why this executor cannot carry out such a point; empty: it can.
   static std::string refusal(const Layout& layout, const Precision& precision);
 
-  const Model& model() const override { return *work_.model; }
-  const Schedule& schedule() const override { return schedule_; }
-  StepState state(int micro_batch = 0) const override;
-  Memory allocated() const override { return store_.allocated(); }
-  Hooks& hooks() override { return hooks_; }
-  void step() override;
-  void fill() override;
-  std::vector<double> instrumented_step() override;
   std::vector<Span> traced_step() override;
   double exposed_us() const override { return exposed_us_; }
-  void rewind() override;
-  void teach(std::vector<int32_t> tokens) override { teacher_ = std::move(tokens); }
-  std::vector<float> logits() const override;
   std::span<const int32_t> sampled() const override { return sampled_; }
   TensorView view(Id tensor, int chunk) override;
 
  private:
+  const Store& store() const override { return store_; }
+  void pass(std::vector<double>* times) override;
+  void shift_alone() override;
+  void plan(const Shift& shift) override { collectives_.plan(shift); }
+  void set_states(std::span<const int32_t> tokens, std::span<const int64_t> positions) override;
+  std::vector<int32_t> tokens(int micro_batch) const override;
+  std::optional<StepState> observed(int micro_batch) const override;
+  std::vector<float> present_logits() const override;
+
   // The lanes of one layer: each a cursor over the segment's tasks.
   struct Lanes {
     const Segment* segment;
     int layer;
     std::array<int, 2> at;
   };
-  // Micro-batches through the stages (pipeline.cpp).
-  template <class RunLayer>
-  void ticks(int64_t count, RunLayer run_layer);
-  template <class RunLayer>
-  void pass(int64_t passage, RunLayer run_layer);
-  bool takes_place(int64_t passage) const;
-  int64_t passages_done() const;
-  void plan_shift(int64_t passage);
-  void keep_logits();
-  std::vector<float> present_logits() const;
-
   void run_layer(const Segment& segment, int layer);
   void run_timed(const Segment& segment, int layer, std::vector<double>& times);
   bool advance_lane(Lane lane);  // true when the lane has nothing left
@@ -100,33 +87,23 @@ class CpuExecutor final : public Executor {
   int64_t position(int64_t row) const;  // of the newest token of a row of this replica
   bool owns_newest(int64_t row) const;
 
-  Assignment work_;
-  Schedule schedule_;
   // Made first: a rank that runs out of memory must not leave the others in a split.
   Collectives collectives_;
   Store store_;
-  Slice requests_;  // of this replica, in the micro-batch in hand
-  Hooks hooks_;
   std::vector<double> frequencies_;
   std::vector<std::vector<float>> skew_;  // of the routers, a layer
   float scale_;
-  std::vector<int32_t> teacher_;
   std::vector<int32_t> sampled_;
   Lanes lanes_ = {};
   std::function<void()> poll_;  // attention lets the exchange lane advance between its tiles
   std::vector<Span>* spans_ = nullptr;
   std::array<double, 2> began_us_ = {-1, -1};  // of the task in hand, a lane
-  double exposed_us_ = 0;
-  int64_t tick_ = 0;           // since the history's end
-  int64_t step_ = 0;           // of the passage in hand
-  std::vector<float> logits_;  // of all micro-batches
 
   StepState present_;  // capacities, and what routing has decided in the layer in hand
   struct Observed {    // of the last step, layers summed
     StepState sum;
     int layers = 0;
     void add(const StepState& layer);
-    void mean_into(StepState& state) const;
   };
   std::vector<Observed> observed_;  // a micro-batch
   struct Pairs {                    // (token, expert) of this rank, by ascending expert, then row

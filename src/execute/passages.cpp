@@ -1,0 +1,124 @@
+#include "execute/passages.h"
+
+#include <algorithm>
+
+#include "model/weights.h"
+
+namespace helix {
+
+namespace {
+
+Schedule schedule_for(MPI_Comm ranks, const Assignment& work) {
+  int rank = 0;
+  HELIX_MPI(MPI_Comm_rank(ranks, &rank));
+  return build_schedule({work.model, work.layout, work.precision, work.chunks}, rank);
+}
+
+}  // namespace
+
+PassageExecutor::PassageExecutor(MPI_Comm ranks, const Assignment& work)
+    : work_(work), schedule_(schedule_for(ranks, work)) {}
+
+void PassageExecutor::rewind() {
+  tick_ = 0;
+  store().turn_to(0);
+  const Generator generator(*work_.model, work_.precision, work_.seed);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < std::ssize(work_.lengths); ++i)
+    tokens.push_back(generator.first_token(i));
+  set_states(tokens, work_.lengths);
+}
+
+bool PassageExecutor::takes_place(int64_t passage) const {
+  const int64_t stages = work_.layout.pp;
+  return passage >= 0 && (stages == 1 || passage < work_.steps * stages);
+}
+
+int64_t PassageExecutor::passages_done() const {
+  const int64_t done = std::max<int64_t>(0, tick_ - schedule_.place.pp);
+  return work_.layout.pp == 1 ? done : std::min(done, work_.steps * work_.layout.pp);
+}
+
+// The first stage gets tokens one round after it sent their hidden state off; the first round's are
+// there.
+Shift PassageExecutor::shift_after(int64_t passage) const {
+  const int64_t stages = work_.layout.pp;
+  const bool first = schedule_.place.pp == 0;
+  const bool last = schedule_.place.pp + 1 == stages;
+  return {.send = takes_place(passage) && (!last || takes_place(passage + stages)),
+          .receive = takes_place(passage + 1) && (!first || passage + 1 >= stages),
+          .receives = static_cast<int>((passage + 1 + stages) % stages)};
+}
+
+void PassageExecutor::begin(int64_t passage) {
+  store().turn_to(static_cast<int>(passage % work_.layout.pp));
+  step_ = passage / work_.layout.pp;
+  requests_ = store().replicas()[static_cast<size_t>(schedule_.place.dp)];
+}
+
+void PassageExecutor::ticks(int64_t count, std::vector<double>* times) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t passage = tick_ - schedule_.place.pp;
+    if (work_.layout.pp > 1) plan(shift_after(passage));
+    if (takes_place(passage)) {
+      begin(passage);
+      pass(times);
+      if (work_.layout.pp > 1 && !teacher_.empty()) keep_logits();
+    } else if (work_.layout.pp > 1) {
+      shift_alone();
+    }
+    ++tick_;
+  }
+}
+
+void PassageExecutor::fill() { ticks(std::max<int64_t>(0, work_.layout.pp - 1 - tick_)); }
+
+void PassageExecutor::step() {
+  fill();
+  exposed_us_ = 0;
+  ticks(work_.layout.pp);
+  teacher_.clear();
+}
+
+std::vector<double> PassageExecutor::instrumented_step() {
+  fill();
+  std::vector<double> times(schedule_.tasks.size(), 0);
+  ticks(work_.layout.pp, &times);
+  teacher_.clear();
+  return times;
+}
+
+StepState PassageExecutor::state(int micro_batch) const {
+  const Slice requests = store().micro_batch(micro_batch).requests;
+  const auto lengths =
+      std::span<const int64_t>(work_.lengths)
+          .subspan(static_cast<size_t>(requests.first), static_cast<size_t>(requests.count));
+  const int64_t passages = passages_done();
+  const int64_t decoded =
+      passages / work_.layout.pp + (micro_batch < passages % work_.layout.pp ? 1 : 0);
+  StepState state = state_of(schedule_, *work_.model, {lengths, work_.interval, decoded});
+  const Place& me = schedule_.place;
+  const Slice words = rows_of(work_.model->vocabulary, me.l.stage_ranks(), me.in_stage());
+  state.looked_up = 0;
+  for (const int32_t token : tokens(micro_batch))
+    state.looked_up += token >= words.first && token < words.first + words.count ? 1 : 0;
+  if (const auto met = observed(micro_batch)) {
+    state.touched = met->touched;
+    state.routed = met->routed;
+    state.leaving = met->leaving;
+    state.arrived = met->arrived;
+    state.returning = met->returning;
+  }
+  return state;
+}
+
+void PassageExecutor::keep_logits() {
+  const std::vector<float> mine = present_logits();
+  const Slice requests = store().now().requests;
+  if (mine.empty()) return;
+  const auto width = static_cast<int64_t>(mine.size()) / requests.count;
+  logits_.resize(work_.lengths.size() * static_cast<size_t>(width));
+  std::copy(mine.begin(), mine.end(), logits_.begin() + requests.first * width);
+}
+
+}  // namespace helix

@@ -1,0 +1,80 @@
+// What the executors share that hold a rank's data: micro-batches through the stages, tick by tick.
+// Passage i of a stage is micro-batch i mod PP in its step i / PP, and takes place in tick i +
+// stage.
+#pragma once
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "execute/exchange/mpi.h"
+#include "execute/executor.h"
+#include "execute/store.h"
+
+namespace helix {
+
+// What the next shift carries: the micro-batch in hand onward, and the input of the next one.
+struct Shift {
+  bool send = false;
+  bool receive = false;
+  int receives = 0;  // micro-batch
+};
+
+class PassageExecutor : public Executor {
+ public:
+  const Model& model() const final { return *work_.model; }
+  const Schedule& schedule() const final { return schedule_; }
+  StepState state(int micro_batch = 0) const final;
+  Memory allocated() const final { return store().allocated(); }
+  Hooks& hooks() final { return hooks_; }
+  void step() final;
+  void fill() final;
+  std::vector<double> instrumented_step() final;
+  void rewind() final;
+  void teach(std::vector<int32_t> tokens) override { teacher_ = std::move(tokens); }
+  std::vector<float> logits() const final {
+    return work_.layout.pp > 1 ? logits_ : present_logits();
+  }
+
+ protected:
+  // Collective over `ranks`, whose size is the layout's.
+  PassageExecutor(MPI_Comm ranks, const Assignment& work);
+
+  virtual const Store& store() const = 0;
+  Store& store() { return const_cast<Store&>(std::as_const(*this).store()); }
+  // All tasks of the micro-batch that the store was turned to. With `times`: one after another, a
+  // barrier of the stage before each, and the microseconds of each are added.
+  virtual void pass(std::vector<double>* times) = 0;
+  // The step's last task alone, where a stage has nothing to do yet, or nothing more.
+  virtual void shift_alone() = 0;
+  virtual void plan(const Shift& shift) = 0;
+  virtual void set_states(std::span<const int32_t> tokens, std::span<const int64_t> positions) = 0;
+  // The input tokens of a micro-batch; empty where nothing reads them.
+  virtual std::vector<int32_t> tokens(int micro_batch) const = 0;
+  // What routing decided in a micro-batch's last passage, a layer's mean: touched, routed, leaving,
+  // arrived and returning.
+  virtual std::optional<StepState> observed(int micro_batch) const = 0;
+  // Of the micro-batch in hand, [rows][vocabulary slice]; empty on stages without the LM head.
+  virtual std::vector<float> present_logits() const = 0;
+
+  Assignment work_;
+  Schedule schedule_;
+  Hooks hooks_;
+  Slice requests_;    // of this replica, in the micro-batch in hand
+  int64_t step_ = 0;  // of the passage in hand
+  std::vector<int32_t> teacher_;
+  double exposed_us_ = 0;
+
+ private:
+  void ticks(int64_t count, std::vector<double>* times = nullptr);
+  void begin(int64_t passage);
+  bool takes_place(int64_t passage) const;
+  int64_t passages_done() const;
+  Shift shift_after(int64_t passage) const;
+  void keep_logits();
+
+  int64_t tick_ = 0;           // since the history's end
+  std::vector<float> logits_;  // of all micro-batches
+};
+
+}  // namespace helix
