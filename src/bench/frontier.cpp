@@ -11,6 +11,7 @@
 #include "base/version.h"
 #include "bench/line.h"
 #include "bench/results.h"
+#include "layout/strategy.h"
 
 namespace helix {
 
@@ -118,6 +119,7 @@ Record read_record(const Node& line, const Identity& identity) {
   const Node point = line["point"];
   Dot& dot = record.dot;
   dot.key = identity.key;
+  dot.line = line.file();
   dot.strategy = point["layout"]["strategy"].text();
   dot.label = layout_text(point["layout"].json());
   dot.exchange = identity.exchange;
@@ -216,9 +218,15 @@ void describe_options(std::vector<Dot>& dots) {
 
 void finish(Panel& panel) {
   std::map<std::string, std::vector<Dot*>> curves;
+  std::vector<Dot*> rivals;
   describe_options(panel.dots);
-  for (Dot& dot : panel.dots) curves[dot.strategy].push_back(&dot);
+  for (Dot& dot : panel.dots) {
+    curves[dot.strategy].push_back(&dot);
+    const Strategy* strategy = find_strategy(dot.strategy);
+    if (strategy != nullptr && strategy->baseline) rivals.push_back(&dot);
+  }
   for (auto& [strategy, curve] : curves) mark_frontier(curve);
+  mark_frontier(rivals, &Dot::hull);
   std::ranges::sort(panel.dots, {}, [](const Dot& d) {
     return std::tuple(d.strategy, d.x, d.y, d.label, d.options, d.key);
   });
@@ -292,10 +300,10 @@ std::vector<double> round_levels(double low, double high) {
 
 }  // namespace
 
-void mark_frontier(std::vector<Dot*>& curve) {
+void mark_frontier(const std::vector<Dot*>& curve, bool Dot::*mark) {
   std::vector<Dot*> proven;
   for (Dot* dot : curve) {
-    dot->frontier = false;
+    dot->*mark = false;
     if (dot->proof == Proof::verified || dot->proof == Proof::simulated) proven.push_back(dot);
   }
   std::ranges::sort(proven, [](const Dot* a, const Dot* b) {
@@ -307,7 +315,7 @@ void mark_frontier(std::vector<Dot*>& curve) {
     const Dot& best = *proven[i];
     const bool higher = best.y > right;
     for (; i < proven.size() && proven[i]->x == best.x; ++i)
-      proven[i]->frontier = higher && proven[i]->y == best.y;
+      proven[i]->*mark = higher && proven[i]->y == best.y;
     right = std::max(right, best.y);
   }
 }

@@ -19,6 +19,7 @@ enum class Proof : uint8_t { simulated, verified, unverified, failed };
 // One point, its repeats put together: the repeat with the median TTL speaks for all.
 struct Dot {
   std::string key;
+  std::string line;  // "FILE:LINE", where it was read
   std::string strategy;
   std::string label;    // "KVP4×TPA2→TPF8"
   std::string options;  // "HOP-B 4", and what else differs within the panel
@@ -39,6 +40,7 @@ struct Dot {
   std::optional<double> tolerance;
   Proof proof = Proof::unverified;
   bool frontier = false;
+  bool hull = false;  // on the frontier of the Baseline's strategies together
 };
 
 // Dots that may be compared.
@@ -64,8 +66,8 @@ struct Frontier {
   std::vector<std::string> notes;
 };
 
-// Sets `frontier` of the dots of one curve.
-void mark_frontier(std::vector<Dot*>& curve);
+// Sets `frontier`, or another mark, of the dots of one curve.
+void mark_frontier(const std::vector<Dot*>& curve, bool Dot::*mark = &Dot::frontier);
 
 // Reads results files or folders. Throws InputError, also when no line is ok.
 Frontier read_frontier(const std::vector<std::string>& paths);

@@ -8,6 +8,7 @@
 
 #include "base/text.h"
 #include "bench/frontier.h"
+#include "layout/strategy.h"
 
 namespace helix {
 
@@ -22,6 +23,7 @@ Json or_null(const std::optional<T>& value) {
 
 Json to_json(const Dot& dot) {
   return {{"key", dot.key},
+          {"line", dot.line},
           {"strategy", dot.strategy},
           {"label", dot.label},
           {"options", dot.options},
@@ -37,6 +39,7 @@ Json to_json(const Dot& dot) {
           {"tolerance", or_null(dot.tolerance)},
           {"proof", proof_names[static_cast<size_t>(dot.proof)]},
           {"frontier", dot.frontier},
+          {"hull", dot.hull},
           {"exchange", dot.exchange},
           {"shard", dot.shard},
           {"point", dot.point}};
@@ -292,7 +295,12 @@ std::string head_text(const Panel& panel) {
 Json to_json(const Frontier& frontier) {
   Json panels = Json::array();
   for (const Panel& panel : frontier.panels) panels.push_back(to_json(panel));
+  Json baseline = Json::array();
+  for (const Strategy& strategy : strategies())
+    if (strategy.baseline) baseline.push_back(strategy.name);
   return {{"schema", "helix-bench/frontier/1"},
+          {"baseline", std::move(baseline)},
+          {"notes", frontier.notes},
           {"skipped", frontier.skipped},
           {"failed", frontier.failed},
           {"panels", std::move(panels)}};

@@ -63,11 +63,14 @@ void set_times(Json& line, const Point& point, const Setting& setting, const Mea
   if (setting.gpus)
     line["tokens_per_s_per_gpu"] = tokens_per_s / static_cast<double>(*setting.gpus);
   line["tokens_per_s_per_rank"] = tokens_per_s / point.layout.ranks();
-  if (measured.roofline)
-    line["roofline"] = {{"bytes", measured.roofline->bytes},
-                        {"flops", measured.roofline->flops},
-                        {"floor_us", measured.roofline->floor_us},
-                        {"share", measured.roofline->floor_us / ttl.median}};
+  if (!measured.roofline) return;
+  Json floors = Json::object();
+  for (const auto& [cover, us] : measured.roofline->tasks_us) floors[cover] = to_ns(us);
+  line["roofline"] = {{"bytes", measured.roofline->bytes},
+                      {"flops", measured.roofline->flops},
+                      {"floor_us", measured.roofline->floor_us},
+                      {"share", measured.roofline->floor_us / ttl.median},
+                      {"tasks_us", std::move(floors)}};
 }
 
 void set_tasks(Json& line, const Measured& measured) {

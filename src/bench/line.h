@@ -58,6 +58,8 @@ struct Roofline {  // of the busiest rank, a step
   double bytes = 0;
   double flops = 0;
   double floor_us = 0;
+  // Of each task alone, as tasks_us names them, on the rank where it is the highest.
+  std::vector<std::pair<std::string, double>> tasks_us = {};
 };
 
 struct Verified {

@@ -155,7 +155,7 @@ void PointRunner::decode_phases(Work& work) {
   m.exchange->hidden = std::max(0.0, hidden_at_most - waited);
   if (!work.traced) return;
   doing("tracing a step");
-  work.trace = trace_step(work.ranks, *work.executor);
+  work.trace = trace_step(work.ranks, *work.executor, key_of(work.point));
 }
 
 void PointRunner::verify(Work& work) {

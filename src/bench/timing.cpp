@@ -63,6 +63,32 @@ struct Names {
   }
 };
 
+struct HostFloor {
+  double bytes_per_s;  // of the step's working set: each task finds the caches full of the others'
+  double flops_per_s;
+  double sharing;
+  double us(const Cost& c) const {
+    return 1e6 * sharing * std::max((c.early + c.late) / bytes_per_s, c.flops / flops_per_s);
+  }
+};
+
+std::vector<std::pair<std::string, double>> task_floors(MPI_Comm ranks, const Executor& executor,
+                                                        const HostFloor& floor) {
+  const Schedule& schedule = executor.schedule();
+  const Names names(ranks, schedule);
+  std::vector<double> floors(names.names.size());
+  for (int i = 0; i < schedule.place.l.pp; ++i) {
+    const StepState state = executor.state(i);
+    for (const Segment& g : schedule.segments)
+      for (auto t = static_cast<size_t>(g.begin); t < static_cast<size_t>(g.end); ++t)
+        floors[names.of_task[t]] += g.layers * floor.us(cost(schedule, schedule.tasks[t], state));
+  }
+  floors = maximum(ranks, std::move(floors));
+  std::vector<std::pair<std::string, double>> named;
+  for (size_t i = 0; i < floors.size(); ++i) named.emplace_back(names.names[i], floors[i]);
+  return named;
+}
+
 }  // namespace
 
 std::vector<double> maximum(MPI_Comm ranks, std::vector<double> values) {
@@ -149,9 +175,8 @@ Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& hos
   for (int i = 0; i < executor.schedule().place.l.pp; ++i)
     c += step_cost(executor.schedule(), executor.state(i));
   const double bytes = c.early + c.late;
-  const double floor_s =
-      sharing * std::max(bytes / host.read_rate(bytes * sharing), c.flops / host.flops_per_s);
-  std::array<double, 3> mine = {bytes, c.flops, 1e6 * floor_s};
+  const HostFloor floor{host.read_rate(bytes * sharing), host.flops_per_s, sharing};
+  std::array<double, 3> mine = {bytes, c.flops, floor.us(c)};
   struct {
     double floor_us;
     int rank;
@@ -159,7 +184,7 @@ Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& hos
   HELIX_MPI(MPI_Comm_rank(ranks, &busiest.rank));
   HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &busiest, 1, MPI_DOUBLE_INT, MPI_MAXLOC, ranks));
   HELIX_MPI(MPI_Bcast(mine.data(), 3, MPI_DOUBLE, busiest.rank, ranks));
-  return {mine[0], mine[1], mine[2]};
+  return {mine[0], mine[1], mine[2], task_floors(ranks, executor, floor)};
 }
 
 }  // namespace helix

@@ -36,7 +36,7 @@ std::string events_of(int rank, const std::vector<Span>& spans) {
 
 }  // namespace
 
-std::string trace_step(MPI_Comm ranks, Executor& executor) {
+std::string trace_step(MPI_Comm ranks, Executor& executor, const std::string& key) {
   int rank = 0;
   int size = 0;
   HELIX_MPI(MPI_Comm_rank(ranks, &rank));
@@ -56,7 +56,8 @@ std::string trace_step(MPI_Comm ranks, Executor& executor) {
   HELIX_MPI(MPI_Gatherv(mine.data(), bytes, MPI_CHAR, all.data(), counts.receive.data(),
                         counts.receive_at.data(), MPI_CHAR, 0, ranks));
   if (rank != 0) return "";
-  return "{\"displayTimeUnit\": \"ms\", \"traceEvents\": [\n" + all + "\n]}\n";
+  return "{\"displayTimeUnit\": \"ms\", \"otherData\": " + Json{{"key", key}}.dump() +
+         ", \"traceEvents\": [\n" + all + "\n]}\n";
 }
 
 }  // namespace helix

@@ -10,8 +10,8 @@
 
 namespace helix {
 
-// Decodes one step from the first token after the history. Collective over the executor's ranks;
-// the JSON document on their rank 0, "" on the others.
-std::string trace_step(MPI_Comm ranks, Executor& executor);
+// Decodes one step of the point with this key from the first token after the history. Collective
+// over the executor's ranks; the JSON document on their rank 0, "" on the others.
+std::string trace_step(MPI_Comm ranks, Executor& executor, const std::string& key);
 
 }  // namespace helix

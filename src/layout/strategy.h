@@ -26,6 +26,7 @@ struct Strategy {
   Ffn ffn;
   std::vector<Moe> moe;  // its own choices where DP > 1 replicas share experts
   Shares shares;
+  bool baseline;  // the paper's Baseline is the best of these
 };
 const std::vector<Strategy>& strategies();
 const Strategy* find_strategy(std::string_view name);

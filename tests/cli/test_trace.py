@@ -13,6 +13,8 @@ def events_of(bench, name):
 def test_lanes_and_names(bench):
     result = bench.run(bench.sweep(batch=2, hop_b=True), "--trace", "trace.json")
     assert result.code == 0, result
+    about = json.loads((bench.folder / "trace.json").read_text())["otherData"]
+    assert about["key"] in {line["key"] for line in bench.lines()}
     events = events_of(bench, "trace.json")
     names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert names == {(rank, lane): name for rank in (0, 1)

@@ -106,6 +106,17 @@ TEST_F(FrontierFiles, EachStrategyHasItsOwn) {
   EXPECT_TRUE(find(panel, "b").frontier);
 }
 
+TEST_F(FrontierFiles, TheHullIsTheFrontierOfTheBaselinesTogether) {
+  const Panel panel = read({ok({.key = "helix", .strategy = "helix", .x = 90, .y = 90}),
+                            ok({.key = "dcp", .strategy = "dcp", .x = 80, .y = 80}),
+                            ok({.key = "tp", .strategy = "tp", .x = 20, .y = 10}),
+                            ok({.key = "medha", .strategy = "medha", .x = 10, .y = 20}),
+                            ok({.key = "dp_ep", .strategy = "dp_ep", .x = 9, .y = 19})})
+                          .panels.at(0);
+  for (const Dot& dot : panel.dots)
+    EXPECT_EQ(dot.hull, dot.key == "tp" || dot.key == "medha") << dot.key;
+}
+
 TEST_F(FrontierFiles, TheMedianRepeatSpeaksForAPoint) {
   const Panel panel = read({ok({.key = "a", .x = 30, .y = 3, .repeat = 1}),
                             ok({.key = "a", .x = 10, .y = 1, .repeat = 2}),
@@ -115,6 +126,7 @@ TEST_F(FrontierFiles, TheMedianRepeatSpeaksForAPoint) {
   EXPECT_EQ(panel.dots[0].x, 20);
   EXPECT_EQ(panel.dots[0].y, 2);
   EXPECT_EQ(panel.dots[0].repeats, 3);
+  EXPECT_THAT(panel.dots[0].line, testing::EndsWith("results.jsonl:3"));
   EXPECT_DOUBLE_EQ(panel.dots[0].ttl_high_us, 1e5);
 }
 
