@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/version.h"
+#include "bench/export.h"
 #include "bench/frontier.h"
 #include "bench/list.h"
 #include "bench/plan.h"
@@ -177,6 +178,24 @@ void add_plan(CLI::App& app, Action& action) {
   });
 }
 
+void add_export(CLI::App& app, Action& action) {
+  auto o = std::make_shared<ExportOptions>();
+  auto threads = std::make_shared<int>(0);
+  CLI::App* command = app.add_subcommand(
+      "export", "a point's model, history and logits as a Hugging Face folder, under mpirun");
+  command->add_option("POINT", o->point, "sweep file with one point")->required();
+  command->add_option("-o,--output", o->folder, "new folder")->required();
+  command->add_option("--threads", *threads, "threads a rank")->check(CLI::Range(1, 4096));
+  command->final_callback([o, threads, &action] {
+    action = [o, threads] {
+      return in_world(60, [&](World& world) {
+        set_threads(world, *threads);
+        return export_point(world, *o);
+      });
+    };
+  });
+}
+
 void add_list(CLI::App& app, Action& action) {
   auto what = std::make_shared<std::string>();
   CLI::App* list = app.add_subcommand("list", "what can be decoded, and how");
@@ -225,6 +244,7 @@ int start(int argc, char** argv) {
   add_run(app, action, {argv, argv + argc});
   add_verify(app, action);
   add_plan(app, action);
+  add_export(app, action);
   add_list(app, action);
   add_frontier(app, action);
   add_translate(app, action);

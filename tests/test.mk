@@ -74,3 +74,16 @@ $(BUILD)/tidy/%.ok: % .clang-tidy $(BUILD)/flags $(if $(VERSION),| $(BUILD)/vers
 	  $(if $(filter $(VERSION),$<),-include $(BUILD)/version.h) > $(@:.ok=.log) 2>&1 && touch $@ \
 	  || { cat $(@:.ok=.log); exit 1; }
 
+
+# Others' code computes the same: torch and transformers in an environment of their own.
+PEER_PYTHON := $(BUILD)/peer/venv/bin/python
+$(BUILD)/peer/installed: tests/peer/requirements.txt
+	$(call install,python3-venv)
+	$(PYTHON) -m venv $(BUILD)/peer/venv
+	$(PEER_PYTHON) -m pip install -q -r $<
+	@touch $@
+.PHONY: test-peer
+test-peer: $(PROGRAM) $(BUILD)/peer/installed ## hold exports and checkpoints against transformers (downloads 3 GB once)
+	@rm -f $(BUILD)/peer/report.txt
+	$(PEER_PYTHON) -m pytest -q tests/peer $(if $(ONLY),-k '$(ONLY)')
+	@cat $(BUILD)/peer/report.txt

@@ -328,6 +328,14 @@ void Node::only(std::span<const std::string_view> known) const {
   }
 }
 
+std::vector<std::pair<std::string_view, Node>> Node::members() const {
+  if (!is_object()) refuse("is an object");
+  std::vector<std::pair<std::string_view, Node>> nodes;
+  for (const auto& [name, value] : value_->get_ref<const Json::object_t&>())
+    nodes.emplace_back(name, child(value, name));
+  return nodes;
+}
+
 std::vector<Node> Node::items() const {
   if (!is_array()) return {*this};
   if (value_->empty()) refuse("are one value or more");

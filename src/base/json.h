@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -45,6 +46,9 @@ class Node {
   void only(std::initializer_list<std::string_view> known) const {
     only(std::span(known.begin(), known.size()));
   }
+
+  // Members of an object, in the file's order.
+  std::vector<std::pair<std::string_view, Node>> members() const;
 
   // Elements of an array; `items` of a scalar or an object is that one value ("a scalar is a list
   // of one"). An empty array fails.

@@ -18,18 +18,6 @@ namespace {
 
 constexpr int instrumented_passes = 3;
 
-Assignment assignment_of(const Point& point) {
-  return {.model = point.model.get(),
-          .layout = point.layout,
-          .precision = point.precision,
-          .chunks = point.hop_b ? static_cast<int>(point.chunks) : 1,
-          .interval = point.interval,
-          .lengths = lengths_of(point),
-          .steps = point.steps,
-          .seed = point.seed,
-          .zipf = point.zipf.value_or(0)};
-}
-
 Verified verified_by(const Comparison& comparison, double tolerance) {
   Verified verified{.max_rel_err = comparison.max_rel_err, .tolerance = tolerance};
   if (comparison.choices > 0)
@@ -42,6 +30,18 @@ Verified verified_by(const Comparison& comparison, double tolerance) {
 }
 
 }  // namespace
+
+Assignment assignment_of(const Point& point) {
+  return {.model = point.model.get(),
+          .layout = point.layout,
+          .precision = point.precision,
+          .chunks = point.hop_b ? static_cast<int>(point.chunks) : 1,
+          .interval = point.interval,
+          .lengths = lengths_of(point),
+          .steps = point.steps,
+          .seed = point.seed,
+          .zipf = point.zipf.value_or(0)};
+}
 
 struct PointRunner::Work {
   const Point& point;

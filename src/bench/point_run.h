@@ -15,6 +15,8 @@
 
 namespace helix {
 
+Assignment assignment_of(const Point& point);
+
 enum class Status : uint8_t { ok, unverified, skipped, failed, dropped };
 
 struct PointResult {

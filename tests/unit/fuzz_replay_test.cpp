@@ -15,6 +15,9 @@
 #define LLVMFuzzerTestOneInput replay_model
 #include "tests/fuzz/model_fuzz.cpp"
 #undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput replay_safetensors
+#include "tests/fuzz/safetensors_fuzz.cpp"
+#undef LLVMFuzzerTestOneInput
 #define LLVMFuzzerTestOneInput replay_sweep
 #include "tests/fuzz/sweep_fuzz.cpp"
 #undef LLVMFuzzerTestOneInput
@@ -28,8 +31,10 @@ struct Target {
   int (*entry)(const uint8_t*, size_t);
 };
 
-const std::vector<Target> targets = {
-    {"json", replay_json}, {"model", replay_model}, {"sweep", replay_sweep}};
+const std::vector<Target> targets = {{"json", replay_json},
+                                     {"model", replay_model},
+                                     {"safetensors", replay_safetensors},
+                                     {"sweep", replay_sweep}};
 
 fs::path corpus() {
 #ifdef HELIX_SOURCE_DIR
