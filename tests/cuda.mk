@@ -23,11 +23,27 @@ $(CUDA_DIR)/%.o: %.cu tests/cuda.mk
 # The plain twins, without the rest of the program's dependencies.
 $(CUDA_DIR)/%.o: %.cpp tests/cuda.mk
 	@echo "c++ $<"; mkdir -p $(@D)
-	$(Q)$(CCACHE) $(CXX) -std=c++20 -O3 -fopenmp -Wall -Wextra -iquote src -iquote . -MMD -MP -c $< -o $@
+	$(Q)$(CCACHE) $(CXX) -std=c++20 -O3 -fopenmp -Wall -Wextra $(CXX_CUDA_FLAGS) -iquote src -iquote . -MMD -MP -c $< -o $@
 $(CUDA_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_DIR)/kernels/cpu/reference.o
 	@echo "link $@"
 	$(Q)$(CUDA_NVCC) $(CUDA_GENCODE) $^ -Xcompiler -fopenmp -ldl -o $@
-.SECONDARY: $(CUDA_PROGRAMS:=.o)
+# Between ranks: MPI, and NCCL to compare with.
+MPICXX ?= mpicxx
+NCCL_LIB := $(firstword $(wildcard $(addsuffix /libnccl.so,$(NCCL_HOME)/lib $(CUDA_HOME)/lib $(CUDA_HOME)/lib64 \
+  /usr/lib/x86_64-linux-gnu)))
+CUDA_MPI_PROGRAMS := $(patsubst %.cu,$(CUDA_DIR)/%,$(sort $(wildcard tests/cuda/mpi/*.cu)))
+CUDA_PEERS := $(addprefix $(CUDA_DIR)/src/,execute/exchange/peers.o execute/exchange/mpi.o base/error.o base/text.o)
+cuda_mpi_flags := -DOMPI_SKIP_MPICXX $(addprefix -isystem ,$(filter-out /usr/include, \
+  $(shell $(MPICXX) --showme:incdirs 2>/dev/null)) $(wildcard $(NCCL_HOME)/include))
+$(CUDA_MPI_PROGRAMS:=.o) $(CUDA_PEERS): NVCC_FLAGS += $(cuda_mpi_flags)
+$(CUDA_PEERS): CXX_CUDA_FLAGS := $(cuda_mpi_flags)
+cuda: $(CUDA_MPI_PROGRAMS)
+$(CUDA_MPI_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_PEERS) $(CUDA_DIR)/kernels/cpu/reference.o
+	@echo "link $@"
+	$(Q)$(CUDA_NVCC) $(CUDA_GENCODE) $^ -Xcompiler -fopenmp -ldl -lfmt $(NCCL_LIB) \
+	  -Xlinker -rpath=$(dir $(NCCL_LIB)) $(filter-out -pthread,$(shell $(MPICXX) --showme:libdirs 2>/dev/null | sed 's/[^ ]* */-L&/g')) \
+	  -lmpi -o $@
+.SECONDARY: $(CUDA_PROGRAMS:=.o) $(CUDA_MPI_PROGRAMS:=.o)
 -include $(wildcard $(CUDA_DIR)/*/*/*.d)
 
 # Headers that name CUDA's types compile alone where the toolkit is; elsewhere they are not tried.

@@ -1,0 +1,227 @@
+// All-reduce, residual and RMSNorm in one kernel. A cluster of up to eight blocks has a row, so
+// that the sum of squares goes through shared memory; a thread keeps its values in registers from
+// the sum to the norm.
+#include <cooperative_groups.h>
+
+#include <algorithm>
+#include <cassert>
+
+#include "kernels/cuda/channel.cuh"
+
+namespace helix::cuda {
+namespace {
+
+namespace groups = cooperative_groups;
+
+constexpr int threads = 512;
+constexpr int cluster_blocks = 8;
+constexpr int thread_units = 2;  // widths up to 4 * 512 * 8 * 2
+
+template <class Activation>
+__device__ float4 load_unit(const Activation* from) {
+  return load_words(from);
+}
+template <class Activation>
+__device__ float4 rounded(float4 v) {
+  return make_float4(to_float(from_float<Activation>(v.x)), to_float(from_float<Activation>(v.y)),
+                     to_float(from_float<Activation>(v.z)), to_float(from_float<Activation>(v.w)));
+}
+
+template <class Activation>
+__device__ void put_unit(const Exchange& exchange, int member, int64_t unit, float4 value) {
+  uint2 words[unit_words<Activation>];
+  words_of(value, words, static_cast<const Activation*>(nullptr));
+#pragma unroll
+  for (int w = 0; w < unit_words<Activation>; ++w)
+    exchange.put(member, unit * unit_words<Activation> + w, words[w]);
+}
+// Looked for at once, then waited for one by one: one trip for all of them.
+template <class Activation>
+struct Seen {
+  static constexpr int count = unit_words<Activation>;
+  uint4 words[count] = {};
+
+  __device__ void look(const Exchange& exchange, int sender, int64_t unit) {
+#pragma unroll
+    for (int w = 0; w < count; ++w) words[w] = exchange.look(sender, unit * count + w);
+  }
+  __device__ float4 finish(Exchange& exchange, int sender, int64_t unit) const {
+    uint2 payload[count];
+#pragma unroll
+    for (int w = 0; w < count; ++w)
+      payload[w] = exchange.finish(words[w], sender, unit * count + w);
+    return unit_of(payload, static_cast<const Activation*>(nullptr));
+  }
+};
+
+template <class Activation>
+__device__ float4 taken(Exchange& exchange, int sender, int64_t unit) {
+  Seen<Activation> seen;
+  seen.look(exchange, sender, unit);
+  return seen.finish(exchange, sender, unit);
+}
+
+// The sum over the members, in their order, of my value and of `unit` of each inbox.
+template <class Activation>
+__device__ float4 sum_of(Exchange& exchange, const Channel& channel, int64_t unit, float4 own) {
+  constexpr int ahead = 8;
+  float4 sum{};
+#pragma unroll 1
+  for (int first = 0; first < channel.size; first += ahead) {
+    Seen<Activation> seen[ahead];
+#pragma unroll
+    for (int j = 0; j < ahead; ++j)
+      if (first + j < channel.size && first + j != channel.index)
+        seen[j].look(exchange, first + j, unit);
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+      const int i = first + j;
+      if (i >= channel.size) break;
+      const float4 v = i == channel.index ? own : seen[j].finish(exchange, i, unit);
+      sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+    }
+  }
+  return rounded<Activation>(sum);
+}
+
+// Over the cluster: warps in order within a block, blocks in order. All threads get it.
+__device__ float sum_over_cluster(groups::cluster_group& cluster, float value) {
+  __shared__ float of_warps[threads / 32];
+  __shared__ float of_block;
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0U, value, step);
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    float sum = 0;
+    for (const float warp : of_warps) sum += warp;
+    of_block = sum;
+  }
+  cluster.sync();
+  float sum = 0;
+  for (unsigned block = 0; block < cluster.num_blocks(); ++block)
+    sum += *cluster.map_shared_rank(&of_block, block);
+  cluster.sync();  // the next row writes them again; no block leaves while it is read
+  return sum;
+}
+
+struct Work {
+  int rows, width;
+  float eps;
+};
+
+// Units of a row are cut over the cluster's blocks, rows over clusters. Everything is sent before
+// anything is waited for. Two shots: the inbox holds [rows][share] summands, then as many sums.
+template <Shots shots, class Weight, class Activation>
+__global__ void __launch_bounds__(threads, 1)
+    reduce_and_norm(const __grid_constant__ Channel channel, Work work, const Activation* y,
+                    Activation* hidden, const Weight* w, Activation* out) {
+  groups::cluster_group cluster = groups::this_cluster();
+  const int blocks = static_cast<int>(cluster.num_blocks());
+  const int rank = static_cast<int>(cluster.block_rank());
+  const int units = work.width / 4;
+  const int of_block = (units + blocks - 1) / blocks;
+  const int first = rank * of_block;
+  const int last = min(units, first + of_block);
+  const int share = (units + channel.size - 1) / channel.size;  // of a member, in two shots
+  const int64_t sums_at = int64_t{work.rows} * share;
+  if (channel.own_card) release_next();
+  wait_for_previous();
+  Exchange exchange(channel);
+
+  const auto for_units = [&](auto body) {
+    for (int row = static_cast<int>(blockIdx.y); row < work.rows; row += gridDim.y)
+      for (int u = first + static_cast<int>(threadIdx.x); u < last; u += threads) body(row, u);
+  };
+  for_units([&](int row, int u) {
+    const float4 mine = load_unit(y + int64_t{row} * work.width + 4 * u);
+    if constexpr (shots == Shots::one) {
+      for (int k = 1; k < channel.size; ++k)
+        put_unit<Activation>(exchange, (channel.index + k) % channel.size, int64_t{row} * units + u,
+                             mine);
+    } else if (u / share != channel.index) {
+      put_unit<Activation>(exchange, u / share, int64_t{row} * share + u % share, mine);
+    }
+  });
+  if constexpr (shots == Shots::two) {
+    const int begin = channel.index * share;
+    const int mine = min(share, units - begin);  // may be none
+    for (int row = static_cast<int>(blockIdx.y); row < work.rows; row += gridDim.y)
+      for (int s = rank * threads + static_cast<int>(threadIdx.x); s < mine;
+           s += blocks * threads) {
+        const int64_t at = int64_t{row} * share + s;
+        const float4 sum = sum_of<Activation>(
+            exchange, channel, at, load_unit(y + int64_t{row} * work.width + 4 * (begin + s)));
+        for (int k = 0; k < channel.size; ++k)  // to myself, too: another block may want it
+          put_unit<Activation>(exchange, (channel.index + k) % channel.size, sums_at + at, sum);
+      }
+  }
+
+  for (int row = static_cast<int>(blockIdx.y); row < work.rows; row += gridDim.y) {
+    const int64_t at = int64_t{row} * work.width;
+    float4 values[thread_units];
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < thread_units; ++i) {
+      const int u = first + static_cast<int>(threadIdx.x) + i * threads;
+      if (u >= last) break;
+      float4 v;
+      if constexpr (shots == Shots::one)
+        v = sum_of<Activation>(exchange, channel, int64_t{row} * units + u,
+                               load_unit(y + at + 4 * u));
+      else v = taken<Activation>(exchange, u / share, sums_at + int64_t{row} * share + u % share);
+      if (hidden != nullptr) {
+        const float4 h = load_unit(hidden + at + 4 * u);
+        v = rounded<Activation>(make_float4(h.x + v.x, h.y + v.y, h.z + v.z, h.w + v.w));
+        store_words(v, hidden + at + 4 * u);
+        squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+      } else {
+        store_words(v, out + at + 4 * u);
+      }
+      values[i] = v;
+    }
+    if (hidden == nullptr) continue;
+    const float total = sum_over_cluster(cluster, squares);
+    const float scale = rsqrtf(total / static_cast<float>(work.width) + work.eps);
+#pragma unroll
+    for (int i = 0; i < thread_units; ++i) {
+      const int u = first + static_cast<int>(threadIdx.x) + i * threads;
+      if (u >= last) break;
+      const float4 v = values[i];
+      const Weight* const gains = w + 4 * u;
+      store_words(make_float4(v.x * scale * to_float(gains[0]), v.y * scale * to_float(gains[1]),
+                              v.z * scale * to_float(gains[2]), v.w * scale * to_float(gains[3])),
+                  out + at + 4 * u);
+    }
+  }
+}
+
+}  // namespace
+
+template <class Weight, class Activation>
+void all_reduce_norm(const Channel& channel, Shots shots, int rows, int width, const Activation* y,
+                     Activation* hidden, const Weight* w, float eps, Activation* out,
+                     const Launch& how) {
+  assert(channel.size <= max_members && rows > 0 && width > 0 && width % 4 == 0);
+  assert(width <= 4 * threads * thread_units * cluster_blocks && how.blocks > 0);
+  assert(all_reduce_room(shots, channel.size, rows, width, sizeof(Activation)) <= channel.room);
+  int blocks = 1;  // of a cluster: 64 units a block are worth one
+  while (blocks < cluster_blocks && 2 * blocks <= how.blocks && width / 4 > 64 * blocks)
+    blocks *= 2;
+  while (blocks < cluster_blocks && width > 4 * threads * thread_units * blocks) blocks *= 2;
+  const dim3 grid(static_cast<unsigned>(blocks),
+                  static_cast<unsigned>(std::clamp(how.blocks / blocks, 1, rows)));
+  launch("all-reduce+norm",
+         shots == Shots::one ? reduce_and_norm<Shots::one, Weight, Activation>
+                             : reduce_and_norm<Shots::two, Weight, Activation>,
+         grid, threads, 0, how, blocks, channel, Work{rows, width, eps}, y, hidden, w, out);
+}
+
+#define INSTANTIATE(Weight, Activation)                                                          \
+  template void all_reduce_norm(const Channel&, Shots, int, int, const Activation*, Activation*, \
+                                const Weight*, float, Activation*, const Launch&);
+INSTANTIATE(float, float)
+INSTANTIATE(bf16, bf16)
+INSTANTIATE(bf16, float)
+#undef INSTANTIATE
+
+}  // namespace helix::cuda

@@ -1,0 +1,132 @@
+// Send, receive and merge of partial attention outputs in one kernel.
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+
+#include "kernels/cuda/channel.cuh"
+
+namespace helix::cuda {
+namespace {
+
+constexpr int threads = 512;
+constexpr int warps = threads / 32;
+constexpr int ahead = 8;  // messages that a lane asks for before it waits for the first
+
+// A message is 4-byte aligned and may end in half a word.
+__device__ inline uint2 word_of(const std::byte* message, int64_t word, int64_t bytes) {
+  const auto* from = reinterpret_cast<const uint32_t*>(message + word * 8);
+  return make_uint2(__ldcg(from), word * 8 + 4 < bytes ? __ldcg(from + 1) : 0);
+}
+
+__device__ void send(const Channel& channel, const Exchange& exchange, int64_t bytes,
+                     const std::byte* messages) {
+  const auto words = static_cast<uint32_t>((bytes + 7) / 8);
+  const uint32_t all = words * static_cast<uint32_t>(channel.size - 1);
+  const uint32_t step = gridDim.x * threads;
+#pragma unroll 4
+  for (uint32_t i = blockIdx.x * threads + threadIdx.x; i < all; i += step) {
+    // Each member begins with another peer.
+    const int member = (channel.index + 1 + static_cast<int>(i / words)) % channel.size;
+    const int64_t word = i % words;
+    exchange.put(member, word, word_of(messages + member * bytes, word, bytes));
+  }
+}
+
+// A warp merges up to 128 values of one (row, head), four a lane: w_i = exp(lse_i - max), out = sum
+// w_i o_i / sum w_i in order of the members. A message with lse -inf is not waited for further.
+template <class Activation>
+__global__ void __launch_bounds__(threads)
+    exchange_and_merge(const __grid_constant__ Channel channel, PartialLayout part,
+                       const std::byte* messages, Activation* out) {
+  constexpr int words = unit_words<Activation>;
+  if (channel.own_card) release_next();
+  wait_for_previous();
+  Exchange exchange(channel);
+  const int64_t bytes = part.bytes();
+  send(channel, exchange, bytes, messages);
+  const std::byte* const own = messages + channel.index * bytes;
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int slices = static_cast<int>((part.value_size + 127) / 128);
+  const int tasks = static_cast<int>(part.rows * part.heads) * slices;
+  for (int task = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+       task < tasks; task += static_cast<int>(gridDim.x) * warps) {
+    const int64_t vector = task / slices;
+    const int64_t d = task % slices * 128 + lane * 4;
+    const int64_t lse_at = part.outputs_bytes() + vector * 4;
+    const int64_t at = (vector * part.value_size + d) * sizeof(Activation);
+    const bool mine = d < part.value_size;
+    uint4 seen[ahead][words] = {};
+    const auto look_from = [&](int first) {
+#pragma unroll
+      for (int j = 0; j < ahead; ++j)
+#pragma unroll
+        for (int w = 0; w < words; ++w)
+          if (mine && first + j < channel.size && first + j != channel.index)
+            seen[j][w] = exchange.look(first + j, at / 8 + w);
+    };
+    look_from(0);  // before the log-sum-exps are here: one trip for both
+    const auto lse_of = [&](int i) {
+      if (i >= channel.size) return -INFINITY;
+      if (i == channel.index) return __ldcg(reinterpret_cast<const float*>(own + lse_at));
+      const uint2 word = exchange.finish(exchange.look(i, lse_at / 8), i, lse_at / 8);
+      return __uint_as_float(lse_at % 8 == 0 ? word.x : word.y);
+    };
+    const float lses[2] = {lse_of(lane), lse_of(lane + 32)};
+    float max = fmaxf(lses[0], lses[1]);
+    for (int step = 16; step > 0; step /= 2) max = fmaxf(max, __shfl_xor_sync(~0U, max, step));
+    // +inf gives inf - inf, so that it is seen as NaN is.
+    const auto weight_of = [&](float lse) { return lse == -INFINITY ? 0 : expf(lse - max); };
+    const float weights[2] = {weight_of(lses[0]), weight_of(lses[1])};
+    float total = weights[0] + weights[1];
+    for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0U, total, step);
+
+    float4 sum{};
+#pragma unroll 1
+    for (int first = 0; first < channel.size; first += ahead) {
+      if (first > 0) look_from(first);
+#pragma unroll
+      for (int j = 0; j < ahead; ++j) {
+        const int i = first + j;
+        if (i >= channel.size) break;
+        const float weight = __shfl_sync(~0U, i < 32 ? weights[0] : weights[1], i % 32);
+        const float lse = __shfl_sync(~0U, i < 32 ? lses[0] : lses[1], i % 32);
+        if (lse == -INFINITY || !mine) continue;
+        uint2 unit[words];
+#pragma unroll
+        for (int w = 0; w < words; ++w)
+          unit[w] = i == channel.index ? word_of(own, at / 8 + w, bytes)
+                                       : exchange.finish(seen[j][w], i, at / 8 + w);
+        const float4 v = unit_of(unit, out);
+        sum = make_float4(sum.x + weight * v.x, sum.y + weight * v.y, sum.z + weight * v.z,
+                          sum.w + weight * v.w);
+      }
+    }
+    if (!mine) continue;
+    const float scale = total == 0 ? 0 : 1 / total;
+    store_words(make_float4(sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale),
+                out + vector * part.value_size + d);
+  }
+}
+
+}  // namespace
+
+template <class Activation>
+void exchange_merge(const Channel& channel, const PartialLayout& part, const std::byte* messages,
+                    Activation* out, const Launch& how) {
+  assert(channel.size <= max_members && part.value_size % 4 == 0 && how.blocks > 0);
+  assert(exchange_room(part) <= channel.room);
+  const int64_t sent = (part.bytes() + 7) / 8 * (channel.size - 1);
+  const int64_t merged = part.rows * part.heads * ((part.value_size + 127) / 128);
+  const int64_t wanted =
+      std::max<int64_t>({1, (sent + threads - 1) / threads, (merged + warps - 1) / warps});
+  launch("exchange+merge", exchange_and_merge<Activation>,
+         dim3(static_cast<unsigned>(std::min<int64_t>(wanted, how.blocks))), threads, 0, how, 1,
+         channel, part, messages, out);
+}
+
+template void exchange_merge(const Channel&, const PartialLayout&, const std::byte*, float*,
+                             const Launch&);
+template void exchange_merge(const Channel&, const PartialLayout&, const std::byte*, bf16*,
+                             const Launch&);
+
+}  // namespace helix::cuda
