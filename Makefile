@@ -28,6 +28,8 @@ PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 PACKAGES := build-essential git openmpi-bin libopenmpi-dev libopenblas-dev libcli11-dev \
   nlohmann-json3-dev libfmt-dev libgtest-dev libgmock-dev jq \
   python3 python3-matplotlib python3-pandas python3-pytest
+# A browser, for the tests of the report's page; without it they are skipped.
+PAGE_PACKAGES := chromium chromium-driver python3-selenium fonts-dejavu-core
 LINT_PACKAGES := clang-format clang-tidy
 
 MPICXX := $(if $(MPI_HOME),$(MPI_HOME)/bin/)mpicxx
@@ -93,12 +95,12 @@ PROGRAM := $(BUILD)/helix-bench
 
 all: $(PROGRAM) ## build/helix-bench (the default)
 
-.PHONY: all deps deps-lint info quickstart test lint tidy bench format clean help always
+.PHONY: all deps deps-lint deps-page info quickstart report test lint tidy bench format clean help always
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-ifneq ($(filter-out deps deps-lint info quickstart format clean help,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out deps deps-lint deps-page info quickstart format clean help,$(or $(MAKECMDGOALS),all)),)
 $(if $(MPI_LINK),,$(error $(MPICXX) not found: run `make deps`, or set MPI_HOME))
 endif
 
@@ -162,6 +164,8 @@ deps: ## install the Debian packages that are missing (root or sudo), or name th
 	$(if $(DEPS_DIR),@echo "deps: DEPS_DIR=$(DEPS_DIR) is used as it is",$(call install,$(PACKAGES)))
 deps-lint:
 	$(call install,$(LINT_PACKAGES))
+deps-page: ## Chromium, for the tests of the page that `report` makes
+	$(call install,$(PAGE_PACKAGES))
 
 info: ## what was found on this machine, and what was searched
 	@show() { printf '%-9s %s\n' "$$1" "$${2:-not found (searched: $$3)}"; }; \
@@ -186,7 +190,11 @@ quickstart: deps ## install, build, run a small sweep on 8 ranks, print and draw
 	tests/mpirun.sh -n 8 $(PROGRAM) run configs/sweeps/quickstart.json -o results/quickstart \
 	  $$(test ! -e results/quickstart/results.jsonl || echo --resume=mixed)
 	$(PROGRAM) frontier results/quickstart/results.jsonl
-	$(PYTHON) -m analysis.figures results/quickstart
+	$(PYTHON) -m analysis figures results/quickstart
+
+report: $(PROGRAM) ## RESULTS='DIR…': one offline page of results, report.html beside them (OUT=FILE)
+	$(if $(RESULTS),,$(error RESULTS names no results: make report RESULTS=results/quickstart))
+	@$(PYTHON) -m analysis report $(RESULTS) $(if $(OUT),-o $(OUT))
 
 compile_commands.json: $(BUILD)/sources $(BUILD)/flags $(BUILD)/version.h ## for clangd
 	@{ echo '['; printf '  {"directory": "$(CURDIR)", "file": "%s", "command": "$(compile) %s -c %s"},\n' \

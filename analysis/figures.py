@@ -1,13 +1,9 @@
 """Pareto plots of a results folder, as PNG and SVG in its plots/.
 
-    /usr/bin/python3 -m analysis.figures results/NAME [--frontier-json FILE]
+    /usr/bin/python3 -m analysis figures results/NAME [--frontier-json FILE]
 """
 
-import argparse
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -23,33 +19,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.legend_handler import HandlerTuple  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
 
 from analysis.labels import place_labels  # noqa: E402
-
-# Okabe and Ito's colours, and a shape each for who sees none; the same in every figure.
-STYLES = {
-    "helix": ("#0072B2", "o"), "tp": ("#D55E00", "s"), "dcp": ("#009E73", "^"),
-    "medha": ("#CC79A7", "D"), "dp_ep": ("#E69F00", "v"), "pp": ("#56B4E9", "P"),
-}
-OTHER = ("#000000", "X")
-INK, GREY = "#222222", "#666666"
-SCHEMA = "helix-bench/frontier/1"
-
-
-class BadInput(Exception):
-    """One line for the user, exit 2."""
-
-
-def clean(text, limit=90):
-    """One line of it, whatever a file holds."""
-    text = "".join(c if c.isprintable() else " " for c in str(text))
-    return text if len(text) <= limit else text[:limit - 1] + "…"
-
-
-def style_of(strategy):
-    return STYLES.get(strategy, OTHER)
-
+from analysis.results import BadInput  # noqa: E402
+from analysis.style import GREY, INK, clean, style_of  # noqa: E402
 
 def label_of(point):
     return clean(", ".join(filter(None, [point["label"], f"B{point['batch']}", point["options"]])))
@@ -96,6 +71,16 @@ def scale_axis(axis, values, set_limits, room):
     axis.set_major_locator(FixedLocator(ticks(low, high)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+
+
+def draw_hull(axes, points):
+    """What the Baseline's strategies reach together, shaded."""
+    hull = sorted((p for p in points if p.get("hull")), key=lambda p: (p["x"], -p["y"]))
+    if hull:
+        left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+        axes.fill_between([left, *(p["x"] for p in hull)], [hull[0]["y"], *(p["y"] for p in hull)],
+                          bottom, step="pre", color="#8a8a8a", alpha=0.13, lw=0, zorder=0,
+                          gid="hull")
 
 
 def draw_points(axes, points):
@@ -163,6 +148,9 @@ def draw_legend(figure, panel):
         handles.append((Line2D([], [], **hollow),
                         Line2D([], [], marker="x", ls="none", ms=4, mec=GREY)))
         labels.append("failed verification")
+    if any(p.get("hull") for p in panel["points"]):
+        handles.append(Patch(color="#8a8a8a", alpha=0.2, lw=0))
+        labels.append("within the Baseline's reach")
     figure.legend(handles, labels, handler_map={tuple: HandlerTuple(ndivide=1)},
                   loc="upper left", bbox_to_anchor=(0.075, 0.862), frameon=False,
                   ncol=len(handles), columnspacing=1.6, handletextpad=0.5, borderaxespad=0)
@@ -184,6 +172,7 @@ def draw(panel):
     axes.tick_params(length=3)
     axes.set_xlabel("Interactivity (tokens/s/user)")
     axes.set_ylabel(f"Output token throughput per {panel['unit']} (tokens/s/{panel['unit']})")
+    draw_hull(axes, points)
     draw_points(axes, points)
     curves = []
     for strategy in sorted({p["strategy"] for p in points}):
@@ -218,49 +207,31 @@ def file_name(panel, panels):
     return "-".join(filter(None, parts))
 
 
-def read_frontier(results, frontier_json, program):
-    """The program's word on which points stand on a frontier."""
-    if frontier_json:
-        try:
-            text = Path(frontier_json).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{frontier_json}: cannot be read: {error}") from None
-    else:
-        command = [str(program), "frontier", "--format", "json", str(results)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise BadInput(f"{program}: cannot be run ({error.strerror}); build it with `make`, or "
-                           "give --frontier-json") from None
-        if done.returncode != 0:
-            said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-            raise BadInput(said[-1])
-        text = done.stdout
-    try:
-        frontier = json.loads(text)
-    except ValueError as error:
-        raise BadInput(f"{frontier_json or program}: not JSON: {error}") from None
-    if not isinstance(frontier, dict) or frontier.get("schema") != SCHEMA:
-        raise BadInput(f"{frontier_json or program}: no {SCHEMA}")
-    return frontier
-
-
 def save(figure, path):
     figure.savefig(path.with_name(path.name + ".png"), metadata={"Software": None})
     figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None, "Creator": None})
 
 
+def draw_all(results, frontier):
+    """{file name: figure} of each panel."""
+    try:
+        panels = [panel for panel in frontier["panels"] if panel["points"]]
+        figures = {}
+        for panel in panels:
+            name = file_name(panel, panels)
+            while name in figures:
+                name += "-2"
+            figures[name] = draw(panel)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BadInput(f"{results}: no frontier that can be drawn: {error!r}") from None
+    if not figures:
+        raise BadInput(f"{results}: nothing to draw, no point was measured")
+    return figures
+
+
 def make_figures(results, frontier):
     """Draws each panel into results/plots; the paths of what was made."""
-    panels = [panel for panel in frontier["panels"] if panel["points"]]
-    if not panels:
-        raise BadInput(f"{results}: nothing to draw, no point was measured")
-    figures = {}
-    for panel in panels:
-        name = file_name(panel, panels)
-        while name in figures:
-            name += "-2"
-        figures[name] = draw(panel)
+    figures = draw_all(results, frontier)
     plots = Path(results, "plots")
     plots.mkdir(exist_ok=True)
     for old in [*plots.glob("pareto*.png"), *plots.glob("pareto*.svg")]:
@@ -268,33 +239,3 @@ def make_figures(results, frontier):
     for name, figure in figures.items():
         save(figure, plots / name)
     return [plots / f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
-
-
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("results", help="a run's folder, results/NAME")
-    arguments.add_argument("--frontier-json", help="what `frontier --format json` said")
-    arguments.add_argument("--program", help="build/helix-bench", type=Path,
-                           default=Path(__file__).resolve().parent.parent / "build/helix-bench")
-    options = arguments.parse_args()
-    try:
-        if not Path(options.results).is_dir():
-            raise BadInput(f"{options.results}: no such folder")
-        frontier = read_frontier(options.results, options.frontier_json, options.program)
-        for path in make_figures(options.results, frontier):
-            print(path)
-    except BadInput as error:
-        print(clean(error, 500), file=sys.stderr)
-        return 2
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        print(clean(f"{options.frontier_json or options.results}: no frontier that can be drawn: "
-                    f"{error!r}", 500), file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(clean(error, 500), file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

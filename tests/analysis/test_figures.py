@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from matplotlib.text import Text
 
-from analysis import figures, labels
+from analysis import figures, labels, results, style
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -44,13 +44,13 @@ def texts(figure):
 
 
 def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "analysis.figures", *map(str, arguments)],
+    return subprocess.run([sys.executable, "-m", "analysis", "figures", *map(str, arguments)],
                           cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def written(tmp_path, panels, name="frontier.json"):
     path = tmp_path / name
-    path.write_text(json.dumps({"schema": figures.SCHEMA, "panels": panels}), encoding="utf-8")
+    path.write_text(json.dumps({"schema": results.FRONTIER, "panels": panels}), encoding="utf-8")
     return path
 
 
@@ -75,6 +75,15 @@ def test_unproven_points_are_hollow_and_on_no_line():
     hollow = artists(figure, "hollow")
     assert [h.get_markerfacecolor() for h in hollow] == ["none", "none"]
     assert max(artists(figure, "frontier helix")[0].get_xdata()) < 800
+
+
+def test_what_the_baseline_reaches_is_shaded_as_the_program_says():
+    # One of them is dominated: that is not for the figure to know.
+    rivals = [point("tp", x, y, hull=True) for x, y in ((100.0, 9.0), (200.0, 5.0), (90.0, 1.0))]
+    shade, = artists(figures.draw(panel(staircase() + rivals)), "hull")
+    corners = shade.get_paths()[0].vertices
+    assert {9.0, 5.0, 1.0} <= set(corners[:, 1]) and max(corners[:, 0]) == 200.0
+    assert not artists(figures.draw(panel(staircase())), "hull")
 
 
 def test_simulated_frontiers_are_dashed():
@@ -119,7 +128,7 @@ def test_a_strategy_looks_the_same_in_every_figure_and_unlike_the_others():
         return line.get_markerfacecolor(), line.get_marker()
     assert look(figures.draw(panel(staircase()))) == \
         look(figures.draw(panel(staircase(3, "tp") + staircase())))
-    styles = [*figures.STYLES.values(), figures.OTHER]
+    styles = [*style.STYLES.values(), style.OTHER]
     assert len({c for c, _ in styles}) == len({m for _, m in styles}) == len(styles)
 
 

@@ -1,0 +1,109 @@
+"""figures, report, diff, merge, export: what is made of results.
+
+    /usr/bin/python3 -m analysis COMMAND --help
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from analysis import diff, export, merge, report
+from analysis.results import PROGRAM, BadInput, read_frontier
+from analysis.style import clean
+
+
+def run_figures(options, notes):
+    from analysis import figures  # matplotlib takes a second to load, and a job merges without it
+    frontier = read_frontier([options.results], options.program, options.frontier_json)
+    notes += frontier.get("notes", [])
+    for path in figures.make_figures(options.results, frontier):
+        print(path)
+    return 0
+
+
+def run_report(options, notes):
+    print(report.write_report(options.results, options.output, options.program, notes))
+    return 0
+
+
+def run_diff(options, notes):
+    found = diff.diff_runs((options.before, options.after), options.threshold, notes)
+    print(diff.to_text(found, (options.before, options.after), options.threshold, options.all))
+    return 1 if found.counts["worse"] else 0
+
+
+def run_merge(options, notes):
+    words, whole = merge.merge(options.out, options.slices, options.program, notes)
+    print(f"{options.out}: {words}")
+    return 0 if whole else 3
+
+
+def run_export(options, notes):
+    if options.format == "markdown":
+        print(export.to_markdown(read_frontier(options.results, options.program)), end="")
+        return 0
+    lines = export.last_lines(options.results, notes)
+    to_text = {"csv": lambda: export.to_csv(lines),
+               "inferencex": lambda: export.to_inferencex(lines, notes)}[options.format]
+    print(to_text(), end="")
+    return 0
+
+
+def threshold(text):
+    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError("must be a share of the TTL, 0.02 or 2%")
+    return value
+
+
+def parser():
+    top = argparse.ArgumentParser(prog="analysis", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name, run, about, text):
+        command = commands.add_parser(name, help=text, description=about,
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+        command.add_argument("--program", type=Path, default=PROGRAM, help="build/helix-bench")
+        command.set_defaults(run=run)
+        return command
+
+    command = add("figures", run_figures, None, "Pareto plots of a folder, PNG and SVG in its plots/")
+    command.add_argument("results", help="a run's folder, results/NAME")
+    command.add_argument("--frontier-json", help="what `frontier --format json` said")
+    command = add("report", run_report, report.__doc__, "one page that tells the story")
+    command.add_argument("results", nargs="+", help="results files or folders")
+    command.add_argument("-o", "--output", type=Path, help="default: report.html beside the results")
+    command = add("diff", run_diff, diff.__doc__, "what became faster or slower, and what only looks so")
+    command.add_argument("before")
+    command.add_argument("after")
+    command.add_argument("--threshold", type=threshold, default=0.02,
+                         help="changes up to this are none (0.02)")
+    command.add_argument("--all", action="store_true", help="unchanged points too")
+    command = add("merge", run_merge, merge.__doc__, "puts the slices of one sweep together")
+    command.add_argument("out", help="the folder to write")
+    command.add_argument("slices", nargs="*", help="folders of `run --slice I/N`")
+    command = add("export", run_export, export.__doc__, "CSV, InferenceX rows, a Markdown table")
+    command.add_argument("results", nargs="+", help="results files or folders")
+    command.add_argument("--format", choices=("csv", "inferencex", "markdown"), required=True)
+    return top
+
+
+def run(arguments=None):
+    """The exit code; whatever is wrong with the input is one line on stderr."""
+    options = parser().parse_args(arguments)
+    notes = []
+    try:
+        code = options.run(options, notes)
+    except BadInput as error:
+        print(clean(error, 500), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(clean(error, 500), file=sys.stderr)
+        return 2
+    for note in notes:
+        print(clean(note, 500), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run())
