@@ -23,6 +23,9 @@ function ticksOf(low, high, log, wanted) {
   return [low, high];
 }
 
+// Round numbers, without the zeros that floating point leaves.
+const tickText = (value) => digits(Number(value.toPrecision(6)));
+
 class Axis {
   // `room`: margins (before, after) as a share of the range. Pixels run from `start` to `end`.
   constructor(values, log, start, end, room) {

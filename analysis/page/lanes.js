@@ -9,7 +9,8 @@ function laneColor(name) {
 
 // lanes: [{title, spans: [{name, begin, end}]}], in µs from the left edge.
 function drawLanes(lanes, label, until) {
-  const [width, rowHeight, left] = [640, 22, 96];
+  const narrow = innerWidth < 560;  // the letters keep their size
+  const [width, rowHeight, left] = narrow ? [340, 22, 84] : [560, 22, 90];
   const height = lanes.length * rowHeight + 20;
   const per = (width - left - 4) / until;
   const parts = [shape('title', {}, label)];
@@ -25,7 +26,7 @@ function drawLanes(lanes, label, until) {
         parts.push(shape('text', {x: x + 4, y: y + 14, 'pointer-events': 'none', class: 'on-bar'}, name));
     }
   });
-  for (const tick of ticksOf(0, until, false, 5))
+  for (const tick of ticksOf(0, until, false, narrow ? 3 : 5))
     parts.push(shape('text', {x: left + tick * per, y: height - 5, class: 'axis',
       'text-anchor': tick > until * .92 ? 'end' : 'middle'}, time(tick)));
   return shape('svg', {viewBox: `0 0 ${width} ${height}`, class: 'lanes', role: 'img', 'aria-label': label}, ...parts);

@@ -69,12 +69,12 @@ class Plot {
     for (const tick of this.xAxis.ticks(90)) {
       const x = this.xAxis.pixel(tick);
       surface.path([[x, 12], [x, height - 46]], {stroke: colors.grid});
-      surface.text(x, height - 32, digits(tick), {fill: colors.quiet, align: 'center'});
+      surface.text(x, height - 32, tickText(tick), {fill: colors.quiet, align: 'center'});
     }
     for (const tick of this.yAxis.ticks(60)) {
       const y = this.yAxis.pixel(tick);
       surface.path([[62, y], [width - 14, y]], {stroke: colors.grid});
-      surface.text(56, y, digits(tick), {fill: colors.quiet, align: 'right'});
+      surface.text(56, y, tickText(tick), {fill: colors.quiet, align: 'right'});
     }
     surface.path([[62, 12], [62, height - 46], [width - 14, height - 46]], {stroke: colors.line});
   }
@@ -170,12 +170,14 @@ class Plot {
   drawLabels(surface, colors) {
     const size = this.width > 600 ? 11 : 10;
     const points = this.curves.flatMap((curve) => curve.frontier.filter(this.place.has));
+    // Of many points only Helix's say their layout; hovering says the rest.
+    const wordy = (i) => this.width > 600 && (points.length < 26 || data.rows.strategy[i] === 'helix');
     const marks = points.map((i) => ({x: this.px(i) - 6, y: this.py(i) - 6, w: 12, h: 12}));
     const taken = [];
     const overlaps = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
     for (const i of points.sort((a, b) => this.px(b) - this.px(a)).slice(0, 150)) {
       const full = layoutOf(i);
-      for (const words of this.width > 600 ? [full, `B${data.rows.batch[i]}`] : [`B${data.rows.batch[i]}`]) {
+      for (const words of wordy(i) ? [full, `B${data.rows.batch[i]}`] : [`B${data.rows.batch[i]}`]) {
         const w = surface.widthOf(words, size);
         const spots = [[9, -9, 'left'], [10, 0, 'left'], [0, -14, 'center'], [9, 11, 'left'], [-9, 12, 'right']];
         const fitting = spots.map(([dx, dy, align]) => {

@@ -3,6 +3,7 @@
 const pageSize = 100;
 const tableColumns = [
   ['strategy', 'strategy', (i) => data.rows.strategy[i]],
+  ['key', 'key', (i) => data.rows.key[i]],
   ['layout', 'layout', (i) => data.rows.label[i]],
   ['options', 'options', (i) => data.rows.options[i]],
   ['batch', 'batch', (i) => data.rows.batch[i]],
@@ -17,7 +18,6 @@ const tableColumns = [
   ['error', 'max rel err', (i) => data.rows.max_rel_err[i]],
   ['proof', 'verified', (i) => data.rows.proof[i]],
   ['frontier', 'frontier', () => null],  // filled by drawTable
-  ['key', 'key', (i) => data.rows.key[i]],
 ];
 const wordColumns = new Set(['strategy', 'layout', 'options', 'proof', 'key']);
 
@@ -60,7 +60,7 @@ function tableRow(i, standing) {
 
 function drawTable(view) {
   const standing = new Set(view.curves.flatMap((curve) => curve.frontier));
-  const entry = tableColumns.find(([name]) => name === state.sort) ?? tableColumns[8];
+  const entry = tableColumns.find(([name]) => name === state.sort) ?? tableColumns.find(([name]) => name === 'y');
   const value = entry[0] === 'frontier' ? (i) => +standing.has(i) : entry[2];
   const rows = sorted(foundRows(view), value);
   const pages = Math.max(1, Math.ceil(rows.length / pageSize));

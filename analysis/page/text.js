@@ -21,12 +21,13 @@ function shape(tag, attributes = {}, ...children) {
 }
 
 const grouped = new Intl.NumberFormat('en', {maximumFractionDigits: 0});
-// Three digits, and all of them before the point: 0.0123, 1.20, 12.3, 1,234.
+// Three digits, and all of them before the point: 0.0123, 1.20, 12.3, 1,234; whole numbers as they are.
 function digits(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return '–';
   const size = Math.abs(value);
   if (size >= 99.95) return grouped.format(value);
-  if (size >= 0.001 || size === 0) return Number(value.toPrecision(3)).toString();
+  if (Number.isInteger(value)) return String(value);
+  if (size >= 0.001) return value.toPrecision(3);
   return value.toExponential(1);
 }
 function bytes(value) {
