@@ -191,6 +191,7 @@ quickstart: deps ## install, build, run a small sweep on 8 ranks, print and draw
 	  $$(test ! -e results/quickstart/results.jsonl || echo --resume=mixed)
 	$(PROGRAM) frontier results/quickstart/results.jsonl
 	$(PYTHON) -m analysis figures results/quickstart
+	$(PYTHON) -m analysis report results/quickstart
 
 report: $(PROGRAM) ## RESULTS='DIR…': one offline page of results, report.html beside them (OUT=FILE)
 	$(if $(RESULTS),,$(error RESULTS names no results: make report RESULTS=results/quickstart))

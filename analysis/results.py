@@ -1,6 +1,7 @@
 """Reads what runs have written: lines, sweeps, environments, and the program's word on frontiers."""
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -118,9 +119,12 @@ def environments_of(path):
 
 def run_program(program, arguments):
     """What the program printed. Its refusal becomes ours."""
+    # One process of its own, also in a job of many: it takes these for the launcher's words.
+    launched = ("SLURM_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
     try:
         done = subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True,
-                              check=False)
+                              check=False, env=environment)
     except OSError as error:
         raise BadInput(f"{program}: cannot be run ({error.strerror}); build it with `make`, or "
                        "give --program") from None

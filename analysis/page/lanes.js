@@ -56,7 +56,7 @@ function tracedLanes(trace, layer, ranks = 2) {
 // in one chunk, after it), then merge[c].
 function predictedLanes(tasks, chunks) {
   const exchange = tasks.filter((task) => task.name.startsWith('exchange'));
-  const first = tasks.findIndex((task) => task.name === 'attention');
+  const first = tasks.findIndex((task) => /^attention(\+|$)/.test(task.name));  // or a cover of it
   if (first < 0 || !exchange.length) return null;
   const a = tasks[first].us / chunks;
   const e = exchange.reduce((sum, task) => sum + task.us, 0) / chunks;
@@ -97,7 +97,7 @@ function lanesOf(i) {
     return [title, pick, holder];
   }
   const tasks = tasksOf(i);
-  const chunks = data.rows.hop_b[i] ? data.rows.chunks[i] : Math.min(4, data.rows.batch[i]);
+  const chunks = Math.min(256, data.rows.hop_b[i] ? data.rows.chunks[i] : Math.min(4, data.rows.batch[i]));
   const off = predictedLanes(tasks, 1);
   const on = predictedLanes(tasks, chunks);
   if (!off) return [];

@@ -1,7 +1,9 @@
 """Chromium without a window, and a page that is open in it."""
 
 import shutil
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +123,18 @@ class Page:
 def write_page(folder, lines, **of):
     """The page of a run with these lines, as `report` makes it."""
     return report.write_report([write_run(folder, lines, **of)], None, PROGRAM, [])
+
+
+def screenshot(page, picture, script="", **how):
+    """A PNG of the page as it stands after a script, the height of the window."""
+    driver = start("/tmp")
+    try:
+        show(driver, Path(page), **how)
+        driver.execute_script(f"const page = window.helixBench; {script}")
+        driver.save_screenshot(str(picture))
+    finally:
+        driver.quit()
+
+
+if __name__ == "__main__":
+    screenshot(*sys.argv[1:4])

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.text import Text
 
 from analysis import figures, labels, results, style
+from lines import analysis, line, one_line, write_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -204,6 +205,20 @@ def test_what_is_missing_is_one_line_and_exit_code_2(tmp_path):
         done = command(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_results_that_cannot_be_drawn_are_one_line(tmp_path):
+    for name, lines, word in (
+            ("empty", [], "no point was measured"),
+            ("skipped", [line(status="skipped")], "no point was measured (1 skipped, 0 failed)"),
+            ("newer", [line(schema="helix-bench/2.0"), line()], "newer"),
+            ("nan", [line(ttl_us=float("nan")), line()], "results.jsonl:1")):
+        one_line(analysis("figures", write_run(tmp_path / name, lines)), word)
+        assert not (tmp_path / name / "plots").exists()
+    torn = write_run(tmp_path / "torn", [line()], tail='{"schema": "helix')
+    done = analysis("figures", torn)
+    assert done.returncode == 0 and "cut off in writing" in done.stderr
+    assert len(done.stdout.splitlines()) == 2
 
 
 def test_the_program_says_what_is_on_the_frontier(tmp_path):

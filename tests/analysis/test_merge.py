@@ -75,8 +75,11 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path):
     assert len(read_run(tmp_path / "other")) == 2
 
 
-def test_what_is_missing_is_named(tmp_path):
-    """The program says which points the sweep has; a slice died, one never began."""
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
+    """The program says which points the sweep has, also in a job of many tasks; a slice died, one never
+    began."""
+    monkeypatch.setenv("SLURM_NTASKS", "64")
+    monkeypatch.setenv("SLURM_PROCID", "0")
     program = results.PROGRAM
     sweep = tmp_path / "sweep.json"
     sweep.write_text(json.dumps(SWEEP))

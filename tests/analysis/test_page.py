@@ -120,7 +120,7 @@ def test_hover_shows_and_click_pins_a_point(page):
             "clickCount": 0 if kind == "mouseMoved" else 1})
     tip = page.find("#tip").text
     for word in ("helix", "KVP4×TPA2→TPF8", "batch", "TTL", "p95", "of floor", "50", "exchange exposed",
-                 "memory a GPU", "3 GB", "3 launches", "exact: 1.0e-6", "key", "Pinned below"):
+                 "memory a GPU", "3.00 GB", "3 launches", "exact: 1.0e-6", "key", "Pinned below"):
         assert word in tip, (word, tip)
     assert page.state("pins") == [page.js("return page.data.rows.id[arguments[0]]", i)]
     card = page.find("#pins article").text
