@@ -17,6 +17,7 @@
 #include "bench/list.h"
 #include "bench/plan.h"
 #include "bench/run.h"
+#include "bench/simulate.h"
 #include "bench/translate.h"
 #include "bench/verify.h"
 #include "bench/watchdog.h"
@@ -90,6 +91,11 @@ std::pair<int64_t, int64_t> part_of(const std::string& option, const std::string
 
 using Action = std::function<int()>;
 
+Resume resume_of(const std::string& text) {
+  if (text == "mixed") return Resume::mixed;
+  return text == "yes" ? Resume::yes : Resume::no;
+}
+
 void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
   struct Texts {
     std::string executor = "cpu", exchange = "auto", resume, slice = "1/1";
@@ -130,9 +136,7 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
     o->slice = part_of("--slice", t->slice);
     o->verify = !t->unverified;
     // A repeat adds to what the first launch wrote.
-    o->resume = t->resume == "mixed"                  ? Resume::mixed
-                : t->resume == "yes" || o->repeat > 1 ? Resume::yes
-                                                      : Resume::no;
+    o->resume = o->repeat > 1 && t->resume.empty() ? Resume::yes : resume_of(t->resume);
     action = [o, t] {
       return in_world(t->silence_s, [&](World& world) { return helix::run(world, *o); });
     };
@@ -175,6 +179,29 @@ void add_plan(CLI::App& app, Action& action) {
   plan->final_callback([o, json, &action] {
     o->format = *json == "json" ? PlanFormat::json : PlanFormat::table;
     action = [o] { return helix::plan(*o); };
+  });
+}
+
+void add_simulate(CLI::App& app, Action& action, std::vector<const char*> command) {
+  auto o = std::make_shared<SimulateOptions>();
+  auto resume = std::make_shared<std::string>();
+  auto accounting = std::make_shared<std::string>("chunks");
+  o->command = std::move(command);
+  CLI::App* simulate = app.add_subcommand("simulate", "price a sweep on a machine; needs no MPI");
+  simulate->add_option("SWEEP", o->sweep, "sweep file")->required();
+  simulate->add_option("--machine", o->machine, "a name (list machines) or a file")->required();
+  simulate
+      ->add_option("--accounting", *accounting,
+                   "of HOP-B. chunks: each pays its latency; paper: as in its Figure 3")
+      ->check(CLI::IsMember({"chunks", "paper"}));
+  simulate->add_option("-o,--output", o->folder,
+                       "folder of results (default: results/NAME-MACHINE)");
+  simulate->add_flag("--resume{yes}", *resume, "go on; --resume=mixed: also from another commit")
+      ->check(CLI::IsMember({"yes", "mixed"}));
+  simulate->final_callback([o, resume, accounting, &action] {
+    o->accounting = *accounting == "paper" ? Accounting::paper : Accounting::chunks;
+    o->resume = resume_of(*resume);
+    action = [o] { return helix::simulate(*o); };
   });
 }
 
@@ -244,6 +271,7 @@ int start(int argc, char** argv) {
   add_run(app, action, {argv, argv + argc});
   add_verify(app, action);
   add_plan(app, action);
+  add_simulate(app, action, {argv, argv + argc});
   add_export(app, action);
   add_list(app, action);
   add_frontier(app, action);

@@ -135,10 +135,11 @@ Json field(const Json& facts, const char* part, const char* name) {
 
 }  // namespace
 
-Environment environment(int argc, const char* const* argv) {
+Environment environment(int argc, const char* const* argv, const Json& simulated) {
   Environment found;
   found.facts = {
       {"machine", machine_facts()}, {"build", build_facts()}, {"variables", variables(false)}};
+  if (!simulated.is_null()) found.facts["simulated"] = simulated;
   // As it will be read back: a variable may hold what is not UTF-8.
   found.facts = Json::parse(dumped(found.facts));
   found.hash = hash_of(dumped(found.facts));
@@ -156,6 +157,8 @@ std::string differs(const Json& before, const Json& now) {
   };
   if (commit(before) != commit(now))
     return fmt::format("another commit ({}, now {})", commit(before), commit(now));
+  if (before.value("simulated", Json()) != now.value("simulated", Json()))
+    return "another machine file";
   for (const char* name : {"cpu", "cores", "gpus"}) {
     const Json was = field(before, "machine", name);
     const Json is = field(now, "machine", name);

@@ -14,7 +14,8 @@ struct Environment {
 };
 
 // Of rank 0's host. Variables are taken by an allow-list of prefixes, never credentials.
-Environment environment(int argc, const char* const* argv);
+// `simulated`: of what is priced, not measured, the machine it is priced on.
+Environment environment(int argc, const char* const* argv, const Json& simulated = {});
 
 // What keeps `facts` of two launches from being mixed unasked: "another commit (a, now b)",
 // "another CPU (...)"; empty when they belong together.

@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
+#include <array>
 #include <vector>
 
 #include "layout/strategy.h"
+#include "machine/machine.h"
 #include "model/weights.h"
 
 namespace helix {
@@ -97,15 +98,27 @@ std::string list_models() {
 }
 
 std::string list_machines() {
-  std::string text;
-  std::vector<std::string> found;
-  std::error_code error;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(configs_folder() + "/machines", error))
-    if (entry.path().extension() == ".json") found.push_back(entry.path().stem());
-  std::ranges::sort(found);
-  for (const std::string& name : found) text += name + "\n";
-  return text.empty() ? "no machine files yet\n" : text;
+  std::vector<Row> rows = {{"machine", "memory GB", "read GB/s", "link GB/s", "network GB/s",
+                            "domain ranks", "bf16 TFLOP/s", "fp8", "nvfp4", "kernel us",
+                            "factors"}};
+  for (const std::string& name : machine_names()) {
+    const Machine m = read_machine(name);
+    std::array<int, 4> bases = {};
+    for (const MachineNumber& number : machine_numbers())
+      if (!number.peak) ++bases[static_cast<size_t>(m.provenance.find(number.key)->second.basis)];
+    std::string factors;
+    for (const Basis basis : {Basis::measured, Basis::fitted, Basis::assumed, Basis::data_sheet})
+      if (const int count = bases[static_cast<size_t>(basis)]; count > 0)
+        factors += fmt::format("{}{} {}", factors.empty() ? "" : ", ", count, name_of(basis));
+    const auto rate = [&](Format format) {
+      return fmt::format("{}", m.product_tflops[static_cast<size_t>(format)]);
+    };
+    rows.push_back({m.name, fmt::format("{}", m.memory_gb), fmt::format("{}", m.read_gb_per_s),
+                    fmt::format("{}", m.link_gb_per_s), fmt::format("{}", m.network_gb_per_s),
+                    std::to_string(m.domain_ranks), rate(Format::bf16), rate(Format::fp8),
+                    rate(Format::nvfp4), fmt::format("{}", m.kernel_us), factors});
+  }
+  return table(rows);
 }
 
 std::string list_layouts() {

@@ -24,12 +24,12 @@ class Planner {
   // The schedule of the first rank of stage 0, and the load of its first step.
   const Schedule& schedule(const Point& point) { return *stages(point, 0).front(); }
   StepState load(const Point& point);
-
- private:
+  // The schedules of stages that differ, for the first rank of a replica; they stay where they are.
   using Stages = std::vector<std::unique_ptr<Schedule>>;
-  const Stages& stages(const Point& point, int dp);  // that differ, for the first rank of a replica
+  const Stages& stages(const Point& point, int dp);
   const std::vector<int64_t>& lengths(const Point& point);
 
+ private:
   std::map<std::array<int64_t, 11>, Stages> stages_;
   std::map<std::tuple<int64_t, int64_t, int64_t, uint64_t>, std::vector<int64_t>> lengths_;
 };

@@ -88,8 +88,8 @@ bool failed_verification(const Node& line) {
 }  // namespace
 
 ResultsFolder::ResultsFolder(const std::string& folder, const Json& resolved_sweep,
-                             const Environment& now, Resume resume)
-    : folder_(folder) {
+                             const Environment& now, Resume resume, int64_t lines_a_sync)
+    : folder_(folder), lines_a_sync_(lines_a_sync) {
   make_folder(folder_);
   lock_.emplace(folder_);
   if (!lock_->note().empty()) notes_.push_back(lock_->note());
@@ -187,7 +187,8 @@ void ResultsFolder::append(const Json& line) {
   if (state != states_.end() && node["status"].text() != "ok" &&
       state->second.outcome == node["status"].text() + dumped(node["reason"].json()))
     return;
-  if (!write_all(file_.get(), text + "\n") || fdatasync(file_.get()) != 0) {
+  const bool due = (lines_ + 1) % lines_a_sync_ == 0;
+  if (!write_all(file_.get(), text + "\n") || (due && fdatasync(file_.get()) != 0)) {
     const std::string reason = std::generic_category().message(errno);
     // Should even this fail, the next run finds half a line and cuts it off.
     const bool whole = ftruncate(file_.get(), size_) == 0;
@@ -213,6 +214,7 @@ void ResultsFolder::drop_replaced() {
 }
 
 void ResultsFolder::close() {
+  if (lines_a_sync_ > 1 && fdatasync(file_.get()) != 0) fail_to_write(path());
   if (replaced_ > 0) drop_replaced();
   replaced_ = 0;
   file_.close();

@@ -29,8 +29,9 @@ class ResultsFolder {
   // Makes the folder, or takes up the one that is there. Throws InputError, and writes nothing: not
   // a folder of ours, not writable, locked by a living run, of another sweep, holding lines without
   // `resume`, or made by another commit or hardware without `mixed`.
+  // `lines_a_sync`: how many lines a crash of the host may cost.
   ResultsFolder(const std::string& folder, const Json& resolved_sweep, const Environment& now,
-                Resume resume);
+                Resume resume, int64_t lines_a_sync = 1);
 
   // What a reader of stderr should know, a line each: a lock taken over, a torn line cut off.
   const std::vector<std::string>& notes() const { return notes_; }
@@ -39,9 +40,9 @@ class ResultsFolder {
   // that were skipped or failed are redone: their reason may be gone.
   bool done(const Identity& identity) const;
 
-  // Writes the line with one write() and syncs it. Throws RunError, the file as it was before, when
-  // it does not fit. A point that is skipped or fails again for the same reason is not written
-  // twice.
+  // Writes the line with one write(), and syncs it when it is one of `lines_a_sync`. Throws
+  // RunError, the file as it was before, when it does not fit. A point that is skipped or fails
+  // again for the same reason is not written twice.
   void append(const Json& line);
 
   // Drops lines that a later one of the same identity replaces, and gives the lock back. Called at
@@ -71,6 +72,7 @@ class ResultsFolder {
   int64_t lines_ = 0;
   int64_t replaced_ = 0;
   int64_t size_ = 0;  // of the whole lines, in bytes
+  int64_t lines_a_sync_;
   File file_;
 };
 

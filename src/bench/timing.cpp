@@ -39,19 +39,21 @@ std::vector<std::string> gather(MPI_Comm ranks, const std::string& mine) {
   return texts;
 }
 
-// The names of tasks in order of the step, with those that only later stages have at the end: the
-// same on all ranks. Of each of this rank's tasks, its name's place.
+// The names of covers in order of the step, with those that only later stages have at the end: the
+// same on all ranks. Of each of this rank's covers, its name's place.
 struct Names {
   std::vector<std::string> names;
-  std::vector<size_t> of_task;
+  std::vector<size_t> of_cover;
 
-  Names(MPI_Comm ranks, const Schedule& schedule) {
+  Names(MPI_Comm ranks, const Executor& executor) {
+    std::vector<std::string> own;
     std::string mine;
-    for (const Task& task : schedule.tasks) mine += std::string(task.name) + "\n";
+    for (const Cover& cover : executor.covers())
+      mine += own.emplace_back(name_of(executor.schedule(), cover)) + "\n";
     for (const std::string& text : gather(ranks, mine))
       for (size_t at = 0; at < text.size(); at = text.find('\n', at) + 1)
         static_cast<void>(place(text.substr(at, text.find('\n', at) - at)));
-    for (const Task& task : schedule.tasks) of_task.push_back(place(std::string(task.name)));
+    for (const std::string& name : own) of_cover.push_back(place(name));
   }
 
  private:
@@ -75,13 +77,14 @@ struct HostFloor {
 std::vector<std::pair<std::string, double>> task_floors(MPI_Comm ranks, const Executor& executor,
                                                         const HostFloor& floor) {
   const Schedule& schedule = executor.schedule();
-  const Names names(ranks, schedule);
+  const std::span<const Cover> covers = executor.covers();
+  const Names names(ranks, executor);
   std::vector<double> floors(names.names.size());
   for (int i = 0; i < schedule.place.l.pp; ++i) {
     const StepState state = executor.state(i);
-    for (const Segment& g : schedule.segments)
-      for (auto t = static_cast<size_t>(g.begin); t < static_cast<size_t>(g.end); ++t)
-        floors[names.of_task[t]] += g.layers * floor.us(cost(schedule, schedule.tasks[t], state));
+    for (size_t c = 0; c < covers.size(); ++c)
+      floors[names.of_cover[c]] +=
+          layers_of(schedule, covers[c]) * floor.us(cost(schedule, covers[c], state));
   }
   floors = maximum(ranks, std::move(floors));
   std::vector<std::pair<std::string, double>> named;
@@ -131,7 +134,8 @@ StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
 
 TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes) {
   const Schedule& schedule = executor.schedule();
-  const Names names(ranks, schedule);
+  const std::span<const Cover> covers = executor.covers();
+  const Names names(ranks, executor);
   const size_t count = names.names.size();
   std::vector<std::vector<double>> samples(count + 2);
   for (int pass = 0; pass < passes; ++pass) {
@@ -139,10 +143,10 @@ TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes) {
     const std::vector<double> times = executor.instrumented_step();
     std::vector<double> sums(count + 2, 0);
     for (size_t i = 0; i < times.size(); ++i) {
-      const Task& task = schedule.tasks[i];
-      sums[names.of_task[i]] += times[i];
-      if (communicates(task.op)) sums[count] += times[i];
-      if (communicates(task.op) && task.lane == Lane::compute) sums[count + 1] += times[i];
+      sums[names.of_cover[i]] += times[i];
+      if (!communicates(schedule, covers[i])) continue;
+      sums[count] += times[i];
+      if (lane_of(schedule, covers[i]) == Lane::compute) sums[count + 1] += times[i];
     }
     sums = maximum(ranks, std::move(sums));
     for (size_t i = 0; i < sums.size(); ++i) samples[i].push_back(sums[i]);

@@ -33,11 +33,12 @@ StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
                         const std::function<void()>& after_first);
 
 struct TaskTimes {
-  std::vector<std::pair<std::string, double>> tasks_us;  // a name each, chunks and layers summed
-  double exchanges_us = 0;                               // those that communicate
-  double exchanges_on_compute_us = 0;                    // of them, those that nothing hides
+  // A cover's name each (schedule/covers.h), chunks and layers summed.
+  std::vector<std::pair<std::string, double>> tasks_us;
+  double exchanges_us = 0;             // those that communicate
+  double exchanges_on_compute_us = 0;  // of them, those that nothing hides
 };
-// The median of some instrumented passes of the first step: task by task, a barrier before each.
+// The median of some instrumented passes of the first step: cover by cover, a barrier before each.
 TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes);
 
 // {"mean":, "busiest":}: experts of a rank that some token chose in a layer of the last step, mean

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "schedule/cost.h"
+#include "schedule/covers.h"
 #include "schedule/schedule.h"
 
 namespace helix {
@@ -80,6 +81,8 @@ class Executor {
 
   virtual const Model& model() const = 0;
   virtual const Schedule& schedule() const = 0;
+  // The runs of tasks that it carries out as one, all tasks in order.
+  virtual std::span<const Cover> covers() const = 0;
   // Of a micro-batch's passage that comes next; what routing decides, as it was observed in its
   // last one (a layer's mean). The cost of a step is the sum over PP micro-batches.
   virtual StepState state(int micro_batch = 0) const = 0;
@@ -92,8 +95,8 @@ class Executor {
   // The ticks before the first result; step() does so itself where it was not done since the
   // history's end.
   virtual void fill() = 0;
-  // One step task by task, a barrier of the stage before each; microseconds a task, in schedule
-  // order with layers summed.
+  // One step cover by cover, a barrier of the stage before each; microseconds of each of covers(),
+  // layers summed.
   virtual std::vector<double> instrumented_step() = 0;
   // One step with the begin and end of each task.
   virtual std::vector<Span> traced_step() = 0;

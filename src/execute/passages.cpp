@@ -16,8 +16,9 @@ Schedule schedule_for(MPI_Comm ranks, const Assignment& work) {
 
 }  // namespace
 
-PassageExecutor::PassageExecutor(MPI_Comm ranks, const Assignment& work)
-    : work_(work), schedule_(schedule_for(ranks, work)) {}
+PassageExecutor::PassageExecutor(MPI_Comm ranks, const Assignment& work,
+                                 std::span<const Fusion> fusions)
+    : work_(work), schedule_(schedule_for(ranks, work)), covers_(covers_of(schedule_, fusions)) {}
 
 void PassageExecutor::rewind() {
   tick_ = 0;
@@ -82,7 +83,7 @@ void PassageExecutor::step() {
 
 std::vector<double> PassageExecutor::instrumented_step() {
   fill();
-  std::vector<double> times(schedule_.tasks.size(), 0);
+  std::vector<double> times(covers_.size(), 0);
   ticks(work_.layout.pp, &times);
   teacher_.clear();
   return times;

@@ -24,6 +24,7 @@ class PassageExecutor : public Executor {
  public:
   const Model& model() const final { return *work_.model; }
   const Schedule& schedule() const final { return schedule_; }
+  std::span<const Cover> covers() const final { return covers_; }
   StepState state(int micro_batch = 0) const final;
   Memory allocated() const final { return store().allocated(); }
   Hooks& hooks() final { return hooks_; }
@@ -38,12 +39,12 @@ class PassageExecutor : public Executor {
 
  protected:
   // Collective over `ranks`, whose size is the layout's.
-  PassageExecutor(MPI_Comm ranks, const Assignment& work);
+  PassageExecutor(MPI_Comm ranks, const Assignment& work, std::span<const Fusion> fusions);
 
   virtual const Store& store() const = 0;
   Store& store() { return const_cast<Store&>(std::as_const(*this).store()); }
   // All tasks of the micro-batch that the store was turned to. With `times`: one after another, a
-  // barrier of the stage before each, and the microseconds of each are added.
+  // barrier of the stage before each cover, and the microseconds of each are added.
   virtual void pass(std::vector<double>* times) = 0;
   // The step's last task alone, where a stage has nothing to do yet, or nothing more.
   virtual void shift_alone() = 0;
@@ -59,6 +60,7 @@ class PassageExecutor : public Executor {
 
   Assignment work_;
   Schedule schedule_;
+  std::vector<Cover> covers_;
   Hooks hooks_;
   Slice requests_;    // of this replica, in the micro-batch in hand
   int64_t step_ = 0;  // of the passage in hand

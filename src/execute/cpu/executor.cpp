@@ -29,7 +29,7 @@ std::string CpuExecutor::refusal(const Layout&, const Precision& p) {
 }
 
 CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
-    : PassageExecutor(ranks, work),
+    : PassageExecutor(ranks, work, cpu_fusions()),
       collectives_(ranks, schedule_, store_, work),
       store_(schedule_, work_, allocate),
       frequencies_(rope_frequencies(*work.model)),
@@ -142,12 +142,14 @@ bool CpuExecutor::carry_out(const Task& task, int layer) {
 
 void CpuExecutor::run_timed(const Segment& segment, int layer, std::vector<double>& times) {
   lanes_ = {&segment, layer, {segment.end, segment.end}};  // nothing runs beside
-  for (int i = segment.begin; i < segment.end; ++i) {
+  for (size_t c = 0; c < covers_.size(); ++c) {
+    if (covers_[c].begin < segment.begin || covers_[c].begin >= segment.end) continue;
     collectives_.stage_barrier();
     const double began = now_us();
-    while (!carry_out(schedule_.tasks[static_cast<size_t>(i)], layer)) {
-    }
-    times[static_cast<size_t>(i)] += now_us() - began;
+    for (int i = covers_[c].begin; i < covers_[c].end; ++i)
+      while (!carry_out(schedule_.tasks[static_cast<size_t>(i)], layer)) {
+      }
+    times[c] += now_us() - began;
   }
 }
 

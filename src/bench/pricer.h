@@ -1,0 +1,58 @@
+// What a point takes on a machine: the simulated executor behind one call. `simulate`, `compare`,
+// `recommend` and the paper's sweeps live on it, so that a point costs microseconds once its layout
+// is known.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "bench/line.h"
+#include "bench/plan.h"
+#include "execute/simulate/passage.h"
+#include "execute/simulate/routing.h"
+#include "machine/machine.h"
+
+namespace helix {
+
+using simulated::Accounting;
+using simulated::CoverPrice;
+
+struct Priced {
+  double ttl_us = 0;
+  // Of a step, one after another: as `tasks_us` of a run, the largest over the stages.
+  std::vector<CoverPrice> covers;
+  ExchangeTimes exchange;
+  Memory memory;                      // of the widest rank
+  simulated::Choices::Count experts;  // touched in a layer, of an EP rank; 0: none
+  Roofline roofline;                  // at the machine's peaks
+  std::string why_not;                // it does not fit; "": it does
+  bool fits() const { return why_not.empty(); }
+};
+
+class Pricer {
+ public:
+  explicit Pricer(Machine machine, Accounting accounting = Accounting::chunks);
+  const Machine& machine() const { return machine_; }
+
+  // The busiest rank's first step. Valid until the next call. What does not fit is priced too.
+  const Priced& price(const Point& point);
+
+ private:
+  simulated::Passage& passage(const Schedule& schedule);
+  StepState load(const Point& point, const Schedule& schedule, const Slice& micro_batch);
+  void route(const Point& point, StepState& state);
+  void add(const simulated::PassagePrice& passage, int ticks);
+
+  Machine machine_;
+  Accounting accounting_;
+  Planner planner_;
+  std::unordered_map<const Schedule*, std::unique_ptr<simulated::Passage>> passages_;
+  std::map<std::tuple<const Model*, double, uint64_t>, simulated::Router> routers_;
+  Priced priced_;
+};
+
+}  // namespace helix

@@ -1,0 +1,21 @@
+// What a cover's bytes, FLOPs and messages take on a machine.
+#pragma once
+
+#include "machine/machine.h"
+#include "schedule/covers.h"
+
+namespace helix::simulated {
+
+struct Rates {          // microseconds
+  double fixed_us = 0;  // of a kernel, or of a collective of nothing
+  double early_byte_us = 0;
+  double late_byte_us = 0;
+  double flop_us = 0;
+  double sent_byte_us = 0;
+  double touched_us = 0;    // of each expert touched
+  double peak_flop_us = 0;  // without factors
+  bool communicates = false;
+};
+Rates rates_of(const Schedule& schedule, const Cover& cover, const Machine& machine);
+
+}  // namespace helix::simulated
