@@ -24,7 +24,7 @@ function ticksOf(low, high, log, wanted) {
 }
 
 // Round numbers, without the zeros that floating point leaves.
-const tickText = (value) => digits(Number(value.toPrecision(6)));
+const tickText = (value) => value >= 1e4 ? grouped.format(value) : String(Number(value.toPrecision(6)));
 
 class Axis {
   // `room`: margins (before, after) as a share of the range. Pixels run from `start` to `end`.

@@ -54,6 +54,8 @@ class Plot {
     const dim = (curve) => highlighted && curve.strategy !== highlighted ? .25 : 1;
     if (state.all) this.curves.forEach((curve) => this.drawOthers(surface, curve, dim(curve)));
     this.curves.forEach((curve) => this.drawUnproven(surface, curve, dim(curve)));
+    surface.within([62, 0, this.width, this.height - 46], () => this.curves.forEach((curve) =>
+      curve.frontier.filter(this.place.has).forEach((i) => this.drawRepeats(surface, i, colorOf(curve.strategy), dim(curve) * .6))));
     this.drawPromise(surface, colors);
     this.curves.forEach((curve) => this.drawFrontier(surface, curve, dim(curve), colors));
     if (state.labels) this.drawLabels(surface, colors);
@@ -134,7 +136,6 @@ class Plot {
     const color = colorOf(curve.strategy);
     surface.path(this.reach(rows), {stroke: color, width: 1, dash: [1.5, 3.5], alpha: alpha * .7});
     surface.path(this.steps(rows), {stroke: color, width: 2.2, dash: curve.dashed ? [7, 4] : [], alpha});
-    rows.forEach((i) => this.drawRepeats(surface, i, color, alpha));
     for (const i of rows)
       marker(surface, kind, this.px(i), this.py(i), 5.2, {fill: color, stroke: colors.panel, width: 1.2, alpha});
   }

@@ -1,5 +1,5 @@
 // Where a plot is drawn: a canvas for the screen and PNG, or text for SVG. Both have
-// path(points, style), circle, dots, text: one drawing, three outputs.
+// path(points, style), circle, dots, text, within(box): one drawing, three outputs.
 
 const fontFamily = 'system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
 
@@ -44,6 +44,14 @@ class CanvasSurface {
     c.fillText(words, 0, 0);
     c.restore();
   }
+  within([left, top, right, bottom], drawing) {
+    this.context.save();
+    this.context.beginPath();
+    this.context.rect(left, top, right - left, bottom - top);
+    this.context.clip();
+    drawing();
+    this.context.restore();
+  }
   widthOf(words, size, weight = 400) {
     this.context.font = `${weight} ${size}px ${fontFamily}`;
     return this.context.measureText(words).width;
@@ -79,6 +87,12 @@ class SvgSurface {
     const glow = halo ? ` stroke="${halo}" stroke-width="3" stroke-linejoin="round" paint-order="stroke"` : '';
     this.parts.push(`<text transform="${place}" fill="${fill}" font-size="${size}" font-weight="${weight}" ` +
       `text-anchor="${anchor}" dominant-baseline="central"${glow}>${escaped(words)}</text>`);
+  }
+  within([left, top, right, bottom], drawing) {
+    this.parts.push(`<clipPath id="frame"><rect x="${left}" y="${top}" width="${right - left}" ` +
+      `height="${bottom - top}"/></clipPath>`, '<g clip-path="url(#frame)">');
+    drawing();
+    this.parts.push('</g>');
   }
   widthOf(...words) { return this.ruler.widthOf(...words); }
   document() {

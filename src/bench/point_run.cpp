@@ -182,7 +182,10 @@ void PointRunner::measure(Work& work) {
   note_memory(work);
   m.experts_touched = experts_touched(work.ranks, *work.executor);
   work.executor->rewind();
-  m.roofline = roofline(work.ranks, *work.executor, settings_.rates, work.on_this_host);
+  const double with_a_core = static_cast<double>(world_.cores_on_this_host()) /
+                             static_cast<double>(settings_.setting.threads);
+  m.roofline = roofline(work.ranks, *work.executor, settings_.rates, work.on_this_host,
+                        std::clamp(with_a_core, 1.0, work.on_this_host));
 }
 
 void PointRunner::note_memory(Work& work) const {

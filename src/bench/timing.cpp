@@ -174,12 +174,13 @@ Json experts_touched(MPI_Comm ranks, const Executor& executor) {
   return {{"mean", sums[1] / sums[0]}, {"busiest", busiest}};
 }
 
-Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& host, double sharing) {
+Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& host, double sharing,
+                  double at_once) {
   Cost c;
   for (int i = 0; i < executor.schedule().place.l.pp; ++i)
     c += step_cost(executor.schedule(), executor.state(i));
   const double bytes = c.early + c.late;
-  const HostFloor floor{host.read_rate(bytes * sharing), host.flops_per_s, sharing};
+  HostFloor floor{host.read_rate(bytes * sharing), host.flops_per_s, sharing};
   std::array<double, 3> mine = {bytes, c.flops, floor.us(c)};
   struct {
     double floor_us;
@@ -188,6 +189,7 @@ Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& hos
   HELIX_MPI(MPI_Comm_rank(ranks, &busiest.rank));
   HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &busiest, 1, MPI_DOUBLE_INT, MPI_MAXLOC, ranks));
   HELIX_MPI(MPI_Bcast(mine.data(), 3, MPI_DOUBLE, busiest.rank, ranks));
+  floor.sharing = at_once;
   return {mine[0], mine[1], mine[2], task_floors(ranks, executor, floor)};
 }
 

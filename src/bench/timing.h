@@ -47,7 +47,9 @@ TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes);
 Json experts_touched(MPI_Comm ranks, const Executor& executor);
 
 // What the busiest rank has to move and to compute in its next step, and how long it takes at least
-// when `sharing` such ranks share a host.
-Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& host, double sharing);
+// when `sharing` such ranks share a host. Of a task timed alone: when `at_once` of them run at a
+// time, as no more have a core.
+Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& host, double sharing,
+                  double at_once);
 
 }  // namespace helix

@@ -33,6 +33,11 @@ def check_line(line):
     roofline = line["roofline"]
     assert roofline["bytes"] > line["bytes_per_rank"]["weights"] / 2 and roofline["flops"] > 0
     assert 0 < roofline["share"] < 1
+    # Each task has a floor; a rank's own add up to no less than that of all it does at once, and with
+    # at most as many ranks as cores they are those of the same machine.
+    floors = roofline["tasks_us"]
+    assert set(floors) == set(line["tasks_us"]) and min(floors.values()) >= 0
+    assert line["oversubscribed"] or sum(floors.values()) > 0.999 * roofline["floor_us"]
 
 
 def test_every_point_gets_a_verified_line(bench):
