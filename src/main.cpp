@@ -188,7 +188,9 @@ void add_simulate(CLI::App& app, Action& action, std::vector<const char*> comman
   auto accounting = std::make_shared<std::string>("chunks");
   o->command = std::move(command);
   CLI::App* simulate = app.add_subcommand("simulate", "price a sweep on a machine; needs no MPI");
-  simulate->add_option("SWEEP", o->sweep, "sweep file")->required();
+  auto* sweep = simulate->add_option("SWEEP", o->sweep, "sweep file");
+  simulate->add_option("--from", o->from, "RESULTS#KEY: the point of a result line")
+      ->excludes(sweep);
   simulate->add_option("--machine", o->machine, "a name (list machines) or a file")->required();
   simulate
       ->add_option("--accounting", *accounting,
@@ -199,6 +201,7 @@ void add_simulate(CLI::App& app, Action& action, std::vector<const char*> comman
   simulate->add_flag("--resume{yes}", *resume, "go on; --resume=mixed: also from another commit")
       ->check(CLI::IsMember({"yes", "mixed"}));
   simulate->final_callback([o, resume, accounting, &action] {
+    if (o->sweep.empty() && o->from.empty()) throw InputError("simulate: give a SWEEP, or --from");
     o->accounting = *accounting == "paper" ? Accounting::paper : Accounting::chunks;
     o->resume = resume_of(*resume);
     action = [o] { return helix::simulate(*o); };

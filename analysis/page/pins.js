@@ -39,9 +39,11 @@ function commandOf(i) {
   const r = data.rows;
   const from = `${quoted(`${r.file[i]}#${r.key[i]}`)} -o results/again-${quoted(r.key[i])}`;
   const panel = panelOf(i);
-  if (panel.executor === 'simulate')
-    return `build/helix-bench simulate --from ${quoted(`${r.file[i]}#${r.key[i]}`)} --machine ${quoted(panel.machine || 'NAME')}` +
-      ` -o results/again-${quoted(r.key[i])}`;
+  if (panel.executor === 'simulate') {
+    // "gb200-nvl72, HOP-B as in the paper"
+    const [machine, accounting] = panel.machine.split(', ');
+    return `build/helix-bench simulate --from ${from} --machine ${quoted(machine)}${accounting ? ' --accounting paper' : ''}`;
+  }
   const executor = panel.executor === 'cpu' ? '' : ` --executor ${quoted(panel.executor)}`;
   return `tests/mpirun.sh -n ${r.ranks[i]} build/helix-bench run --from ${from}${executor}`;
 }

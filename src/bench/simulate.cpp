@@ -44,7 +44,7 @@ Json line_of(const Point& point, const Setting& setting, const Priced& priced) {
 
 int simulate(const SimulateOptions& options) {
   const Machine machine = read_machine(options.machine);
-  const Sweep sweep = read_sweep(options.sweep);
+  const Sweep sweep = read_sweep_or_line(options.sweep, options.from);
   const Json priced_as = {{"machine", machine.document},
                           {"hop_b", options.accounting == Accounting::paper ? "paper" : "chunks"}};
   const Environment now =

@@ -10,7 +10,8 @@
 namespace helix {
 
 struct SimulateOptions {
-  std::string sweep;
+  std::string sweep;    // a file, or "" with `from`
+  std::string from;     // "RESULTS#KEY": the point of a result line
   std::string machine;  // a name of configs/machines, or a file
   Accounting accounting = Accounting::chunks;
   std::string folder;  // "": results/NAME-MACHINE

@@ -202,4 +202,9 @@ Json sweep_from(const std::string& from) {
   return sweep;
 }
 
+Sweep read_sweep_or_line(const std::string& path, const std::string& from) {
+  return from.empty() ? read_sweep(path)
+                      : read_sweep(parse_json(from, sweep_from(from).dump()), "");
+}
+
 }  // namespace helix

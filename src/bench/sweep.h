@@ -31,6 +31,8 @@ Json sweep_of(const Node& point, const std::string& name, int64_t steps, int64_t
 
 // The same of a line in a results file, named as RESULTS#KEY.
 Json sweep_from(const std::string& from);
+// A sweep file, or the one point that `from` names where it is not "".
+Sweep read_sweep_or_line(const std::string& path, const std::string& from);
 
 // The keys of a sweep, in the order of `resolved`.
 std::span<const std::string_view> sweep_keys();

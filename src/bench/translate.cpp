@@ -83,10 +83,7 @@ Translation translate(const Engine& engine, const Asked& asked) {
 
 int translate(const TranslateOptions& options) {
   const std::vector<const Engine*> wanted = chosen(options.engine);
-  const Sweep sweep =
-      options.from.empty()
-          ? read_sweep(options.sweep)
-          : read_sweep(parse_json(options.from, sweep_from(options.from).dump()), "");
+  const Sweep sweep = read_sweep_or_line(options.sweep, options.from);
   Json lines = Json::array();
   std::vector<const Point*> done;
   for (const Point& point : sweep.points) {
