@@ -134,12 +134,13 @@ void Passage::take(const Entry& e) {
   double start = free_[lane];
   for (const Id id : e.waits_for) start = std::max(start, written_[static_cast<size_t>(id)]);
   if (e.lane == Lane::compute) waited_ += start - free_[lane];
+  // Memory is idle in the fixed time, and reads of what follows may fill it.
   const double ahead_us = std::min(e.early_us, read_ahead_bytes_ * e.rates.early_byte_us);
   const double known = e.early_after < 0 ? 0 : written_[static_cast<size_t>(e.early_after)];
   const double read = std::max(start + e.fixed_us + e.late_us + e.early_us - ahead_us,
                                std::max(idle_[lane], known) + e.early_us + e.late_us);
   const double end = std::max(read, start + e.fixed_us + e.other_us);
-  idle_[lane] = read;
+  idle_[lane] = std::max(read - e.fixed_us, std::max(idle_[lane], known) + e.early_us + e.late_us);
   free_[lane] = end;
   for (const Id id : e.writes) written_[static_cast<size_t>(id)] = end;
 }

@@ -12,8 +12,8 @@ namespace helix::simulated {
 
 namespace {
 
-constexpr int64_t layers = 8;  // that differ in who is popular
-constexpr int64_t tokens_a_layer = 1024;
+constexpr int64_t tokens_chosen = 4096;    // with their experts, in all layers together
+constexpr int64_t skewed_layers = 8;       // that differ in who is popular
 constexpr int64_t tokens_drawn = 100'000;  // in all draws together
 constexpr int64_t least_draws = 32;
 constexpr int64_t most_draws = 2000;
@@ -45,10 +45,11 @@ Router::Router(const Model& model, double zipf, uint64_t seed)
   const auto count = static_cast<size_t>(experts_.count);
   Vector logits(count), gates;
   uint64_t index = 0;
+  const int64_t layers = zipf > 0 ? skewed_layers : 1;
   for (int64_t layer = 0; layer < layers; ++layer) {
     const std::vector<float> skew = generator.routing_skew(model.dense_layers + layer);
     std::vector<int32_t>& pool = pools_.emplace_back();
-    for (int64_t token = 0; token < tokens_a_layer; ++token) {
+    for (int64_t token = 0; token < tokens_chosen / layers; ++token) {
       for (size_t e = 0; e < count; ++e)
         logits[e] = normal(stream_, index++) + (skew.empty() ? 0 : skew[e]);
       const auto chosen = choose_experts(experts_, logits, {}, gates).experts;
@@ -93,11 +94,11 @@ Choices Router::drawn(int64_t tokens, int ep) const {
   Draw draw{std::vector<int64_t>(static_cast<size_t>(experts_.count)), std::vector<int64_t>(ranks)};
   Choices sum;
   for (int64_t d = 0; d < draws; ++d) {
-    const std::span<const int32_t> pool = pools_[static_cast<size_t>(d % layers)];
+    const std::span<const int32_t> pool = pools_[static_cast<size_t>(d) % pools_.size()];
     draw.begin();
     for (int64_t t = 0; t < tokens; ++t) {
       const uint64_t hash = mix(stream + static_cast<uint64_t>(d * tokens + t) * golden);
-      draw.add(pool.subspan(hash % tokens_a_layer * chosen, chosen), held);
+      draw.add(pool.subspan(hash % (pool.size() / chosen) * chosen, chosen), held);
     }
     std::array<double, 3> most = {};
     for (size_t rank = 0; rank < ranks; ++rank) {
@@ -108,12 +109,15 @@ Choices Router::drawn(int64_t tokens, int ep) const {
         mine[1] += static_cast<double>(draw.pairs[e]);
       }
       for (size_t i = 0; i < mine.size(); ++i) {
-        (sum.*counts[i]).mean += mine[i] / (ep * static_cast<double>(draws));
+        (sum.*counts[i]).mean += mine[i];
         most[i] = std::max(most[i], mine[i]);
       }
     }
-    for (size_t i = 0; i < most.size(); ++i)
-      (sum.*counts[i]).busiest += most[i] / static_cast<double>(draws);
+    for (size_t i = 0; i < most.size(); ++i) (sum.*counts[i]).busiest += most[i];
+  }
+  for (const auto count : counts) {
+    (sum.*count).mean /= static_cast<double>(draws * ep);
+    (sum.*count).busiest /= static_cast<double>(draws);
   }
   return sum;
 }
