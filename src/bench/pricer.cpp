@@ -12,6 +12,11 @@ namespace helix {
 Pricer::Pricer(Machine machine, Accounting accounting)
     : machine_(std::move(machine)), accounting_(accounting) {}
 
+void Pricer::set_machine(Machine machine) {
+  machine_ = std::move(machine);
+  passages_.clear();
+}
+
 simulated::Passage& Pricer::passage(const Schedule& schedule) {
   auto& known = passages_[&schedule];
   if (!known) known = std::make_unique<simulated::Passage>(schedule, machine_, accounting_);

@@ -37,6 +37,7 @@ class Pricer {
  public:
   explicit Pricer(Machine machine, Accounting accounting = Accounting::chunks);
   const Machine& machine() const { return machine_; }
+  void set_machine(Machine machine);  // schedules and routing are kept
 
   // The busiest rank's first step. Valid until the next call. What does not fit is priced too.
   const Priced& price(const Point& point);

@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <utility>
 
+#include "execute/simulate/passage.h"
 #include "schedule/cost.h"
+#include "tests/unit/machines.h"
 
 namespace helix {
 namespace {
@@ -79,6 +82,7 @@ class HandTable : public testing::Test {
     const Requests requests{lengths_, row["interval"].integer(1, 1000)};
     state_ = state_of(schedule_, model_, requests);
     capacity_ = capacity_of(schedule_, model_, requests, 1);
+    early_.clear(), late_.clear(), flops_.clear(), sent_.clear();
   }
 
   // Layers of one kind, the prologue or the epilogue.
@@ -112,6 +116,69 @@ class HandTable : public testing::Test {
     Counts by_hand = ours(model_, expected["flops"], moe);
     EXPECT_EQ(flops, by_hand);
     check_exchanges(expected, segment);
+    note(expected, segment);
+  }
+
+  // What the table says of each task, over the layers; bytes of activations are the schedule's own.
+  void note(const Node& expected, const Segment& segment) {
+    const bool moe = segment.kind == "moe";
+    Counts weights = ours(model_, expected["weight_elements"], moe);
+    Counts flops = ours(model_, expected["flops"], moe);
+    const auto times = [&](Counts& sum, const std::string& name, double value) {
+      if (value != 0) sum[name] += value * segment.layers;
+    };
+    size_t exchange = 0;
+    for (int i = segment.begin; i < segment.end; ++i) {
+      const Task& task = schedule_.tasks[static_cast<size_t>(i)];
+      const std::string name(task.name);
+      const std::string table_name(task.op == Op::route ? name_of(W::router) : task.name);
+      times(late_, name, cost(schedule_, task, state_).late);
+      times(flops_, name, std::exchange(flops[table_name], 0));
+      for (const Id id : task.reads)
+        if (schedule_[id].kind == Kind::weight && whole_weight(task))
+          times(early_, name, 2 * std::exchange(weights[std::string(schedule_[id].name)], 0));
+      if (!communicates(task.op)) continue;
+      const Node e = expected["exchanges"].items()[exchange++];
+      const bool open = e["bytes"].is_null();
+      times(sent_, name, open ? cost(schedule_, task, state_).sent : e["bytes"].number(0, 1e18));
+    }
+    if (moe) {
+      const double pairs = state_.routed * expected["flops_per_routed_pair"].number(0, 1e18);
+      times(flops_, "experts_up", pairs * 2 / 3);  // gate and up, then down
+      times(flops_, "experts_down", pairs / 3);
+    }
+    if (segment.kind == "dense" || moe)
+      times(early_, "attention", expected["kv"]["history_bytes"].number(0, 1e18));
+  }
+  // Not of experts and the embedding, of which a step reads what tokens choose.
+  static bool whole_weight(const Task& task) {
+    return task.op == Op::product || task.op == Op::per_head;
+  }
+
+  // Every efficiency 1, every fixed time 0, and one rate at a time that counts: a task takes its
+  // hand-calculated bytes, FLOPs or messages over that rate.
+  void check_times() {
+    Machine reads = ideal_machine({{"read_gb_per_s", 1000}});
+    Machine computes = ideal_machine();
+    Machine sends = ideal_machine({{"link_gb_per_s", 100}});
+    computes.product_tflops.fill(500), computes.attention_tflops.fill(500);
+    reads.gpu = computes.gpu = sends.gpu = false;  // each task by itself
+    const auto us = [&](const Machine& machine) {
+      simulated::Passage passage(schedule_, machine, simulated::Accounting::chunks);
+      Counts times;
+      for (const auto& cover : passage.price(state_).covers)
+        times[std::string(cover.name)] = cover.us;
+      return times;
+    };
+    const auto near = [](double value, double expected, const std::string& name) {
+      EXPECT_NEAR(value, expected, 1e-4 * expected + 1e-3) << name;
+    };
+    Counts read = us(reads), computed = us(computes), sent = us(sends);
+    for (const auto& [name, bytes] : early_) near(read[name], (bytes + late_[name]) / 1e6, name);
+    for (const auto& [name, flops] : flops_) near(computed[name], flops / 500e6, name);
+    for (const auto& [name, bytes] : sent_) near(sent[name], bytes / 100e3, name);
+    EXPECT_GT(early_.size(), 4U);
+    EXPECT_GT(flops_.size(), 4U);
   }
 
   void check_exchanges(const Node& expected, const Segment& segment) {
@@ -157,6 +224,7 @@ class HandTable : public testing::Test {
   Schedule schedule_;
   std::vector<int64_t> lengths_;
   StepState state_, capacity_;
+  Counts early_, late_, flops_, sent_;
 };
 
 TEST_F(HandTable, EveryRowAgrees) {
@@ -180,6 +248,7 @@ TEST_F(HandTable, EveryRowAgrees) {
       history += expected["kv"]["history_bytes"].number(0, 1e18) * segment.layers;
     }
     EXPECT_EQ(kinds, row["layers"].json().size());
+    check_times();
     const double elements = row["rank_weight_elements"].number(0, 1e18) +
                             row["rank_router_bias_elements"].number(0, 1e18);
     EXPECT_EQ(memory(schedule_, state_).kv, history);
