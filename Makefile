@@ -95,7 +95,7 @@ PROGRAM := $(BUILD)/helix-bench
 
 all: $(PROGRAM) ## build/helix-bench (the default)
 
-.PHONY: all deps deps-lint deps-page info quickstart report test lint tidy bench format clean help always
+.PHONY: all deps deps-lint deps-page info quickstart paper report test lint tidy bench format clean help always
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -191,11 +191,20 @@ quickstart: deps ## install, build, run a small sweep on 8 ranks, print and draw
 	  $$(test ! -e results/quickstart/results.jsonl || echo --resume=mixed)
 	$(PROGRAM) frontier results/quickstart/results.jsonl
 	$(PYTHON) -m analysis figures results/quickstart
-	$(PYTHON) -m analysis report results/quickstart
+	$(PROGRAM) simulate configs/sweeps/quickstart.json --machine gb200-nvl72 \
+	  -o results/quickstart-simulated $$(test ! -e results/quickstart-simulated/results.jsonl || \
+	  echo --resume=mixed)
+	$(PYTHON) -m analysis figures results/quickstart-simulated
+	$(PYTHON) -m analysis report results/quickstart results/quickstart-simulated
 
 report: $(PROGRAM) ## RESULTS='DIR…': one offline page of results, report.html beside them (OUT=FILE)
 	$(if $(RESULTS),,$(error RESULTS names no results: make report RESULTS=results/quickstart))
 	@$(PYTHON) -m analysis report $(RESULTS) $(if $(OUT),-o $(OUT))
+
+paper: $(PROGRAM) ## the paper's claims and figures on a simulated GB200 NVL72: results/paper/
+	$(PROGRAM) claims -o results/paper > $(BUILD)/claims.log
+	@sed -n '/^| claim/,/^$$/p' results/paper/claims.md
+	$(PYTHON) -m analysis.paper results/paper
 
 compile_commands.json: $(BUILD)/sources $(BUILD)/flags $(BUILD)/version.h ## for clangd
 	@{ echo '['; printf '  {"directory": "$(CURDIR)", "file": "%s", "command": "$(compile) %s -c %s"},\n' \

@@ -15,6 +15,7 @@
 #include "bench/export.h"
 #include "bench/frontier.h"
 #include "bench/list.h"
+#include "bench/paper.h"
 #include "bench/plan.h"
 #include "bench/run.h"
 #include "bench/simulate.h"
@@ -266,6 +267,18 @@ void add_translate(CLI::App& app, Action& action) {
   });
 }
 
+void add_claims(CLI::App& app, Action& action) {
+  auto o = std::make_shared<ClaimsOptions>();
+  CLI::App* claims = app.add_subcommand("claims", "the paper's claims and figures, simulated");
+  claims->add_option("SWEEP", o->sweeps, "sweep files (default: those of configs/sweeps/paper)");
+  claims->add_option("--machine", o->machine, "a machine's name, or file (gb200-nvl72)");
+  claims->add_option("-o,--output", o->folder, "folder for claims.md and paper.json");
+  claims->add_flag("--sensitivity", o->sensitivity, "each factor halved and doubled");
+  claims->add_option("--threads", o->threads, "threads (default: cores)")
+      ->check(CLI::Range(1, 4096));
+  claims->final_callback([o, &action] { action = [o] { return helix::claims(*o); }; });
+}
+
 int start(int argc, char** argv) {
   CLI::App app("Exact LLM decode under Helix parallelism and its rivals, measured", "helix-bench");
   Action action;
@@ -279,6 +292,7 @@ int start(int argc, char** argv) {
   add_list(app, action);
   add_frontier(app, action);
   add_translate(app, action);
+  add_claims(app, action);
   try {
     app.parse(argc, argv);
     return action();

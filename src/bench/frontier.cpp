@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <numeric>
 #include <tuple>
 
 #include "base/version.h"
@@ -49,27 +50,6 @@ std::string precision_text(const Json& precision) {
     text += fmt::format("{}{} {}", text.empty() ? "" : ", ", word(format), part);
   }
   return formats.size() == 1 ? *formats.begin() : text;
-}
-
-// "PP2 DP2 KVP4×TPA2→TPF8×EP2"; widths of 1 are left out beside others.
-std::string layout_text(const Json& layout) {
-  const auto part = [&](std::string& text, const char* knob, const char* shown,
-                        const char* before) {
-    const Json width = optional(layout, knob);
-    if (!width.is_number_integer() || width <= 1) return;
-    text += fmt::format("{}{}{}", text.empty() ? "" : before, shown, width.get<int64_t>());
-  };
-  std::string outer, attention, ffn;
-  part(outer, "pp", "PP", "");
-  part(outer, "dp", "DP", " ");
-  part(attention, "kvp", "KVP", "");
-  part(attention, "tpa", "TPA", "×");
-  part(ffn, "tpf", "TPF", "");
-  part(ffn, "ep", "EP", "×");
-  if (attention.empty() && ffn.empty()) return outer.empty() ? "1 rank" : outer;
-  if (attention.empty()) attention = "TPA1";
-  if (ffn.empty()) ffn = "TPF1";
-  return fmt::format("{}{}{}→{}", outer, outer.empty() ? "" : " ", attention, ffn);
 }
 
 // What the last line of an identity says.
@@ -203,15 +183,15 @@ std::vector<std::pair<std::string, Json>> choices_of(const Dot& dot) {
 }
 
 void describe_options(std::vector<Dot>& dots) {
-  std::map<std::pair<std::string, std::string>, std::set<std::string>> seen;
+  std::map<std::string, std::set<std::string>> seen;
   for (const Dot& dot : dots)
     for (const auto& [name, value] : choices_of(dot))
-      if (!value.is_null()) seen[{dot.strategy, name}].insert(word(value));
+      if (!value.is_null()) seen[name].insert(word(value));
   for (Dot& dot : dots) {
     if (optional(dot.point, "hop_b") == true)
       dot.options = "HOP-B " + word(optional(dot.point, "chunks"));
     for (const auto& [name, value] : choices_of(dot))
-      if (!value.is_null() && seen[{dot.strategy, name}].size() > 1)
+      if (!value.is_null() && seen[name].size() > 1)
         dot.options += fmt::format("{}{} {}", dot.options.empty() ? "" : ", ", name, word(value));
   }
 }
@@ -300,24 +280,56 @@ std::vector<double> round_levels(double low, double high) {
 
 }  // namespace
 
-void mark_frontier(const std::vector<Dot*>& curve, bool Dot::*mark) {
-  std::vector<Dot*> proven;
-  for (Dot* dot : curve) {
-    dot->*mark = false;
-    if (dot->proof == Proof::verified || dot->proof == Proof::simulated) proven.push_back(dot);
-  }
-  std::ranges::sort(proven, [](const Dot* a, const Dot* b) {
-    return std::tie(b->x, b->y) < std::tie(a->x, a->y);
+std::string layout_text(const Json& layout) {
+  const auto part = [&](std::string& text, const char* knob, const char* shown,
+                        const char* before) {
+    const Json width = optional(layout, knob);
+    if (!width.is_number_integer() || width <= 1) return;
+    text += fmt::format("{}{}{}", text.empty() ? "" : before, shown, width.get<int64_t>());
+  };
+  std::string outer, attention, ffn;
+  part(outer, "pp", "PP", "");
+  part(outer, "dp", "DP", " ");
+  part(attention, "kvp", "KVP", "");
+  part(attention, "tpa", "TPA", "×");
+  part(ffn, "tpf", "TPF", "");
+  part(ffn, "ep", "EP", "×");
+  if (attention.empty() && ffn.empty()) return outer.empty() ? "1 rank" : outer;
+  if (attention.empty()) attention = "TPA1";
+  if (ffn.empty()) ffn = "TPF1";
+  return fmt::format("{}{}{}→{}", outer, outer.empty() ? "" : " ", attention, ffn);
+}
+
+std::vector<size_t> undominated(const std::vector<At>& points) {
+  std::vector<size_t> order(points.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::stable_sort(order, [&](size_t a, size_t b) {
+    return std::tie(points[b].x, points[b].y) < std::tie(points[a].x, points[a].y);
   });
-  // From the right: a dot stays when it is the highest of its x, and higher than all to its right.
+  // From the right: a point stays when it is the highest of its x, and higher than all to its
+  // right.
+  std::vector<size_t> found;
   double right = 0;
-  for (size_t i = 0; i < proven.size();) {
-    const Dot& best = *proven[i];
-    const bool higher = best.y > right;
-    for (; i < proven.size() && proven[i]->x == best.x; ++i)
-      proven[i]->*mark = higher && proven[i]->y == best.y;
+  for (size_t i = 0; i < order.size();) {
+    const At best = points[order[i]];
+    for (; i < order.size() && points[order[i]].x == best.x; ++i)
+      if (best.y > right && points[order[i]].y == best.y) found.push_back(order[i]);
     right = std::max(right, best.y);
   }
+  std::ranges::reverse(found);
+  return found;
+}
+
+void mark_frontier(const std::vector<Dot*>& curve, bool Dot::*mark) {
+  std::vector<Dot*> proven;
+  std::vector<At> at;
+  for (Dot* dot : curve) {
+    dot->*mark = false;
+    if (dot->proof != Proof::verified && dot->proof != Proof::simulated) continue;
+    proven.push_back(dot);
+    at.push_back({dot->x, dot->y});
+  }
+  for (const size_t i : undominated(at)) proven[i]->*mark = true;
 }
 
 Frontier read_frontier(const std::vector<std::string>& paths) {

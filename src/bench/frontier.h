@@ -22,7 +22,7 @@ struct Dot {
   std::string line;  // "FILE:LINE", where it was read
   std::string strategy;
   std::string label;    // "KVP4×TPA2→TPF8"
-  std::string options;  // "HOP-B 4", and what else differs within its strategy
+  std::string options;  // "HOP-B 4", and what else differs within the panel
   std::string exchange;
   std::string shard;
   Json point;  // as in the line
@@ -65,6 +65,16 @@ struct Frontier {
   int64_t failed = 0;
   std::vector<std::string> notes;
 };
+
+// "PP2 DP2 KVP4×TPA2→TPF8×EP2" of a layout in a line; widths of 1 are left out beside others.
+std::string layout_text(const Json& layout);
+
+// Which points no other beats in x and y, as indices from the left; equal ones stand together.
+struct At {
+  double x = 0;
+  double y = 0;
+};
+std::vector<size_t> undominated(const std::vector<At>& points);
 
 // Sets `frontier`, or another mark, of the dots of one curve.
 void mark_frontier(const std::vector<Dot*>& curve, bool Dot::*mark = &Dot::frontier);

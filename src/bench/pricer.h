@@ -42,6 +42,13 @@ class Pricer {
   // The busiest rank's first step. Valid until the next call. What does not fit is priced too.
   const Priced& price(const Point& point);
 
+  // Schedules are kept for the next point of their layout; a sweep of ten thousand layouts lets go
+  // of each when it is done. What routers have drawn stays.
+  void forget_layouts() {
+    passages_.clear();
+    planner_ = Planner();
+  }
+
  private:
   simulated::Passage& passage(const Schedule& schedule);
   StepState load(const Point& point, const Schedule& schedule, const Slice& micro_batch);
