@@ -120,14 +120,16 @@ def tasks_of(lines):
 
 
 def unmeasured_of(lines):
-    """[{status, reason, count, key}] of points that were skipped or failed, the most frequent first."""
+    """[{status, reason, count, key}] of points that were skipped or failed, the most frequent first.
+    Reasons that differ in numbers alone are one, said by the first."""
     found = {}
     for line in lines:
-        entry = found.setdefault((line["status"], line.get("reason")), {"count": 0, "key": line["key"]})
+        reason = line.get("reason")
+        kind = line["status"], re.sub(r"\d[\d.]*", "#", str(reason))
+        entry = found.setdefault(kind, {"status": line["status"], "reason": reason, "count": 0,
+                                        "key": line["key"]})
         entry["count"] += 1
-    entries = [{"status": status, "reason": reason, **entry}
-               for (status, reason), entry in found.items()]
-    return sorted(entries, key=lambda entry: -entry["count"])
+    return sorted(found.values(), key=lambda entry: -entry["count"])
 
 
 def trace_of(path):

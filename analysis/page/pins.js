@@ -80,7 +80,7 @@ function pinCard(i) {
     element('details', {}, element('summary', {}, 'Everything about it'), table));
 }
 
-let pinned = '';  // what is drawn
+let pinned = null;  // what is drawn
 function drawPins() {
   const rows = state.pins.map((id) => data.byId.get(id)).filter((i) => i !== undefined);
   byName('unpin').hidden = !rows.length;

@@ -25,8 +25,8 @@ function environmentCard([hash, facts]) {
 function drawRuns() {
   const parts = Object.entries(data.environments).map(environmentCard);
   for (const {status, reason, count, key} of data.unmeasured)
-    parts.push(element('p', {}, element('b', {}, `${grouped.format(count)} ${status}: `), reason ?? 'no reason given', ' ',
-      element('code', {}, key)));
+    parts.push(element('p', {}, element('b', {}, `${grouped.format(count)} ${status}: `), reason ?? 'no reason given',
+      count > 1 ? ' and the like, as ' : ' ', element('code', {}, key)));
   if (!data.unmeasured.length) parts.push(element('p', {className: 'quiet'}, 'No point was skipped, none failed.'));
   for (const note of data.notes) parts.push(element('p', {className: 'warning'}, note));
   parts.push(element('p', {className: 'quiet'}, 'Read from ', ...data.sources.flatMap((source) => [element('code', {}, source), ' ']),

@@ -34,8 +34,8 @@ function layersOfLoad() {
 // A load that exists: what does not exist with the other choices gives way, the last chosen stays.
 function settleLoad(kept = 'model') {
   const order = [kept, ...loadFields.filter((name) => name !== kept)];
-  // First what has most points, of those the longest context: there lies the story.
-  let left = [...data.panels].sort((a, b) => b.count - a.count || contextOrder(b.context) - contextOrder(a.context));
+  // First the longest context, where the question lies; of those what has most points.
+  let left = [...data.panels].sort((a, b) => contextOrder(b.context) - contextOrder(a.context) || b.count - a.count);
   for (const name of order) {
     if (!left.some((panel) => panel[name] === state[name])) state[name] = left[0][name];
     left = left.filter((panel) => panel[name] === state[name]);

@@ -1,23 +1,22 @@
 // Flash-decoding for grouped queries: softmax(scale q k^T) v for up to 16 query heads that read one
 // KV head, over token counts that stand in device memory.
 //
-// Tokens go in tiles of 4 KB of keys (16 tokens of D 128, 32 of D 64). All tiles of all pairs
+// Tokens go in tiles (16 tokens of D 128, 32 of D 64; attention_tiles.cuh). All tiles of all pairs
 // (row, KV head) stand in one line, cut evenly over the blocks (plan.cu, once a step), so that an
 // SM reads the same number of bytes whatever the lengths are. In a block the 4 warps take tiles in
 // turn; each has its own ring of copies (device.cuh), its own running maximum and sum, and its own
 // output [16][D] in registers, so that nothing is synchronised before the last tile.
 //   logits [16][tokens] = q [16][D] k^T:   tensor cores, q from shared memory
 //   out    [16][D]     += weights v:       weights are rounded to bf16; v is transposed on its way
-// fp32 activations are split into two bf16 halves (four products in place of two): 2^-16 exact.
 // Then the warps' outputs are merged in shared memory and written, fp32 and normalised, to a slot
 // of the plan: a segment is (block, pair) and its slot block + pair, which grows from segment to
 // segment, so that a pair's slots stand side by side. merge.cu turns them into messages.
-#include "kernels/cuda/attention.cuh"
-
 #include <algorithm>
 #include <cassert>
 #include <cfloat>
 #include <cmath>
+
+#include "kernels/cuda/attention_tiles.cuh"
 
 namespace helix::cuda {
 namespace {
@@ -27,19 +26,13 @@ namespace {
 constexpr int warps = 4;
 constexpr int threads = 32 * warps;
 constexpr int slots = 6;
-constexpr int max_group = 16;  // query heads a KV head: the rows of a tensor-core product
-constexpr int ring_bytes = slots * slot_bytes;  // of one warp
 
-template <int D, class Activation>
-struct Tile {
-  static constexpr int tokens = attention_tile(D);
-  static constexpr int row_bytes = 2 * D;
-  static constexpr int chunks = D / 8;  // of a row
-  static constexpr bool exact = std::is_same_v<Activation, float>;
-  static constexpr int q_bytes = max_group * row_bytes;  // twice where exact
-  static constexpr int out_stride = D + 8;               // fp32 values: other banks for each row
-  static constexpr int shared_bytes =
-      warps * ring_bytes + (exact ? 2 : 1) * q_bytes + 2 * warps * max_group * 4;
+template <class Tile, int D>
+struct Room {
+  static constexpr int ring_bytes = slots * Tile::slot_bytes;  // of one warp
+  static constexpr int out_stride = D + 8;  // fp32 values: other banks for each row
+  static constexpr int floats = (2 * warps + 1) * max_group;  // maxima, sums, factors
+  static constexpr int bytes = warps * ring_bytes + Tile::q_bytes + floats * 4;
   static_assert(max_group * out_stride * 4 <= ring_bytes, "a warp's output reuses its ring");
 };
 
@@ -52,38 +45,10 @@ struct Running {
   float sum[2] = {};
 };
 
-// logits[n] is the fragment of tokens [8n, 8n + 8).
-template <int D, class Activation>
-__device__ void add_logits(float (&logits)[Tile<D, Activation>::tokens / 8][4], uint32_t q,
-                           uint32_t keys, int lane) {
-  using T = Tile<D, Activation>;
-  const int row = lane & 7;
-  const int half = lane >> 3 & 1;
-  const int other = lane >> 4;
-#pragma unroll
-  for (int step = 0; step < D / 16; ++step) {
-    uint32_t a[4], rest[4];
-    const uint32_t at = q + swizzled(row + 8 * half, 2 * step + other, T::row_bytes);
-    load_matrices(a, at);
-    if constexpr (T::exact) load_matrices(rest, at + T::q_bytes);
-#pragma unroll
-    for (int n = 0; n < T::tokens / 8; n += 2) {
-      uint32_t b[4];
-      load_matrices(b, keys + swizzled(8 * n + row + 8 * other, 2 * step + half, T::row_bytes));
-      multiply_add(logits[n], a, b[0], b[1]);
-      multiply_add(logits[n + 1], a, b[2], b[3]);
-      if constexpr (T::exact) {
-        multiply_add(logits[n], rest, b[0], b[1]);
-        multiply_add(logits[n + 1], rest, b[2], b[3]);
-      }
-    }
-  }
-}
-
 // Logits become weights under the new maximum; older sums are scaled down to it. A NaN passes the
 // maximum by, and comes back with its exponential.
 template <int D, int N>
-__device__ void weigh(float (&logits)[N][4], float scale, int tokens, int lane,
+__device__ void weigh(float (&logits)[N][4], const float (&scale)[2], int tokens, int lane,
                       Running<D>& running) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -93,7 +58,7 @@ __device__ void weigh(float (&logits)[N][4], float scale, int tokens, int lane,
 #pragma unroll
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
         const bool there = 8 * n + 2 * (lane & 3) + (i & 1) < tokens;
-        logits[n][i] = there ? logits[n][i] * scale : -INFINITY;
+        logits[n][i] = there ? logits[n][i] * scale[half] : -INFINITY;
         max = fmaxf(max, logits[n][i]);
       }
     }
@@ -119,93 +84,43 @@ __device__ void weigh(float (&logits)[N][4], float scale, int tokens, int lane,
   }
 }
 
-template <int D, class Activation>
-__device__ void add_values(const float (&weights)[Tile<D, Activation>::tokens / 8][4],
-                           uint32_t values, int lane, Running<D>& running) {
-  using T = Tile<D, Activation>;
-#pragma unroll
-  for (int n = 0; n < T::tokens / 8; n += 2) {
-    uint32_t a[4], rest[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* pair = &weights[n + i / 2][2 * (i % 2)];
-      a[i] = pack(pair[0], pair[1]);
-      if constexpr (T::exact) rest[i] = pack_rest(pair[0], pair[1], a[i]);
-    }
-#pragma unroll
-    for (int chunk = 0; chunk < T::chunks; chunk += 2) {
-      uint32_t b[4];
-      load_transposed(b, values + swizzled(8 * n + (lane & 15), chunk + (lane >> 4), T::row_bytes));
-      multiply_add(running.out[chunk], a, b[0], b[1]);
-      multiply_add(running.out[chunk + 1], a, b[2], b[3]);
-      if constexpr (T::exact) {
-        multiply_add(running.out[chunk], rest, b[0], b[1]);
-        multiply_add(running.out[chunk + 1], rest, b[2], b[3]);
-      }
-    }
-  }
-}
-
-// The queries of one pair into shared memory; rows beyond the group are 0.
-template <int D, class Activation>
-__device__ void load_queries(const Activation* q, int group, unsigned char* to) {
-  using T = Tile<D, Activation>;
-  for (int i = static_cast<int>(threadIdx.x); i < max_group * T::chunks; i += threads) {
-    const int head = i / T::chunks;
-    const int chunk = i % T::chunks;
-    float v[8] = {};
-    if (head < group) load8(q + head * D + chunk * 8, v);
-    uint32_t words[4], rest[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      words[j] = pack(v[2 * j], v[2 * j + 1]);
-      rest[j] = pack_rest(v[2 * j], v[2 * j + 1], words[j]);
-    }
-    unsigned char* at = to + swizzled(head, chunk, T::row_bytes);
-    *reinterpret_cast<uint4*>(at) = make_uint4(words[0], words[1], words[2], words[3]);
-    if constexpr (T::exact) {
-      *reinterpret_cast<uint4*>(at + T::q_bytes) = make_uint4(rest[0], rest[1], rest[2], rest[3]);
-    }
-  }
-}
-
 // Two blocks of 128 registers leave half of an SM's to the merges before and after: where one of
 // them takes a block's place, the next kernel puts two of its own on another SM, and takes longer.
-template <int D, class Activation>
-__global__ void __maxnreg__((Tile<D, Activation>::exact ? 168 : 128))
+template <int D, class T, class Activation>
+__global__ void __maxnreg__((std::is_same_v<Activation, float> ? 168 : 128))
     attend(AttentionPlan plan, const Activation* q, KvView kv) {
-  using T = Tile<D, Activation>;
+  using Kv = typename T::Kv;
+  using R = Room<T, D>;
   extern __shared__ __align__(128) unsigned char shared[];
-  unsigned char* const q_shared = shared + warps * ring_bytes;
-  float* const maxima = reinterpret_cast<float*>(shared + T::shared_bytes) - 2 * warps * max_group;
+  unsigned char* const q_shared = shared + warps * R::ring_bytes;
+  float* const maxima = reinterpret_cast<float*>(q_shared + T::q_bytes);
   float* const sums = maxima + warps * max_group;
+  float* const factors = sums + warps * max_group;
   const AttentionShape shape = plan.shape;
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int warp = static_cast<int>(threadIdx.x) >> 5;
-  unsigned char* const ring = shared + warp * ring_bytes;
-  const float scale = shape.scale * log2_e;  // for powers of two
+  unsigned char* const ring = shared + warp * R::ring_bytes;
 
   release_next();
   for_segments(plan, kv.tokens, static_cast<int>(blockIdx.x), T::tokens, [&](const Segment& at) {
     const int pair = at.pair, row = at.row, tokens = at.tokens, first = at.first, last = at.last;
-    const bf16* const keys = static_cast<const bf16*>(kv.base) + kv.keys[pair];
-    const bf16* const values = static_cast<const bf16*>(kv.base) + kv.values[pair];
+    const Kv* const keys = static_cast<const Kv*>(kv.base) + kv.keys[pair];
+    const Kv* const values = static_cast<const Kv*>(kv.base) + kv.values[pair];
 
     // This warp's slots in order: the keys of its first tile, the values, the keys of its second …
     const auto tile_of = [&](int slot) { return first + warp + (slot >> 1) * warps; };
     const auto fetch = [&](int slot) {
       const int tile = tile_of(slot);
       if (tile < last) {
-        const bf16* from =
-            ((slot & 1) ? values : keys) + token_offset(kv, row, tile * T::tokens, D);
+        const Kv* from = ((slot & 1) ? values : keys) + token_offset(kv, row, tile * T::tokens, D);
         const int there = (tokens - tile * T::tokens) * T::chunks;
-        const uint32_t to = shared_address(ring + slot % slots * slot_bytes);
+        const uint32_t to = shared_address(ring + slot % slots * T::slot_bytes);
 #pragma unroll
-        for (int i = 0; i < slot_bytes / 512; ++i) {
+        for (int i = 0; i < T::slot_bytes / 512; ++i) {
           const int chunk = lane + 32 * i;
           const bool valid = chunk < there;
           copy_chunk(to + swizzled(chunk / T::chunks, chunk % T::chunks, T::row_bytes),
-                     from + (valid ? chunk * 8 : 0), valid);
+                     from + (valid ? chunk * (16 / static_cast<int>(sizeof(Kv))) : 0), valid);
         }
       }
       commit_copies();
@@ -218,22 +133,26 @@ __global__ void __maxnreg__((Tile<D, Activation>::exact ? 168 : 128))
     }
     wait_for_previous();
     const int group = shape.group();
-    load_queries<D>(q + (int64_t{row} * shape.heads + pair % shape.kv_heads * group) * D, group,
-                    q_shared);
+    T::load_queries(q + (int64_t{row} * shape.heads + pair % shape.kv_heads * group) * D, group,
+                    q_shared, factors);
     __syncthreads();
+    const float kv_scale = scale_of(kv, pair % shape.kv_heads);
+    const float scale[2] = {// for powers of two
+                            shape.scale * log2_e * kv_scale * factors[lane / 4],
+                            shape.scale * log2_e * kv_scale * factors[lane / 4 + 8]};
 
     Running<D> running;
     for (int slot = 0; tile_of(slot) < last; slot += 2) {
       float logits[T::tokens / 8][4] = {};
       wait_for_copies<slots - 1>();
-      add_logits<D, Activation>(logits, shared_address(q_shared),
-                                shared_address(ring + slot % slots * slot_bytes), lane);
+      T::add_logits(logits, shared_address(q_shared),
+                    shared_address(ring + slot % slots * T::slot_bytes), lane);
       __syncwarp();
       fetch(slot + slots);
       weigh<D>(logits, scale, tokens - tile_of(slot) * T::tokens, lane, running);
       wait_for_copies<slots - 1>();
-      add_values<D, Activation>(logits, shared_address(ring + (slot + 1) % slots * slot_bytes),
-                                lane, running);
+      T::add_values(logits, shared_address(ring + (slot + 1) % slots * T::slot_bytes), lane,
+                    running.out);
       __syncwarp();
       fetch(slot + 1 + slots);
     }
@@ -251,11 +170,7 @@ __global__ void __maxnreg__((Tile<D, Activation>::exact ? 168 : 128))
         maxima[warp * max_group + head] = running.max[half];
         sums[warp * max_group + head] = sum;
       }
-#pragma unroll
-      for (int n = 0; n < D / 8; ++n) {
-        *reinterpret_cast<float2*>(own + head * T::out_stride + 8 * n + 2 * (lane & 3)) =
-            make_float2(running.out[n][2 * half], running.out[n][2 * half + 1]);
-      }
+      T::write(running.out, half, lane, own + head * R::out_stride);
     }
     __syncthreads();
     // A warp without a tile left output 0, sum 0 and the least maximum.
@@ -273,12 +188,12 @@ __global__ void __maxnreg__((Tile<D, Activation>::exact ? 168 : 128))
       for (int w = 0; w < warps; ++w) {
         const float share = power_of_two(maxima[w * max_group + head] - max);
         const float4 v = *reinterpret_cast<const float4*>(
-            reinterpret_cast<float*>(shared + w * ring_bytes) + head * T::out_stride + d);
+            reinterpret_cast<float*>(shared + w * R::ring_bytes) + head * R::out_stride + d);
         total += share * sums[w * max_group + head];
         out = make_float4(out.x + share * v.x, out.y + share * v.y, out.z + share * v.z,
                           out.w + share * v.w);
       }
-      const float part = reciprocal(total);
+      const float part = reciprocal(total) * kv_scale;
       store4(make_float4(out.x * part, out.y * part, out.z * part, out.w * part),
              outs + head * D + d);
       if (d == 0) plan.lses[head * plan.slots() + at.slot] = log_sum_exp(max, total);
@@ -293,11 +208,18 @@ __global__ void __maxnreg__((Tile<D, Activation>::exact ? 168 : 128))
 template <class Activation>
 void attend_grouped(const AttentionPlan& plan, const Activation* q, const KvView& kv,
                     const Launch& how) {
-  const auto start = [&]<int D>() {
-    launch("attention", attend<D, Activation>, dim3(static_cast<unsigned>(plan.blocks())), threads,
-           Tile<D, Activation>::shared_bytes, how, 1, plan, q, kv);
+  constexpr bool exact = std::is_same_v<Activation, float>;
+  const auto start = [&]<int D, class T>() {
+    launch("attention", attend<D, T, Activation>, dim3(static_cast<unsigned>(plan.blocks())),
+           threads, Room<T, D>::bytes, how, 1, plan, q, kv);
   };
-  plan.shape.head_size == 64 ? start.template operator()<64>() : start.template operator()<128>();
+  if (kv.format == Format::fp8) {
+    start.template operator()<128, Fp8Tile<exact>>();
+  } else if (plan.shape.head_size == 64) {
+    start.template operator()<64, PlainTile<64, exact>>();
+  } else {
+    start.template operator()<128, PlainTile<128, exact>>();
+  }
 }
 
 template <class Activation>
@@ -306,13 +228,15 @@ void decode_attention(const AttentionPlan& plan, const Activation* q, const KvVi
   const AttentionShape& shape = plan.shape;
   assert(part.rows == shape.rows && shape.heads % part.heads == 0);
   assert(part.value_size == shape.value_size && part.element_bytes == sizeof(Activation));
-  const bool grouped = shape.head_size == shape.value_size && shape.group() <= max_group &&
-                       (shape.head_size == 64 || shape.head_size == 128);
+  const bool grouped =
+      shape.head_size == shape.value_size && shape.group() <= max_group &&
+      (kv.format == Format::bf16 || kv.format == Format::fp8) &&
+      (shape.head_size == 128 || (shape.head_size == 64 && kv.format == Format::bf16));
   const bool latent =
       std::is_same_v<Activation, bf16> && shape.head_size == 576 && shape.value_size == 512;
-  if (kv.format == Format::bf16 && grouped) {
+  if (grouped) {
     attend_grouped(plan, q, kv, how);
-  } else if (kv.format == Format::bf16 && latent) {
+  } else if (kv.format != Format::fp32 && latent) {
     if constexpr (std::is_same_v<Activation, bf16>) attend_latent(plan, q, kv, how);
   } else {
     attend_plain(plan, q, kv, how);

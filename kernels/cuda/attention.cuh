@@ -36,6 +36,18 @@ __device__ inline int64_t token_offset(const KvView& kv, int row, int token, int
          token % page_tokens * size;
 }
 
+__device__ inline float scale_of(const KvView& kv, int head) {
+  return kv.scales == nullptr ? 1 : kv.scales[head];
+}
+template <class Kv>
+__device__ Values<const Kv> values_of(const KvView& kv, float scale) {
+  if constexpr (std::is_same_v<Kv, nvfp4>) {
+    return {static_cast<const uint8_t*>(kv.base), kv.block_scales, scale};
+  } else {
+    return Values<const Kv>(static_cast<const Kv*>(kv.base), scale);
+  }
+}
+
 // Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
 __device__ inline float log_sum_exp(float max, float total) {
   return total > 0 ? (max + log_two(total)) * ln_2 : NAN;

@@ -34,6 +34,8 @@ inline constexpr int max_parts = 160;  // splits of a pair (shares of a plan), m
 // (`value_size`) values each, keys from `keys[pair]` and values from `values[pair]` on (values from
 // base, of `format`; 16-byte aligned). MLA: both are the same. Or in pages of `page_tokens`, where
 // a row's page i begins `pages[row * max_pages + i] * page_stride` values further on.
+// Quantised formats (base/format.h): `base` are the codes; a KV head's values are multiplied by
+// `scales[head]` (null: by 1), nvfp4's also by `block_scales[index / 16]`.
 // `tokens[row]` counts the newest token, which alone may be written by the kernel launched just
 // before; all else is read ahead.
 struct KvView {
@@ -45,6 +47,8 @@ struct KvView {
   const int32_t* pages = nullptr;  // null: dense
   int64_t page_stride = 0;
   int max_pages = 0;  // of a row
+  const float* scales = nullptr;
+  const fp8* block_scales = nullptr;
 };
 inline constexpr int page_tokens = 64;
 

@@ -13,10 +13,11 @@ constexpr int warps = 8;
 constexpr int max_words = 576 / 32;  // of a lane
 
 template <class T>
-__device__ void load_strided(const T* from, int size, int lane, float (&to)[max_words]) {
+__device__ void load_strided(const Values<const T>& from, int64_t first, int size, int lane,
+                             float (&to)[max_words]) {
 #pragma unroll
   for (int i = 0; i < max_words; ++i) {
-    to[i] = lane + 32 * i < size ? to_float(from[lane + 32 * i]) : 0;
+    to[i] = lane + 32 * i < size ? value_at(from, first + lane + 32 * i) : 0;
   }
 }
 
@@ -30,50 +31,51 @@ __global__ void __launch_bounds__(32 * warps, 1)
   const int head_block = static_cast<int>(blockIdx.x) % shape.head_blocks();
   release_next();
   wait_for_previous();
-  for_segments(plan, kv.tokens, static_cast<int>(blockIdx.x) / shape.head_blocks(), tile,
-               [&](const Segment& at) {
-                 const Kv* const keys = static_cast<const Kv*>(kv.base) + kv.keys[at.pair];
-                 const Kv* const values = static_cast<const Kv*>(kv.base) + kv.values[at.pair];
-                 const int end = min(shape.group(), 64 * (head_block + 1));
-                 for (int head = 64 * head_block + static_cast<int>(threadIdx.x) / 32; head < end;
-                      head += warps) {
-                   float query[max_words], key[max_words], value[max_words];
-                   float out[max_words] = {};
-                   float max = -FLT_MAX;
-                   float total = 0;
-                   const int query_head = at.pair % shape.kv_heads * shape.group() + head;
-                   load_strided(q + (int64_t{at.row} * shape.heads + query_head) * shape.head_size,
-                                shape.head_size, lane, query);
-                   const int last = min(at.last * tile, at.tokens);
-                   for (int token = at.first * tile; token < last; ++token) {
-                     load_strided(keys + token_offset(kv, at.row, token, shape.head_size),
-                                  shape.head_size, lane, key);
-                     load_strided(values + token_offset(kv, at.row, token, shape.value_stride()),
-                                  shape.value_size, lane, value);
-                     float logit = 0;
+  for_segments(
+      plan, kv.tokens, static_cast<int>(blockIdx.x) / shape.head_blocks(), tile,
+      [&](const Segment& at) {
+        const auto values = values_of<Kv>(kv, scale_of(kv, at.pair % shape.kv_heads));
+        const int end = min(shape.group(), 64 * (head_block + 1));
+        for (int head = 64 * head_block + static_cast<int>(threadIdx.x) / 32; head < end;
+             head += warps) {
+          float query[max_words], key[max_words], value[max_words];
+          float out[max_words] = {};
+          float max = -FLT_MAX;
+          float total = 0;
+          const int query_head = at.pair % shape.kv_heads * shape.group() + head;
+          load_strided(Values<const Activation>(q),
+                       (int64_t{at.row} * shape.heads + query_head) * shape.head_size,
+                       shape.head_size, lane, query);
+          const int last = min(at.last * tile, at.tokens);
+          for (int token = at.first * tile; token < last; ++token) {
+            load_strided(values,
+                         kv.keys[at.pair] + token_offset(kv, at.row, token, shape.head_size),
+                         shape.head_size, lane, key);
+            load_strided(values,
+                         kv.values[at.pair] + token_offset(kv, at.row, token, shape.value_stride()),
+                         shape.value_size, lane, value);
+            float logit = 0;
 #pragma unroll
-                     for (int i = 0; i < max_words; ++i) logit += query[i] * key[i];
-                     for (int step = 16; step > 0; step /= 2)
-                       logit += __shfl_xor_sync(~0U, logit, step);
-                     logit *= scale;
-                     const float larger = fmaxf(max, logit);
-                     const float keep = power_of_two(max - larger);
-                     const float weight = power_of_two(logit - larger);
-                     max = larger;
-                     total = total * keep + weight;
+            for (int i = 0; i < max_words; ++i) logit += query[i] * key[i];
+            for (int step = 16; step > 0; step /= 2) logit += __shfl_xor_sync(~0U, logit, step);
+            logit *= scale;
+            const float larger = fmaxf(max, logit);
+            const float keep = power_of_two(max - larger);
+            const float weight = power_of_two(logit - larger);
+            max = larger;
+            total = total * keep + weight;
 #pragma unroll
-                     for (int i = 0; i < max_words; ++i) out[i] = out[i] * keep + weight * value[i];
-                   }
-                   float* const to =
-                       plan.outs + (int64_t{at.slot} * shape.group() + head) * shape.value_size;
+            for (int i = 0; i < max_words; ++i) out[i] = out[i] * keep + weight * value[i];
+          }
+          float* const to =
+              plan.outs + (int64_t{at.slot} * shape.group() + head) * shape.value_size;
 #pragma unroll
-                   for (int i = 0; i < max_words; ++i) {
-                     if (lane + 32 * i < shape.value_size) to[lane + 32 * i] = out[i] / total;
-                   }
-                   if (lane == 0)
-                     plan.lses[head * plan.slots() + at.slot] = log_sum_exp(max, total);
-                 }
-               });
+          for (int i = 0; i < max_words; ++i) {
+            if (lane + 32 * i < shape.value_size) to[lane + 32 * i] = out[i] / total;
+          }
+          if (lane == 0) plan.lses[head * plan.slots() + at.slot] = log_sum_exp(max, total);
+        }
+      });
 }
 
 }  // namespace
@@ -81,11 +83,16 @@ __global__ void __launch_bounds__(32 * warps, 1)
 template <class Activation>
 void attend_plain(const AttentionPlan& plan, const Activation* q, const KvView& kv,
                   const Launch& how) {
-  assert(kv.format == Format::bf16 || kv.format == Format::fp32);
-  const auto kernel =
-      kv.format == Format::bf16 ? attend_head<Activation, bf16> : attend_head<Activation, float>;
-  launch("attention", kernel, dim3(static_cast<unsigned>(plan.blocks())), 32 * warps, 0, how, 1,
-         plan, q, kv);
+  const auto start = [&]<class Kv>(Kv*) {
+    launch("attention", attend_head<Activation, Kv>, dim3(static_cast<unsigned>(plan.blocks())),
+           32 * warps, 0, how, 1, plan, q, kv);
+  };
+  switch (kv.format) {
+    case Format::fp32: return start(static_cast<float*>(nullptr));
+    case Format::bf16: return start(static_cast<bf16*>(nullptr));
+    case Format::fp8: return start(static_cast<fp8*>(nullptr));
+    default: return start(static_cast<nvfp4*>(nullptr));
+  }
 }
 
 template void attend_plain(const AttentionPlan&, const float*, const KvView&, const Launch&);

@@ -12,6 +12,7 @@
 // the eight rows of a matrix fragment lie in different banks.
 #pragma once
 
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <nvtx3/nvToolsExt.h>
 
@@ -69,6 +70,11 @@ __device__ inline void copy_chunk(uint32_t to, const void* from, bool valid) {
                "r"(valid ? 16 : 0)
                : "memory");
 }
+__device__ inline void copy_word(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
+               "r"(valid ? 4 : 0)
+               : "memory");
+}
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int Pending>
 __device__ inline void wait_for_copies() {
@@ -109,6 +115,44 @@ __device__ inline uint32_t pack_rest(float low, float high, uint32_t packed) {
   return pack(low - __uint_as_float(packed << 16), high - __uint_as_float(packed & 0xffff0000U));
 }
 
+// Two bf16 products.
+__device__ inline uint32_t multiply_pairs(uint32_t a, uint32_t b) {
+  uint32_t both;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(both) : "r"(a), "r"(b));
+  return both;
+}
+
+// The same of fp16; its products are those of fp8 values, which it holds exactly.
+__device__ inline uint32_t pack_halves(float low, float high) {
+  uint32_t both;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+__device__ inline uint32_t pack_halves_rest(float low, float high, uint32_t packed) {
+  const float2 held = __half22float2(*reinterpret_cast<const __half2*>(&packed));
+  return pack_halves(low - held.x, high - held.y);
+}
+__device__ inline uint32_t halves_of(uint32_t codes) {
+  uint32_t both;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(both) : "h"(static_cast<uint16_t>(codes)));
+  return both;
+}
+__device__ inline void multiply_add_halves(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                           uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ inline uint4 load_shared(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
 // 2^x within 2 units in the last place, 0 below 2^-126; one instruction, where exp2f takes five.
 __device__ inline float power_of_two(float x) {
   float y;
@@ -127,6 +171,19 @@ __device__ inline float log_two(float x) {
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// Two e4m3 codes (low byte first) as two bf16 values, exactly; NaN stays NaN.
+__device__ inline uint32_t widen(uint32_t codes) {
+  const uint32_t halves = halves_of(codes);
+  const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&halves));
+  return pack(both.x, both.y);
+}
+// The low four bits, as from_e2m1 without its table.
+__device__ inline float widen_e2m1(uint32_t code) {
+  const uint32_t size = code & 7;
+  const uint32_t bits = size < 2 ? size * 0x3f000000U : (126U << 23) + (size << 22);
+  return __uint_as_float(bits | (code & 8) << 28);
 }
 
 // Consecutive values, as fp32.

@@ -24,15 +24,13 @@ struct MergeGrid {
   int groups = 1;
   int slices;  // of a vector
   int tasks;
-  // Few blocks of few registers, so that all are on their SMs beside two attention blocks: else the
-  // next attention's blocks would come late, two of them on one SM (88 us in place of 70).
   int blocks;
-  MergeGrid(int64_t vectors, int size, int parts, const Launch& how) {
+  MergeGrid(int64_t vectors, int size, int parts, int most_blocks) {
     assert(size % 128 == 0 || 128 % size == 0);
     while (groups < 16 && (groups * parts_ahead < parts || 128 / groups > size)) groups *= 2;
     slices = size * groups / 128;
     tasks = static_cast<int>(vectors) * slices;
-    blocks = std::min((tasks + warps - 1) / warps, how.blocks);
+    blocks = std::min((tasks + warps - 1) / warps, most_blocks);
   }
 };
 
@@ -157,8 +155,12 @@ template <class Activation>
 void merge_splits(const AttentionPlan& plan, const PartialLayout& part, std::byte* out,
                   const Launch& how) {
   const AttentionShape& shape = plan.shape;
+  // Few blocks of few registers, so that all are on their SMs beside two attention blocks: else the
+  // next attention's blocks would come late, two of them on one SM (88 us in place of 70). A block
+  // of MLA's has an SM to itself, and leaves 16 times as much to merge.
+  const int most_blocks = shape.group() > 16 ? 5 * how.blocks : how.blocks;
   const MergeGrid grid(int64_t{shape.rows} * shape.heads, shape.value_size,
-                       plan.shares / shape.pairs() + 2, how);
+                       plan.shares / shape.pairs() + 2, most_blocks);
   launch("merge splits", collect_splits<Activation>, dim3(static_cast<unsigned>(grid.blocks)),
          threads, 0, how, 1, plan, grid, part, out);
 }
@@ -168,7 +170,8 @@ void merge_partials(const PartialLayout& part, int parts, const std::byte* messa
                     Activation* out, const Launch& how) {
   assert(parts <= max_parts && how.blocks > 0);
   if (part.rows * part.heads == 0) return;
-  const MergeGrid grid(part.rows * part.heads, static_cast<int>(part.value_size), parts, how);
+  const MergeGrid grid(part.rows * part.heads, static_cast<int>(part.value_size), parts,
+                       how.blocks);
   launch("merge partials", merge_messages<Activation>, dim3(static_cast<unsigned>(grid.blocks)),
          threads, 0, how, 1, part, parts, grid, messages, out);
 }

@@ -1,7 +1,9 @@
-// Matrix products with few rows on a GPU. Twin: kernels/cpu/reference.h.
+// Matrix products with few rows on a GPU, by tensor cores. Twins: kernels/cpu/reference.h and
+// reference_moe.h. All pointers are device memory.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "base/format.h"
 #include "kernels/cuda/launch.h"
@@ -9,19 +11,43 @@
 namespace helix::cuda {
 
 struct ProductShape {
-  int rows = 0;  // m, at most 8
+  int rows = 0;  // m, at most 8; of experts: the most that are done at once
   int outputs = 0;
-  int inputs = 0;  // a multiple of 8
+  int inputs = 0;
   int64_t x_stride = 0;
   int64_t y_stride = 0;
 };
 inline constexpr int max_product_rows = 8;
 
+// Whether these kernels take it: rows of w and their scales must be aligned to what is copied.
+template <class Weight>
+constexpr bool served(const ProductShape& shape) {
+  constexpr int grain = std::is_same_v<Weight, nvfp4> ? 64 : std::is_same_v<Weight, fp8> ? 16 : 8;
+  return shape.inputs % grain == 0;
+}
+
 // y[m][n] = sum over k of x[m][k] w[n][k], sums in fp32; x, y rows x_stride, y_stride values apart,
-// w dense, all 16-byte aligned. The bits depend neither on m nor on the rows beside; w is read
-// ahead of the kernel launched before.
+// w dense (quantised ones hold no NaN), all 16-byte aligned. The bits depend neither on m nor on
+// the rows beside; w is read ahead of the kernel launched before.
+template <class Weight, class Activation>
+void product(const ProductShape& shape, const Activation* x, const Values<const Weight>& w,
+             Activation* y, const Launch& launch);
 template <class Activation>
 void product(const ProductShape& shape, const Activation* x, const bf16* w, Activation* y,
-             const Launch& launch);
+             const Launch& launch) {
+  product(shape, x, Values<const bf16>(w), y, launch);
+}
+
+// Who chose which of `count` matrices (at most 512): pairs [begins[e], begins[e + 1]) expert e.
+struct Experts {
+  int count = 0;
+  const int32_t* begins = nullptr;
+  const int32_t* row_of = nullptr;  // of a pair; null: pair p reads row p
+};
+// y[p][n] = sum over k of x[row of pair p][k] w[expert of p][n][k]: weights of the chosen alone are
+// read, once for eight pairs.
+template <class Weight, class Activation, class Out>
+void experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
+                     const Values<const Weight>& w, Out* y, const Launch& launch);
 
 }  // namespace helix::cuda

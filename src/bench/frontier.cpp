@@ -183,15 +183,15 @@ std::vector<std::pair<std::string, Json>> choices_of(const Dot& dot) {
 }
 
 void describe_options(std::vector<Dot>& dots) {
-  std::map<std::string, std::set<std::string>> seen;
+  std::map<std::pair<std::string, std::string>, std::set<std::string>> seen;
   for (const Dot& dot : dots)
     for (const auto& [name, value] : choices_of(dot))
-      if (!value.is_null()) seen[name].insert(word(value));
+      if (!value.is_null()) seen[{dot.strategy, name}].insert(word(value));
   for (Dot& dot : dots) {
     if (optional(dot.point, "hop_b") == true)
       dot.options = "HOP-B " + word(optional(dot.point, "chunks"));
     for (const auto& [name, value] : choices_of(dot))
-      if (!value.is_null() && seen[name].size() > 1)
+      if (!value.is_null() && seen[{dot.strategy, name}].size() > 1)
         dot.options += fmt::format("{}{} {}", dot.options.empty() ? "" : ", ", name, word(value));
   }
 }

@@ -22,7 +22,7 @@ struct Dot {
   std::string line;  // "FILE:LINE", where it was read
   std::string strategy;
   std::string label;    // "KVP4×TPA2→TPF8"
-  std::string options;  // "HOP-B 4", and what else differs within the panel
+  std::string options;  // "HOP-B 4", and what else differs within its strategy
   std::string exchange;
   std::string shard;
   Json point;  // as in the line

@@ -41,6 +41,7 @@ def test_frontier_without_filters_is_the_programs(page):
     assert len(rows) > 30
     assert page.standing() == {row["i"] for row in rows if row["frontier"]} == expected(rows)
     assert "as helix-bench frontier has them" in page.find("#how").text
+    assert "Click a point of the frontier" in page.find("#pins").text
     assert page.find("h1").text == "story"
 
 

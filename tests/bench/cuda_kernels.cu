@@ -120,22 +120,26 @@ struct AttentionCase {
   constexpr bool latent() const { return value_size < head_size; }
 };
 
-template <class Activation>
+template <class Activation, class Kv = bf16>
 void time_attention(const AttentionCase& c) {
   const std::string name = (c.latent() ? "MLA " : "attention ") + std::to_string(c.rows) + " x " +
                            std::to_string(c.tokens) + ", " + std::to_string(c.heads) +
                            (c.latent() ? "" : "/" + std::to_string(c.kv_heads)) +
-                           (std::is_same_v<Activation, float> ? " fp32 activations" : "");
+                           (std::is_same_v<Activation, float> ? " fp32 activations" : "") +
+                           (std::is_same_v<Kv, fp8> ? " fp8 KV" : "");
   if (!wanted(name)) return;
   const AttentionShape shape{c.rows,      c.heads,      c.kv_heads,
                              c.head_size, c.value_size, 1 / std::sqrt(1.0F * c.head_size)};
   const int64_t pair_values = int64_t{c.tokens} * (c.head_size + (c.latent() ? 0 : c.value_size));
   const int64_t values = shape.pairs() * pair_values;
-  const double bytes = static_cast<double>(values) * 2;
+  const double bytes = static_cast<double>(values) * sizeof(Kv);
   const double flops = 2.0 * c.rows * c.tokens * c.heads * (c.head_size + c.value_size);
   const int turns = std::max(2, static_cast<int>(std::ceil(256e6 / bytes)));
+  // Codes: any bits but NaN's.
   std::vector<Buffer<bf16>> kv;
-  for (int i = 0; i < turns; ++i) kv.push_back(drawn<bf16>(values, 1.7320508F));
+  for (int i = 0; i < turns; ++i) {
+    kv.push_back(drawn<bf16>(values * static_cast<int64_t>(sizeof(Kv)) / 2, 1.7320508F));
+  }
   const auto q = drawn<Activation>(int64_t{c.rows} * c.heads * c.head_size, 4);
   std::vector<int64_t> keys, at_values;
   for (int pair = 0; pair < shape.pairs(); ++pair) {
@@ -152,6 +156,7 @@ void time_attention(const AttentionCase& c) {
   cut_attention(plan, tokens.data(), how());
   const double us = node_us(nodes_for(bytes), [&](int i) {
     const KvView view{.base = kv[i % turns].data(),
+                      .format = std::is_same_v<Kv, fp8> ? Format::fp8 : Format::bf16,
                       .keys = k.data(),
                       .values = v.data(),
                       .tokens = tokens.data()};
@@ -164,24 +169,69 @@ struct ProductCase {
   int outputs, inputs;
   double peer_us;
 };
-template <class Activation>
+template <class Weight>
+constexpr const char* by_weight() {
+  return std::is_same_v<Weight, fp8> ? ", fp8" : std::is_same_v<Weight, nvfp4> ? ", nvfp4" : "";
+}
+// Weights in turn, more than L2 holds. Codes: any bits.
+template <class Weight>
+struct Turns {
+  int64_t values;
+  std::vector<Buffer<bf16>> memory;
+  explicit Turns(int64_t count) : values(count) {
+    const double bytes = bytes_per_value * static_cast<double>(count);
+    const int turns = std::max(2, static_cast<int>(std::ceil(256e6 / bytes)));
+    for (int i = 0; i < turns; ++i) {
+      memory.push_back(drawn<bf16>(static_cast<int64_t>(bytes) / 2 + 8, 0.02F));
+    }
+  }
+  Values<const Weight> at(int i) const {
+    const Buffer<bf16>& buffer = memory[i % memory.size()];
+    return values_at<const Weight>(reinterpret_cast<const std::byte*>(buffer.data()), values, 1);
+  }
+  static constexpr double bytes_per_value = std::is_same_v<Weight, fp8>     ? 1
+                                            : std::is_same_v<Weight, nvfp4> ? 0.5625
+                                                                            : 2;
+};
+
+template <class Activation, class Weight = bf16>
 void time_product(int rows, const ProductCase& c) {
   const std::string name = "product " + std::to_string(rows) + " x " + std::to_string(c.outputs) +
-                           " x " + std::to_string(c.inputs) +
+                           " x " + std::to_string(c.inputs) + by_weight<Weight>() +
                            (std::is_same_v<Activation, float> ? " fp32 activations" : "");
   if (!wanted(name)) return;
-  const int64_t values = int64_t{c.outputs} * c.inputs;
-  const double bytes = static_cast<double>(values) * 2;
-  const int turns = std::max(2, static_cast<int>(std::ceil(256e6 / bytes)));
-  std::vector<Buffer<bf16>> w;
-  for (int i = 0; i < turns; ++i) w.push_back(drawn<bf16>(values, 0.02F));
+  const Turns<Weight> w(int64_t{c.outputs} * c.inputs);
+  const double bytes = w.bytes_per_value * static_cast<double>(w.values);
   const auto x = drawn<Activation>(int64_t{rows} * c.inputs, 1);
   const Buffer<Activation> y(int64_t{rows} * c.outputs);
   const double us = node_us(nodes_for(bytes), [&](int i) {
-    product({rows, c.outputs, c.inputs, c.inputs, c.outputs}, x.data(), w[i % turns].data(),
-            y.data(), how());
+    product({rows, c.outputs, c.inputs, c.inputs, c.outputs}, x.data(), w.at(i), y.data(), how());
   });
-  print(name, bytes, 2.0 * rows * static_cast<double>(values), us, c.peer_us, "cuBLAS");
+  print(name, bytes, 2.0 * rows * static_cast<double>(w.values), us,
+        std::is_same_v<Weight, bf16> ? c.peer_us : 0, "cuBLAS");
+}
+
+// `touched` of `held` experts have `each` pairs.
+template <class Weight>
+void time_experts(int held, int touched, int each, int outputs, int inputs) {
+  const std::string name = "experts " + std::to_string(touched) + " of " + std::to_string(held) +
+                           ", " + std::to_string(each) + " x " + std::to_string(outputs) + " x " +
+                           std::to_string(inputs) + by_weight<Weight>();
+  if (!wanted(name)) return;
+  const Turns<Weight> w(int64_t{held} * outputs * inputs);
+  const double bytes = w.bytes_per_value * touched * outputs * inputs;
+  std::vector<int32_t> begins = {0}, row_of(touched * each, 0);
+  for (int e = 0; e < held; ++e) {
+    begins.push_back(begins.back() + (e * touched / held < (e + 1) * touched / held ? each : 0));
+  }
+  const Buffer<int32_t> b{std::span<const int32_t>(begins)}, r{std::span<const int32_t>(row_of)};
+  const auto x = drawn<bf16>(inputs, 1);
+  const Buffer<bf16> y(int64_t{touched} * each * outputs);
+  const double us = node_us(nodes_for(bytes), [&](int i) {
+    experts_product({max_product_rows, outputs, inputs, inputs, outputs},
+                    Experts{held, b.data(), r.data()}, x.data(), w.at(i), y.data(), how());
+  });
+  print(name, bytes, 0, us, 0, "");
 }
 
 void time_small() {
@@ -237,9 +287,15 @@ void time_all() {
     c.head_size = 576;
     c.value_size = 512;
     time_attention<bf16>(c);
+    c.peer_us = 0;
+    time_attention<bf16, fp8>(c);
   }
   time_attention<float>({1, 65536, 16, 1, 0, cudnn});
   time_attention<float>({8, 65536, 16, 1, 0, cudnn});
+  for (AttentionCase c : attention) {
+    c.peer_us = 0;
+    if (c.kv_heads == 1) time_attention<bf16, fp8>(c);
+  }
   for (const int rows : {1, 2, 4, 8}) {
     for (const ProductCase& c : {ProductCase{53248, 16384, 447},
                                  {16384, 16384, 133},
@@ -255,6 +311,25 @@ void time_all() {
     }
   }
   time_product<float>(1, {2048, 16384, 28.5});
+  for (const int rows : {1, 8}) {
+    for (const ProductCase& c : {ProductCase{16384, 16384, 0},
+                                 {6656, 16384, 0},
+                                 {2048, 16384, 0},
+                                 {16384, 2048, 0},
+                                 {16384, 832, 0},
+                                 {2048, 7168, 0},
+                                 {512, 16384, 0}}) {
+      time_product<bf16, fp8>(rows, c);
+      time_product<bf16, nvfp4>(rows, c);
+    }
+  }
+  // DeepSeek-R1, TPF 8 x EP 8: 3 of 32 experts at batch 1, 15 at batch 8.
+  for (const auto& [touched, each] : {std::pair{3, 1}, {15, 1}, {30, 2}}) {
+    time_experts<bf16>(32, touched, each, 512, 7168);
+    time_experts<bf16>(32, touched, each, 7168, 256);
+    time_experts<nvfp4>(32, touched, each, 512, 7168);
+    time_experts<nvfp4>(32, touched, each, 7168, 256);
+  }
   time_small();
 }
 

@@ -19,13 +19,6 @@ namespace helix::cuda {
 template <class T>
 inline constexpr double tolerance_of = std::is_same_v<T, bf16> ? 3.0 / 256 : 5e-5;
 inline constexpr double lse_tolerance = 3.2e-5;
-template <class T>
-inline constexpr const char* name_of = std::is_same_v<T, bf16> ? "bf16" : "fp32";
-
-inline OwnedStream stream;
-inline int sms = 0;
-inline Launch how(bool dependent = true) { return {stream.get(), sms, dependent}; }
-
 struct Messages {
   PartialLayout part;
   std::vector<std::byte> bytes;
@@ -48,15 +41,15 @@ struct Messages {
   }
 };
 
-// A batch of attention: keys and values of each pair (MLA: rows that hold both), and how they stand
-// in device memory: one after another with gaps, or in pages of a random order. Gaps and what pages
-// have beyond the last token are NaN that nobody may read.
+// A batch of attention: keys and values of each pair (MLA: rows that hold both), rounded to what Kv
+// can hold, and how they stand in device memory: one after another with gaps, or in pages of a
+// random order. Gaps and what pages have beyond the last token are NaN that nobody may read.
 template <class Activation, class Kv = bf16>
 struct Attention {
   static constexpr int gap = 24;
   AttentionShape shape;
   std::vector<int32_t> tokens;
-  std::vector<std::vector<Kv>> keys, values;  // [pair]; MLA: values are empty
+  std::vector<std::vector<float>> keys, values;  // [pair]; MLA: values are empty
   std::vector<Activation> q;
 
   Attention(AttentionShape of, std::vector<int32_t> of_tokens)
@@ -67,11 +60,12 @@ struct Attention {
     q = normals<Activation>(int64_t{shape.rows} * shape.heads * shape.head_size);
     for (int pair = 0; pair < shape.pairs(); ++pair) {
       const int count = tokens[pair / shape.kv_heads];
-      keys.push_back(normals<Kv>(int64_t{count} * shape.head_size));
-      values.push_back(normals<Kv>(latent() ? 0 : int64_t{count} * shape.value_size));
+      keys.push_back(normals<float>(int64_t{count} * shape.head_size));
+      values.push_back(normals<float>(latent() ? 0 : int64_t{count} * shape.value_size));
       for (int peak = 0; count > 0 && peak < 3; ++peak) {
         point(pair, peak == 0 ? count - 1 : integer(0, count - 1), integer(0, shape.group() - 1));
       }
+      round(pair);
     }
   }
   bool latent() const { return shape.value_size < shape.head_size; }
@@ -82,7 +76,17 @@ struct Attention {
     for (int d = 0; d < shape.head_size; ++d) square += to_float(query[d]) * to_float(query[d]);
     for (int d = 0; d < shape.head_size; ++d) {
       keys[pair][int64_t{token} * shape.head_size + d] =
-          from_float<Kv>(12 / (shape.scale * square) * to_float(query[d]));
+          12 / (shape.scale * square) * to_float(query[d]);
+    }
+  }
+  static constexpr float scale_of(int head) {
+    return !quantised(format_of<Kv>) ? 1
+                                     : (format_of<Kv> == Format::fp8 ? 0.05F : 0.004F) * (head + 1);
+  }
+  void round(int pair) {
+    const float scale = scale_of(pair % shape.kv_heads);
+    for (std::vector<float>* some : {&keys[pair], &values[pair]}) {
+      *some = decoded<Kv>(encoded<Kv>(*some, scale), std::ssize(*some), scale);
     }
   }
   // Tokens [first, first + count[row]) of each row alone.
@@ -91,7 +95,7 @@ struct Attention {
     some.tokens = count;
     for (int pair = 0; pair < shape.pairs(); ++pair) {
       const int row = pair / shape.kv_heads;
-      const auto cut = [&](std::vector<Kv>& of, int size) {
+      const auto cut = [&](std::vector<float>& of, int size) {
         if (of.empty()) return;
         of.erase(of.begin(), of.begin() + int64_t{first[row]} * size);
         of.resize(int64_t{count[row]} * size);
@@ -110,7 +114,7 @@ struct Attention {
   Messages twin(int parts) const {
     Messages out{part(parts), {}};
     out.bytes.resize(parts * out.part.bytes());
-    std::vector<cpu::KvView<Kv>> views;
+    std::vector<cpu::KvView<float>> views;
     for (int pair = 0; pair < shape.pairs(); ++pair) {
       views.push_back({.k = keys[pair].data(),
                        .v = latent() ? keys[pair].data() : values[pair].data(),
@@ -118,18 +122,20 @@ struct Attention {
                        .v_stride = shape.value_stride(),
                        .tokens = tokens[pair / shape.kv_heads]});
     }
-    cpu::reference::decode_attention<Activation, Kv>({.rows = shape.rows,
-                                                      .heads = shape.heads,
-                                                      .kv_heads = shape.kv_heads,
-                                                      .head_size = shape.head_size,
-                                                      .value_size = shape.value_size,
-                                                      .scale = shape.scale},
-                                                     q.data(), views, out.part, out.bytes.data());
+    cpu::reference::decode_attention<Activation, float>({.rows = shape.rows,
+                                                         .heads = shape.heads,
+                                                         .kv_heads = shape.kv_heads,
+                                                         .head_size = shape.head_size,
+                                                         .value_size = shape.value_size,
+                                                         .scale = shape.scale},
+                                                        q.data(), views, out.part,
+                                                        out.bytes.data());
     return out;
   }
 
   struct Cache {
-    std::vector<Kv> base;
+    std::vector<float> base;
+    std::vector<int> head_of;  // each 16 values' KV head
     std::vector<int64_t> keys, values;
     std::vector<int32_t> pages;
     int64_t page_stride = 0;
@@ -137,13 +143,14 @@ struct Attention {
   };
   Cache dense() const {
     Cache cache;
-    const auto add = [&](const std::vector<Kv>& some, int size) {
-      const int64_t at = std::ssize(cache.base);
-      cache.base.insert(cache.base.end(), some.begin(), some.end());
-      cache.base.insert(cache.base.end(), gap * size, from_float<Kv>(nan));
-      return at;
-    };
     for (int pair = 0; pair < shape.pairs(); ++pair) {
+      const auto add = [&](const std::vector<float>& some, int size) {
+        const int64_t at = std::ssize(cache.base);
+        cache.base.insert(cache.base.end(), some.begin(), some.end());
+        cache.base.insert(cache.base.end(), gap * size, nan);
+        cache.head_of.resize(cache.base.size() / 16, pair % shape.kv_heads);
+        return at;
+      };
       cache.keys.push_back(add(keys[pair], shape.head_size));
       cache.values.push_back(latent() ? cache.keys.back() : add(values[pair], shape.value_size));
     }
@@ -162,8 +169,10 @@ struct Attention {
     for (size_t i = 0; i < free.size(); ++i) free[i] = static_cast<int32_t>(i);
     std::shuffle(free.begin(), free.end(), engine);
     cache.pages = free;
-    cache.base.assign(std::max<int64_t>(1, std::ssize(free)) * cache.page_stride,
-                      from_float<Kv>(nan));
+    cache.base.assign(std::max<int64_t>(1, std::ssize(free)) * cache.page_stride, nan);
+    for (int64_t i = 0; i < std::ssize(cache.base); i += 16) {
+      cache.head_of.push_back(static_cast<int>(i % cache.page_stride / head_values));
+    }
     for (int pair = 0; pair < shape.pairs(); ++pair) {
       const int row = pair / shape.kv_heads;
       cache.keys.push_back(pair % shape.kv_heads * head_values);
@@ -172,7 +181,7 @@ struct Attention {
       for (int token = 0; token < tokens[row]; ++token) {
         const int64_t page =
             cache.pages[row * cache.max_pages + token / page_tokens] * cache.page_stride;
-        const auto put = [&](const std::vector<Kv>& some, int64_t first, int size) {
+        const auto put = [&](const std::vector<float>& some, int64_t first, int size) {
           if (some.empty()) return;
           std::copy_n(some.begin() + int64_t{token} * size, size,
                       cache.base.begin() + page + first + token % page_tokens * int64_t{size});
@@ -192,7 +201,17 @@ struct Attention {
     Messages out{part(parts), std::vector<std::byte>(parts * part(parts).bytes(), std::byte{0xff})};
     const Buffer<std::byte> memory(AttentionPlan::bytes(shape, blocks));
     HELIX_CUDA(cudaMemset(memory.data(), 0xff, memory.bytes()));
-    const Buffer<Kv> base{std::span<const Kv>(cache.base)};
+    // Codes of every head's scale, then block scales.
+    std::vector<std::byte> codes(code_bytes<Kv>(std::ssize(cache.base)));
+    const int64_t count = std::ssize(cache.base);
+    for (int64_t i = 0; i < count; i += 16) {
+      const auto to = values_at<Kv>(codes.data(), count, scale_of(cache.head_of[i / 16]));
+      encode(&cache.base[i], 16, to.at(i));
+    }
+    std::vector<float> head_scales;
+    for (int head = 0; head < shape.kv_heads; ++head) head_scales.push_back(scale_of(head));
+    const Buffer<std::byte> base{std::span<const std::byte>(codes)};
+    const Buffer<float> scales{std::span<const float>(head_scales)};
     const Buffer<int64_t> k{std::span<const int64_t>(cache.keys)},
         v{std::span<const int64_t>(cache.values)};
     const Buffer<int32_t> t{std::span<const int32_t>(tokens)},
@@ -201,13 +220,15 @@ struct Attention {
     const Buffer<std::byte> result{std::span<const std::byte>(out.bytes)};
     const AttentionPlan plan(shape, blocks, memory.data());
     const KvView view{.base = base.data(),
-                      .format = std::is_same_v<Kv, float> ? Format::fp32 : Format::bf16,
+                      .format = format_of<Kv>,
                       .keys = k.data(),
                       .values = v.data(),
                       .tokens = t.data(),
                       .pages = pages.data(),
                       .page_stride = cache.page_stride,
-                      .max_pages = cache.max_pages};
+                      .max_pages = cache.max_pages,
+                      .scales = quantised(format_of<Kv>) ? scales.data() : nullptr,
+                      .block_scales = reinterpret_cast<const fp8*>(base.data() + count / 2)};
     const auto body = [&] {
       cut_attention(plan, t.data(), how());
       for (int i = 0; i < times; ++i) {
@@ -333,10 +354,10 @@ void attention_controls() {
          type + ": base-2 log-sum-exps are seen");
 
   Attention<Activation> broken = input;
-  broken.keys[1][650 * 128 + 3] = to_bf16(nan);   // row 0, KV head 1
-  broken.values[2][20 * 128 + 5] = to_bf16(nan);  // row 1, KV head 0, one number
+  broken.keys[1][650 * 128 + 3] = nan;     // row 0, KV head 1
+  broken.values[2][20 * 128 + 5] = nan;    // row 1, KV head 0, one number
   if (std::is_same_v<Activation, bf16>) {  // a split fp32 query turns -inf into NaN: seen as well
-    broken.keys[4][2 * 128] = to_bf16(infinity);  // row 2
+    broken.keys[4][2 * 128] = infinity;    // row 2
   }
   const Messages seen = broken.run(1);
   expect_like<Activation>(seen, broken.twin(1), type + ": NaN and infinity come through");
@@ -346,8 +367,8 @@ void attention_controls() {
   expect(relative_error(rows.part_of({0, 0}, {500, 89}).run(1).template values<Activation>(),
                         rows.twin(1).template values<Activation>()) > 10 * tolerance_of<Activation>,
          type + " MLA: a lost token is seen");
-  rows.keys[0][400 * 576 + 570] = to_bf16(nan);  // of the key alone
-  rows.keys[1][80 * 576 + 5] = to_bf16(nan);
+  rows.keys[0][400 * 576 + 570] = nan;  // of the key alone
+  rows.keys[1][80 * 576 + 5] = nan;
   expect_like<Activation>(rows.run(1), rows.twin(1), type + " MLA: NaN comes through");
 }
 

@@ -11,8 +11,8 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/generate.h"
-#include "kernels/cuda/product.h"
 #include "tests/cuda/attention_cases.h"
+#include "tests/cuda/product_cases.h"
 #include "tests/cuda/testing.h"
 
 namespace helix::cuda {
@@ -44,50 +44,6 @@ void merge_cases() {
     HELIX_CUDA(cudaStreamSynchronize(stream.get()));
     expect_close(out.read(), expected, std::is_same_v<Activation, bf16> ? 1.0 / 128 : 2e-6,
                  std::string("merge ") + name_of<Activation> + " of " + std::to_string(parts));
-  }
-}
-
-template <class Activation>
-void product_cases(bool quick) {
-  struct Case {
-    int rows, outputs, inputs;
-  };
-  std::vector<Case> cases = {{1, 1, 8},      {3, 200, 136},  {8, 1000, 512},
-                             {2, 131, 1032}, {5, 3000, 264}, {1, 17, 4096}};
-  if (!quick) {
-    cases.push_back({1, 2048, 7168});
-    cases.push_back({8, 6656, 4096});
-    cases.push_back({4, 20000, 1024});
-  }
-  for (const Case& c : cases) {
-    const int64_t x_stride = c.inputs + 16;
-    const int64_t y_stride = c.outputs + 3;
-    const auto x = normals<Activation>(c.rows * x_stride);
-    const auto w = normals<bf16>(int64_t{c.outputs} * c.inputs);
-    std::vector<Activation> expected(c.rows * y_stride, from_float<Activation>(-1));
-    cpu::reference::product<bf16, Activation>({.rows = c.rows,
-                                               .outputs = c.outputs,
-                                               .inputs = c.inputs,
-                                               .x_stride = x_stride,
-                                               .y_stride = y_stride},
-                                              x.data(), w.data(), expected.data());
-    const Buffer<Activation> xs{std::span<const Activation>(x)};
-    const Buffer<bf16> ws{std::span<const bf16>(w)};
-    const auto run = [&](int rows) {
-      const std::vector<Activation> before(rows * y_stride, from_float<Activation>(-1));
-      const Buffer<Activation> ys{std::span<const Activation>(before)};
-      product({rows, c.outputs, c.inputs, x_stride, y_stride}, xs.data(), ws.data(), ys.data(),
-              how());
-      HELIX_CUDA(cudaStreamSynchronize(stream.get()));
-      return ys.read();
-    };
-    const std::string what = std::string("product ") + name_of<Activation> + " " +
-                             std::to_string(c.rows) + " x " + std::to_string(c.outputs) + " x " +
-                             std::to_string(c.inputs);
-    const auto all = run(c.rows);
-    expect_close(all, expected, std::is_same_v<Activation, bf16> ? 1.0 / 128 : 5e-5, what);
-    expect(same_bits(run(1), {all.begin(), all.begin() + y_stride}),
-           what + ": row 0 alone has the same bits");
   }
 }
 
@@ -177,11 +133,22 @@ void all_cases(bool quick) {
   small_cases<bf16>();
   merge_cases<float>();
   merge_cases<bf16>();
-  product_cases<float>(quick);
-  product_cases<bf16>(quick);
+  product_cases<bf16, float>(quick);
+  product_cases<bf16, bf16>(quick);
+  product_cases<fp8, bf16>(quick);
+  product_cases<nvfp4, bf16>(quick);
+  experts_cases<bf16, bf16, bf16>(quick);
+  experts_cases<bf16, float, float>(quick);
+  experts_cases<fp8, bf16, float>(quick);
+  experts_cases<nvfp4, bf16, bf16>(quick);
+  experts_cases<nvfp4, bf16, float>(quick);
   attention_cases<float>(quick);
   attention_cases<bf16>(quick);
-  attention_cases<float, float>(quick);
+  attention_cases<float, float>(true);
+  attention_cases<bf16, fp8>(quick);
+  attention_cases<float, fp8>(true);
+  attention_cases<bf16, nvfp4>(true);
+  attention_cases<float, nvfp4>(true);
   attention_controls<float>();
   attention_controls<bf16>();
 }

@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "base/format.h"
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/launch.h"
 
 namespace helix::cuda {
 
@@ -70,5 +72,36 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() &&
          std::memcmp(static_cast<const void*>(a.data()), b.data(), a.size() * sizeof(T)) == 0;
 }
+
+template <class T>
+inline constexpr Format format_of = std::is_same_v<T, float>  ? Format::fp32
+                                    : std::is_same_v<T, bf16> ? Format::bf16
+                                    : std::is_same_v<T, fp8>  ? Format::fp8
+                                                              : Format::nvfp4;
+template <class T>
+inline constexpr const char* name_of = formats[static_cast<int>(format_of<T>)].name.data();
+
+template <class T>
+constexpr int64_t code_bytes(int64_t count) {
+  return static_cast<int64_t>(static_cast<double>(count) * bytes_of(format_of<T>));
+}
+// What a format holds of values, as it stands in memory; and back.
+template <class T>
+std::vector<std::byte> encoded(const std::vector<float>& from, float scale) {
+  const auto count = std::ssize(from);
+  std::vector<std::byte> bytes(code_bytes<T>(count));
+  encode(from.data(), count, values_at<T>(bytes.data(), count, scale));
+  return bytes;
+}
+template <class T>
+std::vector<float> decoded(const std::vector<std::byte>& from, int64_t count, float scale) {
+  std::vector<float> values(count);
+  decode(values_at<const T>(from.data(), count, scale), count, values.data());
+  return values;
+}
+
+inline OwnedStream stream;
+inline int sms = 0;
+inline Launch how(bool dependent = true) { return {stream.get(), sms, dependent}; }
 
 }  // namespace helix::cuda

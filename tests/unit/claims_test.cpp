@@ -114,8 +114,8 @@ TEST(Paper, OneSetOfThreeFactors) {
   for (const Factor* factor : factors_of(gb200())) {
     for (const double by : {0.5, 2.0}) {
       const Machine other = scaled(gb200(), *factor, by);
-      EXPECT_TRUE(std::ranges::any_of(
-          factor->parts, [&](auto part) { return other.*part != gb200().*part; }));
+      EXPECT_TRUE(std::ranges::any_of(factor->parts,
+                                      [&](auto part) { return other.*part != gb200().*part; }));
     }
   }
 }

@@ -106,6 +106,20 @@ TEST_F(FrontierFiles, EachStrategyHasItsOwn) {
   EXPECT_TRUE(find(panel, "b").frontier);
 }
 
+TEST_F(FrontierFiles, OptionsSayWhatDiffersWithinAStrategyAndNotWhatMakesIt) {
+  Json latent = ok({.key = "latent"});
+  Json value = ok({.key = "value"});
+  Json dcp = ok({.key = "dcp", .strategy = "dcp"});
+  latent["point"]["layout"]["mla"] = "latent";
+  value["point"]["layout"]["mla"] = "value";
+  dcp["point"]["layout"]["query"] = "gather";
+  dcp["point"]["layout"]["mla"] = "latent";
+  const Panel panel = read({latent, value, dcp}).panels.at(0);
+  EXPECT_EQ(find(panel, "latent").options, "mla latent");
+  EXPECT_EQ(find(panel, "value").options, "mla value");
+  EXPECT_EQ(find(panel, "dcp").options, "");
+}
+
 TEST_F(FrontierFiles, TheHullIsTheFrontierOfTheBaselinesTogether) {
   const Panel panel = read({ok({.key = "helix", .strategy = "helix", .x = 90, .y = 90}),
                             ok({.key = "dcp", .strategy = "dcp", .x = 80, .y = 80}),

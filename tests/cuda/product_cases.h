@@ -1,0 +1,143 @@
+// Products and experts' products against the plain twin, for each format of weights.
+#pragma once
+
+#include <string>
+
+#include "kernels/cpu/reference.h"
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/product.h"
+#include "tests/cuda/testing.h"
+
+namespace helix::cuda {
+
+template <class Activation>
+inline constexpr double product_tolerance = std::is_same_v<Activation, bf16> ? 1.0 / 128 : 5e-5;
+
+// Random weights, rounded to what the format can hold; here and on the device.
+template <class Weight>
+struct Weights {
+  static constexpr float scale = std::is_same_v<Weight, nvfp4> ? 0.002F : 0.03F;
+  std::vector<float> values;
+  Buffer<std::byte> codes;
+  explicit Weights(int64_t count) : values(normals<float>(count)) {
+    const std::vector<std::byte> bytes = encoded<Weight>(values, scale);
+    values = decoded<Weight>(bytes, count, scale);
+    codes = Buffer<std::byte>(std::span<const std::byte>(bytes));
+  }
+  Values<const Weight> view() const {
+    const float used = quantised(format_of<Weight>) ? scale : 1;
+    return values_at<const Weight>(codes.data(), std::ssize(values), used);
+  }
+};
+
+template <class Weight, class Activation>
+void product_cases(bool quick) {
+  struct Case {
+    int rows, outputs, inputs;
+  };
+  std::vector<Case> cases = {{1, 1, 8},      {3, 200, 136},  {8, 1000, 512}, {2, 131, 1032},
+                             {5, 3000, 264}, {1, 17, 4096},  {4, 33, 64},    {7, 300, 192},
+                             {2, 40, 3200},  {6, 2500, 128}, {8, 700, 832}};
+  if (!quick) {
+    cases.push_back({1, 256, 7168});
+    cases.push_back({8, 2560, 4096});
+    cases.push_back({4, 20000, 256});
+  }
+  for (const Case& c : cases) {
+    if (!served<Weight>({.inputs = c.inputs})) continue;
+    const int64_t x_stride = c.inputs + 16;
+    const int64_t y_stride = c.outputs + 3;
+    const auto x = normals<Activation>(c.rows * x_stride);
+    const Weights<Weight> w(int64_t{c.outputs} * c.inputs);
+    std::vector<Activation> expected(c.rows * y_stride, from_float<Activation>(-1));
+    cpu::reference::product<float, Activation>({.rows = c.rows,
+                                                .outputs = c.outputs,
+                                                .inputs = c.inputs,
+                                                .x_stride = x_stride,
+                                                .y_stride = y_stride},
+                                               x.data(), w.values.data(), expected.data());
+    const Buffer<Activation> xs{std::span<const Activation>(x)};
+    const auto run = [&](int rows) {
+      const std::vector<Activation> before(rows * y_stride, from_float<Activation>(-1));
+      const Buffer<Activation> ys{std::span<const Activation>(before)};
+      product({rows, c.outputs, c.inputs, x_stride, y_stride}, xs.data(), w.view(), ys.data(),
+              how());
+      HELIX_CUDA(cudaStreamSynchronize(stream.get()));
+      return ys.read();
+    };
+    const std::string what = std::string("product ") + name_of<Activation> + " by " +
+                             name_of<Weight> + " " + std::to_string(c.rows) + " x " +
+                             std::to_string(c.outputs) + " x " + std::to_string(c.inputs);
+    const auto all = run(c.rows);
+    expect_close(all, expected, product_tolerance<Activation>, what);
+    expect(same_bits(run(1), {all.begin(), all.begin() + y_stride}),
+           what + ": row 0 alone has the same bits");
+  }
+}
+
+// Out is what the products leave: activations before the gate, fp32 before the sum of pairs.
+template <class Weight, class Activation, class Out>
+void experts_cases(bool quick) {
+  struct Case {
+    std::vector<int32_t> counts;  // of pairs, an expert each
+    int outputs, inputs;
+    bool gathered;
+  };
+  std::vector<Case> cases = {{{0, 3, 1, 0, 17}, 48, 192, true},
+                             {{2}, 130, 64, false},
+                             {{0, 0}, 16, 64, true},
+                             {{1, 0, 0, 8, 0, 9}, 1000, 128, false}};
+  if (!quick) {
+    std::vector<int32_t> many(300, 0);
+    for (int i = 0; i < 40; ++i) ++many[integer(0, 299)];
+    cases.push_back({many, 64, 256, true});
+    cases.push_back({{1, 0, 2, 1, 0, 0, 4, 0}, 3000, 256, false});
+  }
+  for (const Case& c : cases) {
+    std::vector<int32_t> begins = {0};
+    for (int32_t count : c.counts) begins.push_back(begins.back() + count);
+    const int pairs = begins.back();
+    const int rows = c.gathered ? 20 : pairs;
+    std::vector<int32_t> row_of;
+    for (int pair = 0; pair < pairs; ++pair) {
+      row_of.push_back(c.gathered ? integer(0, rows - 1) : pair);
+    }
+    const auto x = normals<Activation>(int64_t{rows} * c.inputs);
+    const int64_t matrix = int64_t{c.outputs} * c.inputs;
+    const Weights<Weight> w(std::ssize(c.counts) * matrix);
+    std::vector<Out> expected(int64_t{pairs} * c.outputs);
+    for (size_t expert = 0; expert < c.counts.size(); ++expert) {
+      for (int pair = begins[expert]; pair < begins[expert + 1]; ++pair) {
+        std::vector<float> row, y(c.outputs);
+        for (int k = 0; k < c.inputs; ++k) {
+          row.push_back(to_float(x[int64_t{row_of[pair]} * c.inputs + k]));
+        }
+        cpu::reference::product<float, float>({.rows = 1,
+                                               .outputs = c.outputs,
+                                               .inputs = c.inputs,
+                                               .x_stride = c.inputs,
+                                               .y_stride = c.outputs},
+                                              row.data(), &w.values[expert * matrix], y.data());
+        for (int n = 0; n < c.outputs; ++n) {
+          expected[int64_t{pair} * c.outputs + n] = from_float<Out>(y[n]);
+        }
+      }
+    }
+    const Buffer<Activation> xs{std::span<const Activation>(x)};
+    const Buffer<int32_t> b{std::span<const int32_t>(begins)}, r{std::span<const int32_t>(row_of)};
+    const std::vector<Out> before(expected.size(), from_float<Out>(nan));
+    const Buffer<Out> y{std::span<const Out>(before)};
+    const Experts experts{static_cast<int>(c.counts.size()), b.data(),
+                          c.gathered ? r.data() : nullptr};
+    experts_product({max_product_rows, c.outputs, c.inputs, c.inputs, c.outputs}, experts,
+                    xs.data(), w.view(), y.data(), how());
+    HELIX_CUDA(cudaStreamSynchronize(stream.get()));
+    expect_close(y.read(), expected, product_tolerance<Out>,
+                 std::string("experts ") + name_of<Activation> + " by " + name_of<Weight> + " to " +
+                     name_of<Out> + ", " + std::to_string(pairs) + " pairs of " +
+                     std::to_string(c.counts.size()) + " experts, " + std::to_string(c.outputs) +
+                     " x " + std::to_string(c.inputs));
+  }
+}
+
+}  // namespace helix::cuda
