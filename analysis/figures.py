@@ -37,8 +37,8 @@ def span(values):
 
 def subtitle_of(panel):
     """Under which load, and how and where the numbers came about."""
-    load = [f"context {panel['context']}", panel["precision"],
-            f"{span([p['ranks'] for p in panel['points']])} ranks"]
+    load = [f"context {panel['context']}",
+            f"{span([p['ranks'] for p in panel['points']])} {panel['unit']}s"]
     if panel["routing"]:
         load.append(f"routing {panel['routing']}")
     simulated = panel["kind"] == "simulated"
@@ -46,7 +46,7 @@ def subtitle_of(panel):
     where = panel["machine"] or panel["hardware"]
     commits = ", ".join(panel["commits"])
     return (clean(", ".join([panel["model"], *load]), 110),
-            clean(f"{how} on {where}, commit {commits}", 170))
+            clean(f"{panel['precision']}, {how} on {where}, commit {commits}", 170))
 
 
 def ticks(low, high):

@@ -1,0 +1,65 @@
+"""The figures that the README shows are those that its published results give."""
+
+import json
+import re
+import shutil
+
+import numpy
+import pytest
+from matplotlib import image
+
+from lines import ROOT, analysis, read_run
+
+PUBLISHED = ROOT / "results/published"
+RUNS = sorted(path.parent.name for path in PUBLISHED.glob("*/results.jsonl"))
+# Mean difference of a colour: letters may be smoothed otherwise, a curve moved by 2 % is 1.5e-3.
+SAME = 5e-4
+
+
+def redrawn(name, folder):
+    """{figure: how far it is from the published one}, drawn from the lines in `folder`."""
+    shutil.rmtree(folder / "plots", ignore_errors=True)
+    done = analysis("figures", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    differences = {}
+    for path in sorted((PUBLISHED / name / "plots").glob("*.png")):
+        shown, drawn = (image.imread(one)[..., :3] for one in (path, folder / "plots" / path.name))
+        assert shown.shape == drawn.shape
+        differences[path.name] = numpy.abs(shown - drawn).mean()
+    return differences
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_figures_are_redrawn(name, tmp_path):
+    differences = redrawn(name, shutil.copytree(PUBLISHED / name, tmp_path / name))
+    assert differences and all(difference < SAME for difference in differences.values()), differences
+
+
+def test_other_numbers_give_another_figure(tmp_path):
+    folder = shutil.copytree(PUBLISHED / "crossover", tmp_path / "crossover")
+    lines = read_run(folder)
+    for one in lines:
+        if one["status"] == "ok" and one["point"]["layout"]["strategy"] == "tp":
+            one["tokens_per_s_per_user"] *= 1.02
+    (folder / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    assert all(difference > SAME for difference in redrawn("crossover", folder).values())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_command_that_made_it_is_said(name):
+    """In words that a reader can paste, and as the run's own environment recorded it."""
+    text = (PUBLISHED / "README.md").read_text(encoding="utf-8")
+    command = re.search(rf"(?:run|simulate) (configs/sweeps/\S+\.json) .*-o results/{name}\b", text)
+    assert command and (ROOT / command[1]).is_file(), name
+    assert f'"{command[1]}"' in (PUBLISHED / name / "environment.json").read_text()
+
+
+def test_a_page_is_made_of_all_of_them(tmp_path):
+    done = analysis("report", *(PUBLISHED / name for name in RUNS), "-o", tmp_path / "report.html")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_figure_of_the_readme_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    figures = re.findall(r"\]\((results/published/[^)#]+)\)", text)
+    assert figures and all((ROOT / figure).is_file() for figure in figures)
