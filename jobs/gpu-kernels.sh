@@ -32,9 +32,9 @@ if stage time; then
   { printf '{"case": "environment", "commit": "%s", "gpu": "%s", "cuda": "%s", "date": "%s"}\n' "$commit" \
       "$(nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader | head -n 1)" \
       "$(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')" "$(date -u +%F)"
-    timeout 250 $programs/bench/cuda_kernels "${TIME_ONLY:-}"; } > "$out/h200-kernels.jsonl" || failed=1
+    timeout 250 $programs/bench/cuda_kernels "${TIME_ONLY:-}"; } > "$out/gpu-kernels.jsonl" || failed=1
   echo "== time: ${SECONDS} s"
 fi
 ! stage peers || timeout 250 python3 tests/bench/cuda_peers.py > "$out/gpu-peers.jsonl" || echo "peers: incomplete"
-[ ! -s "$out/h200-kernels.jsonl" ] || python3 tests/bench/cuda_table.py "$out" | tee "$out/h200-kernels.md"
+[ ! -s "$out/gpu-kernels.jsonl" ] || python3 tests/bench/cuda_table.py "$out" | tee "$out/gpu-kernels.md"
 exit $failed

@@ -193,7 +193,7 @@ __global__ void __maxnreg__((std::is_same_v<Activation, float> ? 168 : 128))
         out = make_float4(out.x + share * v.x, out.y + share * v.y, out.z + share * v.z,
                           out.w + share * v.w);
       }
-      const float part = reciprocal(total) * kv_scale;
+      const float part = reciprocal(total) * kv_scale * T::out_factor;
       store4(make_float4(out.x * part, out.y * part, out.z * part, out.w * part),
              outs + head * D + d);
       if (d == 0) plan.lses[head * plan.slots() + at.slot] = log_sum_exp(max, total);

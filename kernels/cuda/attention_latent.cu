@@ -10,9 +10,9 @@
 //   weights [64][64]: softmax under the maximum so far, by the owner: for itself in registers, for
 //                     the other in shared memory, as bf16
 //   out     [64][256] += weights v:        both, each with its half of v
-// One's softmax and products go beside the other's. Queries, two tiles and one tile's weights fill
-// shared memory, so that the next tile must come into the place of one that is still in use: by
-// parts, the rotated part when the logits are there, each half when its warpgroup has added it.
+// Queries, two tiles and one tile's weights fill shared memory, so that the next tile must come
+// into the place of one that is still in use: by parts, the rotated part when the logits are there,
+// each half when its warpgroup has added it.
 #include <cassert>
 #include <cfloat>
 #include <cmath>
@@ -79,36 +79,29 @@ __device__ uint4 read16(const Values<const nvfp4>& from) {
   return make_uint4(codes.x, codes.y, from.scales->bits, 0);
 }
 template <class Kv>
-__device__ uint4 widen8(const uint4& read, int half) {
-  uint32_t to[4];
+__device__ void widen16(const uint4& read, uint32_t (&to)[8]) {
   if constexpr (std::is_same_v<Kv, fp8>) {
-    const uint32_t words[2] = {half == 0 ? read.x : read.z, half == 0 ? read.y : read.w};
+    const uint32_t words[4] = {read.x, read.y, read.z, read.w};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to[i] = widen(words[i / 2] >> (16 * (i & 1)));
-  } else {
-    const float scale = to_float(fp8{static_cast<uint8_t>(read.z)});
-    const uint32_t codes = half == 0 ? read.x : read.y;
+    for (int i = 0; i < 8; ++i) to[i] = widen(words[i / 2], i % 2 * 2);
+    if (any_nan(read.x, read.y, read.z, read.w)) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t two = codes >> (8 * i);
-      to[i] = pack(widen_e2m1(two) * scale, widen_e2m1(two >> 4) * scale);
+      for (int i = 0; i < 8; ++i) {
+        const uint32_t codes = words[i / 2] >> (i % 2 * 16);
+        to[i] = with_nan(to[i], codes, codes >> 8, 0x7fc0);
+      }
     }
-  }
-  return make_uint4(to[0], to[1], to[2], to[3]);
-}
-// Into L2, so that what is copied when room comes takes a third of the time.
-template <class Kv>
-__device__ void prefetch_rows(const Values<const Kv>& from, int rows) {
-  if (threadIdx.x % group_threads != 0) return;
-  const auto prefetch = [](const void* p, int bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes / 16 * 16));
-  };
-  const int values = min(rows, tile_tokens) * head_size;
-  if constexpr (std::is_same_v<Kv, nvfp4>) {
-    prefetch(from.codes, values / 2);
-    prefetch(from.scales, values / 16);
   } else {
-    prefetch(from.data, values * static_cast<int>(sizeof(Kv)));
+    // A code in bf16's exponent is 2^126 too small; the scale makes good for 2^119 of it.
+    const float scale = to_float(fp8{static_cast<uint8_t>(read.z)}) * 0x1p119F;
+    const uint32_t scales = pack(scale, scale);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t word = i < 4 ? read.x : read.y;
+      const uint32_t apart = __byte_perm(word << 4, word, 0x4400 + 0x1111 * (i & 3));
+      const uint32_t pair = (apart & 0x80008000U) | (apart >> 6 & 0x01c001c0U);
+      to[i] = multiply_pairs(multiply_pairs(pair, scales), 0x43004300U);  // 2^7
+    }
   }
 }
 
@@ -138,9 +131,6 @@ struct Copier {
   __device__ void wait_for_newest(int i) const {
     if (there(i) <= tile_tokens) wait_for_previous();
   }
-  __device__ void prefetch(int i) const {
-    if (there(i) > tile_tokens) prefetch_rows(rows_of(i), there(i));
-  }
   __device__ int tiles() const { return at.last - at.first; }
 
   __device__ void copy() const requires std::is_same_v<Kv, bf16> {
@@ -162,68 +152,62 @@ struct Copier {
     }
   }
 
-  // Quantised: batches of 4 steps of 16 values a thread, one of the rotated part, two of each half.
-  // The next batch is read while this one is converted.
-  static constexpr int steps = 4;
-  __device__ static int part_of(int i, int batch) {
-    return batch == 0 ? rotated : (batch - 1) / 2 ^ (i & 1);
-  }
+  // Quantised: a thread takes 18 steps of 16 values a tile: 2 of the rotated part, 8 of the owner's
+  // half, 8 of the other. When a step has been written, the one 9 later is read into its registers.
   struct Step {
     int row, column;  // column: of 16 values
   };
-  __device__ Step step(int i, int batch, int s) const {
-    const int part = part_of(i, batch);
-    const int index =
-        thread + group_threads * (s + (part == rotated ? 0 : (batch - 1) % 2 * steps));
-    return part == rotated ? Step{index / 4, 32 + index % 4}
-                           : Step{index / 16, 16 * part + index % 16};
+  __device__ Step step(int i, int s) const {
+    if (s < 2) return {thread / 4 + 32 * s, 32 + thread % 4};
+    const int part = (s - 2) / 8 ^ (i & 1);
+    return {thread / 16 + 8 * ((s - 2) % 8), 16 * part + thread % 16};
   }
-  __device__ void read(int i, int batch, uint4 (&to)[steps]) const {
-    if (batch == 0) wait_for_newest(i);
-    const Values<const Kv> rows = rows_of(i);
-#pragma unroll
-    for (int s = 0; s < steps; ++s) {
-      const Step from = step(i, batch, s);
-      const bool valid = from.row < min(there(i), tile_tokens);
-      to[s] = valid ? read16(rows.at(from.row * head_size + from.column * 16)) : uint4{};
-    }
+  __device__ uint4 read(const Values<const Kv>& rows, int i, int s) const {
+    const Step from = step(i, s);
+    return from.row < there(i) ? read16(rows.at(from.row * head_size + from.column * 16)) : uint4{};
   }
-  __device__ void write(int i, int batch, const uint4 (&from)[steps]) const {
-    const Place place(before + i);
-    const int part = part_of(i, batch);
-    if (batch == 0 || batch % 2 == 1) {
-      wait_for_phase(&shared.empty[place.slot][part], place.parity ^ 1);
-    }
+  __device__ void write(int i, int s, const uint4& from) const {
+    const Step to = step(i, s);
+    unsigned char* const block = shared.tiles[Place(before + i).slot] + to.column / 4 * block_bytes;
+    uint32_t v[8];
+    widen16<Kv>(from, v);
 #pragma unroll
-    for (int s = 0; s < steps; ++s) {
-      const Step to = step(i, batch, s);
-      if (to.row >= tile_tokens) break;
-      unsigned char* const block = shared.tiles[place.slot] + to.column / 4 * block_bytes;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        *reinterpret_cast<uint4*>(block + swizzled(to.row, to.column % 4 * 2 + half, 128)) =
-            widen8<Kv>(from[s], half);
-      }
-    }
-    if (batch % 2 == 0) {
-      show_to_tensor_cores();
-      arrive(&shared.full[place.slot][part]);
+    for (int half = 0; half < 2; ++half) {
+      *reinterpret_cast<uint4*>(block + swizzled(to.row, to.column % 4 * 2 + half, 128)) =
+          make_uint4(v[4 * half], v[4 * half + 1], v[4 * half + 2], v[4 * half + 3]);
     }
   }
   __device__ void copy() const requires(!std::is_same_v<Kv, bf16>) {
-    constexpr int batches = 5;
-    uint4 now[steps], later[steps];
-    read(0, 0, now);
+    constexpr int steps = 18;
+    constexpr int ahead = 9;
+    uint4 held[ahead];
+    wait_for_newest(0);
+    Values<const Kv> rows = rows_of(0);
+#pragma unroll
+    for (int s = 0; s < ahead; ++s) held[s] = read(rows, 0, s);
 #pragma unroll 1
     for (int i = 0; i < tiles(); ++i) {
-      if (i + 2 < tiles()) prefetch(i + 2);
-#pragma unroll 1
-      for (int batch = 0; batch < batches; ++batch) {
-        const bool last = batch == batches - 1;
-        if (!last || i + 1 < tiles()) read(i + last, last ? 0 : batch + 1, later);
-        write(i, batch, now);
+      const Place place(before + i);
 #pragma unroll
-        for (int s = 0; s < steps; ++s) now[s] = later[s];
+      for (int s = 0; s < steps; ++s) {
+        const int part = s < 2 ? rotated : (s - 2) / 8 ^ (i & 1);
+        if (s == 0 || s == 2 || s == 10) {
+          wait_for_phase(&shared.empty[place.slot][part], place.parity ^ 1);
+        }
+        write(i, s, held[s % ahead]);
+        if (s == steps - ahead && i + 1 < tiles()) {
+          wait_for_newest(i + 1);
+          rows = rows_of(i + 1);
+        }
+        if (s < steps - ahead) {
+          held[s] = read(rows, i, s + ahead);
+        } else if (i + 1 < tiles()) {
+          held[s - ahead] = read(rows, i + 1, s - ahead);
+        }
+        if (s == 1 || s == 9 || s == 17) {
+          show_to_tensor_cores();
+          arrive(&shared.full[place.slot][part]);
+        }
       }
     }
   }
@@ -271,6 +255,7 @@ struct Attender {
     add(half, 4 * half, 4, true);
     add(half ^ 1, 4 * (half ^ 1), 4, true);
     wait_for_products();
+    leave(i, rotated);
   }
 
   // Logits become weights under the new maximum; by `keep` is scaled what was before.
@@ -342,40 +327,33 @@ struct Attender {
     return factor(tile(i) + 4 * half * block_bytes + step * 16 * 128, block_bytes);
   }
 
+  // A tile's values are added before the next tile's logits are looked for: else its place could
+  // not be filled beside them.
   __device__ void attend(const Segment& at, float scale) {
-    const int tiles = at.last - at.first;
 #pragma unroll 1
-    for (int i = half; i < tiles; i += 2) {
-      float logits[32];
-      find_logits(i, logits);
-      leave(i, rotated);
-      if (i > 0) {
-        meet(ready(i - 1), 2 * group_threads);
-        start_values(i - 1);
+    for (int i = 0; i < at.last - at.first; ++i) {
+      if ((i & 1) == half) {
+        add_own(i, at.tokens - (at.first + i) * tile_tokens, scale);
+      } else {
+        meet(ready(i), 2 * group_threads);
+        start_values(i);
       }
-      uint32_t weights[4][4];
-      float keep[2], added[2];
-      weigh(i, at.tokens - (at.first + i) * tile_tokens - 2 * (lane & 3), scale, logits, weights,
-            keep, added);
-      wait_for_products();
-      if (i > 0) {
-        leave(i - 1, half);
-        meet_own();  // all of it has read the other's weights
-      }
-      hand_over(weights, keep);
-      arrive(ready(i), 2 * group_threads);
-      start_values(i, weights, keep);
-      sum[0] += added[0];
-      sum[1] += added[1];
       wait_for_products();
       leave(i, half);
     }
-    if (((tiles - 1) & 1) != half) {  // the last tile is the other's
-      meet(ready(tiles - 1), 2 * group_threads);
-      start_values(tiles - 1);
-      wait_for_products();
-      leave(tiles - 1, half);
-    }
+  }
+  __device__ void add_own(int i, int there, float scale) {
+    float logits[32];
+    find_logits(i, logits);
+    uint32_t weights[4][4];
+    float keep[2], added[2];
+    weigh(i, there - 2 * (lane & 3), scale, logits, weights, keep, added);
+    meet_own();  // all of it has read the other's weights
+    hand_over(weights, keep);
+    arrive(ready(i), 2 * group_threads);
+    start_values(i, weights, keep);
+    sum[0] += added[0];
+    sum[1] += added[1];
   }
 
   __device__ void write(const AttentionPlan& plan, const Segment& at, int first_head, int heads,
@@ -433,7 +411,7 @@ __global__ void __launch_bounds__(threads, 1) attend(AttentionPlan plan, const b
   }
   __syncthreads();
   if (warpgroup == 2) {
-    give_registers<88>();
+    give_registers<120>();
     int before = 0;
     for_segments(plan, kv.tokens, share, tile_tokens, [&](const Segment& at) {
       Copier<Kv>{shared, kv, at, before}.copy();
@@ -441,7 +419,7 @@ __global__ void __launch_bounds__(threads, 1) attend(AttentionPlan plan, const b
     });
     wait_for_copies<0>();
   } else {
-    take_registers<208>();
+    take_registers<192>();
     const AttentionShape& shape = plan.shape;
     const int first_head = head_block * block_heads;
     const int heads = min(block_heads, shape.group() - first_head);

@@ -4,7 +4,8 @@
 //   load_queries(…): 16 rows of D into shared memory; rows beyond the group are 0. Logits come out
 //     `factors[row]` too small
 //   add_logits(logits, q, keys, lane): logits[n] is the fragment of tokens [8 n, 8 n + 8)
-//   add_values(weights, values, lane, out), write(out, …): out [16][D] in fragments
+//   add_values(weights, values, lane, out), write(out, …): out [16][D] in fragments, `out_factor`
+//     too small
 // A lane is (g, t) = (lane / 4, lane % 4).
 #pragma once
 
@@ -19,6 +20,7 @@ inline constexpr int max_group = 16;  // query heads a KV head: the rows of a te
 template <int D, bool exact>
 struct PlainTile {
   using Kv = bf16;
+  static constexpr float out_factor = 1;
   static constexpr int tokens = attention_tile(D);
   static constexpr int row_bytes = 2 * D;
   static constexpr int slot_bytes = tokens * row_bytes;
@@ -115,6 +117,7 @@ struct PlainTile {
 template <bool exact>
 struct Fp8Tile {
   using Kv = fp8;
+  static constexpr float out_factor = fp8_in_fp16;
   static constexpr int D = 128;
   static constexpr int tokens = attention_tile(D);
   static constexpr int row_bytes = D;
@@ -125,8 +128,9 @@ struct Fp8Tile {
   static constexpr int q_bytes = (exact ? 2 : 1) * q_half;
   static_assert(tokens == 16);
 
-  // One warp a row in turn. Numbers d = 32 t + 16 (u ^ t / 2) + 4 j + i are numbers i of lanes t in
-  // step 4 u + j, so that the lanes of a load lie in different banks.
+  // One warp a row in turn. Numbers d = 32 t + 16 (u ^ t / 2) + 4 j + i, i < 4, are those of lanes
+  // t in step 4 u + j: so the lanes of a load lie in different banks. Numbers 1 and 3 of four come
+  // before 0 and 2.
   template <class Activation>
   __device__ static void load_queries(const Activation* q, int group, unsigned char* to,
                                       float* factors) {
@@ -147,13 +151,13 @@ struct Fp8Tile {
       const bool usual = most > 0x1p-100F && most < 0x1p100F;
       const float factor = usual ? __uint_as_float((127U + exponent) << 23) : 1;
       const float inverse = usual ? __uint_as_float((127U - exponent) << 23) : 1;
-      if (lane == 0) factors[head] = factor;
+      if (lane == 0) factors[head] = factor * fp8_in_fp16;
       const int t = lane / 8;
       const int step = 4 * ((lane % 8 / 4) ^ (t / 2)) + lane % 4;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float low = v[2 * i] * inverse;
-        const float high = v[2 * i + 1] * inverse;
+        const float low = v[1 - i] * inverse;
+        const float high = v[3 - i] * inverse;
         unsigned char* at = to + swizzled(head, 2 * step + i, q_row_bytes) + 4 * t;
         const uint32_t words = pack_halves(low, high);
         *reinterpret_cast<uint32_t*>(at) = words;
@@ -164,14 +168,30 @@ struct Fp8Tile {
     }
   }
 
+  // Four codes as the pairs 1, 3 and 0, 2.
+  __device__ static void widen4(uint32_t codes, bool nan, uint32_t& odd, uint32_t& even) {
+    odd = upper_halves(codes);
+    even = upper_halves(codes << 8);
+    if (nan) {
+      odd = with_nan(odd, codes >> 8, codes >> 24, 0x7e00);
+      even = with_nan(even, codes, codes >> 16, 0x7e00);
+    }
+  }
+
   __device__ static void add_logits(float (&logits)[2][4], uint32_t q, uint32_t keys, int lane) {
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
-      uint4 codes[2];
+      uint32_t codes[2][4];
+      bool nan[2];
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const int chunk = 2 * (lane & 3) + (u ^ (lane & 3) >> 1);
-        codes[n] = load_shared(keys + swizzled(8 * n + lane / 4, chunk, row_bytes));
+        const uint4 v = load_shared(keys + swizzled(8 * n + lane / 4, chunk, row_bytes));
+        codes[n][0] = v.x;
+        codes[n][1] = v.y;
+        codes[n][2] = v.z;
+        codes[n][3] = v.w;
+        nan[n] = any_nan(v.x, v.y, v.z, v.w);
       }
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -181,14 +201,10 @@ struct Fp8Tile {
         if constexpr (exact) load_matrices(rest, at + q_half);
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-          const uint32_t word = j == 0   ? codes[n].x
-                                : j == 1 ? codes[n].y
-                                : j == 2 ? codes[n].z
-                                         : codes[n].w;
-          const uint32_t b0 = halves_of(word & 0xffff);
-          const uint32_t b1 = halves_of(word >> 16);
-          multiply_add_halves(logits[n], a, b0, b1);
-          if constexpr (exact) multiply_add_halves(logits[n], rest, b0, b1);
+          uint32_t odd, even;
+          widen4(codes[n][j], nan[n], odd, even);
+          multiply_add_halves(logits[n], a, odd, even);
+          if constexpr (exact) multiply_add_halves(logits[n], rest, odd, even);
         }
       }
     }
@@ -209,14 +225,18 @@ struct Fp8Tile {
     for (int chunk = 0; chunk < chunks; chunk += 2) {
       uint32_t b[4];
       load_transposed(b, values + swizzled(lane & 15, chunk + (lane >> 4), row_bytes));
+      const bool nan = any_nan(b[0], b[1], b[2], b[3]);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const uint32_t codes =
-            __byte_perm(b[i & 2], b[(i & 2) + 1], (i & 1) == 0 ? 0x6420 : 0x7531);
-        const uint32_t b0 = halves_of(codes & 0xffff);
-        const uint32_t b1 = halves_of(codes >> 16);
-        multiply_add_halves(out[2 * chunk + i], a, b0, b1);
-        if constexpr (exact) multiply_add_halves(out[2 * chunk + i], rest, b0, b1);
+      for (int i = 0; i < 4; i += 2) {  // chunk + i / 2
+        uint32_t odd[2], even[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) widen4(b[i + r], nan, odd[r], even[r]);
+        multiply_add_halves(out[2 * chunk + i], a, even[0], even[1]);
+        multiply_add_halves(out[2 * chunk + i + 1], a, odd[0], odd[1]);
+        if constexpr (exact) {
+          multiply_add_halves(out[2 * chunk + i], rest, even[0], even[1]);
+          multiply_add_halves(out[2 * chunk + i + 1], rest, odd[0], odd[1]);
+        }
       }
     }
   }

@@ -132,11 +132,6 @@ __device__ inline uint32_t pack_halves_rest(float low, float high, uint32_t pack
   const float2 held = __half22float2(*reinterpret_cast<const __half2*>(&packed));
   return pack_halves(low - held.x, high - held.y);
 }
-__device__ inline uint32_t halves_of(uint32_t codes) {
-  uint32_t both;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(both) : "h"(static_cast<uint16_t>(codes)));
-  return both;
-}
 __device__ inline void multiply_add_halves(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                            uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
@@ -173,12 +168,31 @@ __device__ inline float log_two(float x) {
   return y;
 }
 
-// Two e4m3 codes (low byte first) as two bf16 values, exactly; NaN stays NaN.
-__device__ inline uint32_t widen(uint32_t codes) {
-  const uint32_t halves = halves_of(codes);
-  const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&halves));
-  return pack(both.x, both.y);
+// e4m3 codes. The hardware's conversion takes some 40 cycles a warp where shifts and masks take 8:
+// a code's exponent is put into that of a wider format, which makes it too small by a power of two.
+// NaN is not seen by that; it is looked for, and put right.
+inline constexpr float fp8_in_fp16 = 0x1p8F;  // what the value is to be multiplied by
+// Bytes 1 and 3 of four codes, as fp16.
+__device__ inline uint32_t upper_halves(uint32_t codes) {
+  return (codes & 0x80008000U) | (codes >> 1 & 0x3f803f80U);
 }
+// Bytes 0 and 1 (from 0) or 2 and 3 (from 2), as bf16; exact, subnormals too.
+__device__ inline uint32_t widen(uint32_t codes, int from) {
+  const uint32_t apart = __byte_perm(codes, 0, from == 0 ? 0x1404 : 0x3424);
+  return multiply_pairs((apart & 0x80008000U) | (apart >> 4 & 0x07f007f0U), 0x7b807b80U);  // 2^120
+}
+__device__ inline bool any_nan(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  const auto carries = [](uint32_t codes) { return (codes & 0x7f7f7f7fU) + 0x01010101U; };
+  return ((carries(a) | carries(b) | carries(c) | carries(d)) & 0x80808080U) != 0;
+}
+// Puts the NaN of `nan` (two of them for a format of two bytes) where a code is NaN.
+__device__ inline uint32_t with_nan(uint32_t pair, uint32_t low_code, uint32_t high_code,
+                                    uint32_t nan) {
+  if ((low_code & 0x7f) == 0x7f) pair = (pair & 0xffff0000U) | nan;
+  if ((high_code & 0x7f) == 0x7f) pair = (pair & 0xffffU) | nan << 16;
+  return pair;
+}
+
 // The low four bits, as from_e2m1 without its table.
 __device__ inline float widen_e2m1(uint32_t code) {
   const uint32_t size = code & 7;

@@ -26,8 +26,13 @@ struct Drawn {
   int64_t jump = 0;
 };
 
-// out: [rows][width], rounded to its type; 16-byte aligned.
+// out: [rows][width], as its format stores it with its scale, as base/format.h's encode does; all
+// planes 16-byte aligned. nvfp4: width is a multiple of 16.
 template <class T>
-void generate(const Draw& draw, const Drawn& which, T* out, const Launch& launch);
+void generate(const Draw& draw, const Drawn& which, const Values<T>& out, const Launch& launch);
+template <class T>
+void generate(const Draw& draw, const Drawn& which, T* out, const Launch& launch) {
+  generate(draw, which, Values<T>(out), launch);
+}
 
 }  // namespace helix::cuda

@@ -406,7 +406,7 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
       const int tile = n / tile_rows;
       const int place = (tile / tile_step * 8 + m) * tile_rows + n % tile_rows;
       float sum = 0;
-#pragma unroll 1
+#pragma unroll 8  // so many are asked for at once
       for (int sharer = 0; sharer < sharers; ++sharer) {
         const int other = tile % tile_step * sharers + sharer;
         const unsigned char* rings =

@@ -117,8 +117,9 @@ struct Values {
 
   constexpr Values() = default;
   constexpr explicit Values(T* data, float scale = 1) : data(data), scale(scale) {}
-  constexpr Values(const Values<std::remove_const_t<T>>& other) requires std::is_const_v<T>
-      : data(other.data), scale(other.scale) {}
+  template <class U>
+  requires std::is_same_v<const U, T>
+  constexpr Values(const Values<U>& other) : data(other.data), scale(other.scale) {}
   constexpr Values at(int64_t index) const { return Values(data + index, scale); }
   friend constexpr bool operator==(const Values&, const Values&) = default;
 };
@@ -135,7 +136,9 @@ struct Values<T> {
   constexpr Values() = default;
   constexpr Values(As<uint8_t>* codes, As<fp8>* scales, float scale)
       : codes(codes), scales(scales), scale(scale) {}
-  constexpr Values(const Values<nvfp4>& other) requires std::is_const_v<T>
+  template <class U>
+  requires std::is_same_v<const U, T>
+  constexpr Values(const Values<U>& other)
       : codes(other.codes), scales(other.scales), scale(other.scale) {}
   constexpr Values at(int64_t index) const {  // a multiple of 16
     return Values(codes + index / 2, scales + index / nvfp4_block, scale);

@@ -1,4 +1,4 @@
-"""h200-kernels.jsonl and gpu-peers.jsonl of a folder as one Markdown table."""
+"""gpu-kernels.jsonl and gpu-peers.jsonl of a folder as one Markdown table."""
 import json
 import pathlib
 import sys
@@ -19,7 +19,7 @@ for line in lines("gpu-peers.jsonl"):
 print("Microseconds of a graph node in steady state, L2 cold; floor: the bytes at the read ceiling of the same run.\n")
 print("| case | ours | floor | ours / floor | GB/s | best peer, same run | peer / ours | peer quoted | quoted / ours |")
 print("|---|---|---|---|---|---|---|---|---|")
-for line in lines("h200-kernels.jsonl"):
+for line in lines("gpu-kernels.jsonl"):
     if "us" not in line:
         print("| " + ", ".join(f"{k} {v}" for k, v in line.items() if k != "case") + " |")
         continue
