@@ -95,7 +95,7 @@ PROGRAM := $(BUILD)/helix-bench
 
 all: $(PROGRAM) ## build/helix-bench (the default)
 
-.PHONY: all deps deps-lint deps-page info quickstart paper report test lint tidy bench format clean help always
+.PHONY: all deps deps-lint deps-page info quickstart paper accuracy report test lint tidy bench format clean help always
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
