@@ -31,6 +31,7 @@ class PassageExecutor : public Executor {
   void step() final;
   void fill() final;
   std::vector<double> instrumented_step() final;
+  void read_prompt() final;
   void rewind() final;
   void teach(std::vector<int32_t> tokens) override { teacher_ = std::move(tokens); }
   std::vector<float> logits() const final {
@@ -75,7 +76,10 @@ class PassageExecutor : public Executor {
   Shift shift_after(int64_t passage) const;
   void keep_logits();
 
+  void stand_at(std::span<const int32_t> tokens, std::span<const int64_t> positions);
+
   int64_t tick_ = 0;           // since the history's end
+  int64_t room_;               // steps until the KV cache is full
   std::vector<float> logits_;  // of all micro-batches
 };
 
