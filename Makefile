@@ -60,7 +60,8 @@ FLAGS := -std=c++20 $(CXXFLAGS) -Wall -Wextra $(WERROR) -fopenmp -pthread -march
 INCLUDES := -iquote src -iquote . $(MPI_FLAGS) $(DEPS_FLAGS) $(CPPFLAGS)
 LDLIBS := $(addprefix -L,$(DEPS_LIBS)) $(MPI_LINK) -lopenblas -lfmt $(LDLIBS)
 
-# CUDA, NCCL and cuBLAS are found and reported; nothing is built with them yet.
+# CUDA, NCCL and cuBLAS. With CUDA on, the program has the GPU executor; `make cuda` builds one that
+# has it in any case (tests/cuda.mk).
 ifneq ($(CUDA),0)
 NVCC := $(wildcard $(CUDA_HOME)/bin/nvcc)
 GPUS := $(wildcard /dev/nvidia[0-9]*)
@@ -76,12 +77,13 @@ $(error CUDA=1, but $(CUDA_HOME)/bin/nvcc is not there (CUDA_HOME))
 endif
 CUDA_ON := $(if $(and $(NVCC),$(or $(GPUS),$(filter 1,$(CUDA)))),1)
 CUDA_WHY := $(if $(CUDA_ON),on,off): $(if $(filter 0,$(CUDA)),not searched,$(if $(NVCC),nvcc,no nvcc), \
-  $(if $(GPUS),$(words $(GPUS)) GPU,no GPU)); this version builds CPU objects only
+  $(if $(GPUS),$(words $(GPUS)) GPU,no GPU))
 
 # A folder of src/ is a floor, a floor is a library and uses only the floors before it here;
 # kernels/ is used from execute on. `make test` checks both.
 FLOORS := base kernels model judge machine layout schedule execute bench
-SOURCES := $(sort $(shell find src kernels/cpu -name '*.cpp' 2>/dev/null))
+# Sources that need CUDA's headers stand in src/execute/cuda and in no library.
+SOURCES := $(sort $(shell find src kernels/cpu -name '*.cpp' -not -path 'src/execute/cuda/*' 2>/dev/null))
 STRAY := $(filter-out $(FLOORS:%=src/%/%) src/main.cpp kernels/%,$(SOURCES))
 $(if $(and $(STRAY),$(filter file,$(origin FLOORS))),$(error $(STRAY): not in a floor ($(FLOORS))))
 # version.cpp alone knows the commit. It is in no library, so that a commit compiles one file and
@@ -95,7 +97,7 @@ PROGRAM := $(BUILD)/helix-bench
 
 all: $(PROGRAM) ## build/helix-bench (the default)
 
-.PHONY: all deps deps-lint deps-page info quickstart paper accuracy report test lint tidy bench format clean help always
+.PHONY: all deps deps-lint deps-page info quickstart paper report test lint tidy bench format clean help always
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -107,9 +109,14 @@ endif
 include tests/test.mk
 -include tests/cuda.mk
 
-$(PROGRAM): $(call objects,src/main.cpp) $(VERSION_OBJ) $(LIBS)
+main_objects := $(call objects,src/main.cpp) $(VERSION_OBJ)
+$(PROGRAM): $(main_objects) $(if $(CUDA_ON),$(GPU_OBJECTS)) $(LIBS)
 	@echo "link $@"
-	$(Q)$(CXX) $(FLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(Q)$(CXX) $(FLAGS) $(LDFLAGS) $^ $(if $(CUDA_ON),$(GPU_LDLIBS)) $(LDLIBS) -o $@
+cuda: $(CUDA_DIR)/helix-bench
+$(CUDA_DIR)/helix-bench: $(main_objects) $(GPU_OBJECTS) $(LIBS)
+	@echo "link $@"
+	$(Q)$(CXX) $(FLAGS) $(LDFLAGS) $^ $(GPU_LDLIBS) $(LDLIBS) -o $@
 
 floor_objects = $(call objects,$(filter-out $(VERSION),$(filter src/$(1)/% $(1)/%,$(SOURCES))))
 $(foreach f,$(FLOORS),$(eval $(BUILD)/lib$f.a: $(call floor_objects,$f)))
@@ -196,11 +203,6 @@ quickstart: deps ## install, build, run a small sweep on 8 ranks, print and draw
 	  echo --resume=mixed)
 	$(PYTHON) -m analysis figures results/quickstart-simulated
 	$(PYTHON) -m analysis report results/quickstart results/quickstart-simulated
-
-ROWS ?= results/published/gb300-rows.json
-accuracy: $(PROGRAM) ## gb300-nvl72.json against NVIDIA's measurement (ROWS=FILE: other rows, no refit)
-	$(PYTHON) -m analysis accuracy $(ROWS) --machine gb300-nvl72 \
-	  $(if $(filter file,$(origin ROWS)),--leave-one-out)
 
 report: $(PROGRAM) ## RESULTS='DIR…': one offline page of results, report.html beside them (OUT=FILE)
 	$(if $(RESULTS),,$(error RESULTS names no results: make report RESULTS=results/quickstart))

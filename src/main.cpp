@@ -12,7 +12,6 @@
 
 #include "base/error.h"
 #include "base/version.h"
-#include "bench/compare.h"
 #include "bench/export.h"
 #include "bench/frontier.h"
 #include "bench/list.h"
@@ -98,9 +97,26 @@ Resume resume_of(const std::string& text) {
   return text == "yes" ? Resume::yes : Resume::no;
 }
 
+void add_executor(CLI::App& command, std::string& executor, std::string& exchange,
+                  ExecutorChoice& how) {
+  command.add_option("--executor", executor, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+  command.add_option("--exchange", exchange, "mpi, nccl (a GPU a rank) or auto")
+      ->check(CLI::IsMember({"mpi", "nccl", "auto"}));
+  command.add_flag("!--no-graph", how.graph, "cuda: launch each kernel, no captured graphs");
+  command
+      .add_option("--exchange-blocks", how.exchange_blocks,
+                  "cuda, HOP-B: SMs that attention leaves to the exchange")
+      ->check(CLI::Range(0, 128));
+}
+void set_executor(const std::string& executor, const std::string& exchange, ExecutorChoice& how) {
+  how.kind = executor == "cuda" ? ExecutorKind::cuda : ExecutorKind::cpu;
+  if (how.kind == ExecutorKind::cpu && exchange == "nccl")
+    throw InputError("--exchange nccl: the CPU executor exchanges by mpi");
+}
+
 void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
   struct Texts {
-    std::string executor = "cpu", exchange = "auto", resume, slice = "1/1";
+    std::string executor = "cpu", resume, slice = "1/1";
     double silence_s = 60;
     bool unverified = false;
   };
@@ -111,8 +127,7 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
   auto* sweep = run->add_option("SWEEP", o->sweep, "sweep file");
   run->add_option("--from", o->from, "RESULTS#KEY: the point of a result line, in place of a sweep")
       ->excludes(sweep);
-  run->add_option("--executor", t->executor, "cpu")->check(CLI::IsMember({"cpu", "cuda"}));
-  run->add_option("--exchange", t->exchange, "mpi or auto")->check(CLI::IsMember({"mpi", "auto"}));
+  add_executor(*run, t->executor, o->exchange, o->how);
   run->add_option("-o,--output", o->folder, "folder of results (default: results/NAME)");
   run->add_flag("--resume{yes}", t->resume, "go on; --resume=mixed: also from another commit")
       ->check(CLI::IsMember({"yes", "mixed"}));
@@ -133,8 +148,7 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
   run->add_option("--trace", o->trace, "FILE: one step of the first point as a Chrome trace");
   run->final_callback([o, t, &action] {
     if (o->sweep.empty() && o->from.empty()) throw InputError("run: give a SWEEP, or --from");
-    if (t->executor == "cuda")
-      throw InputError("--executor cuda: this program has no CUDA executor yet; cpu needs no GPU");
+    set_executor(t->executor, o->exchange, o->how);
     o->slice = part_of("--slice", t->slice);
     o->verify = !t->unverified;
     // A repeat adds to what the first launch wrote.
@@ -158,7 +172,11 @@ void add_verify(CLI::App& app, Action& action) {
   verify->add_option("--threads", *threads, "threads a rank")->check(CLI::Range(1, 4096));
   verify->add_option("-T,--watchdog", *silence_s, "seconds of silence that end it (60)")
       ->check(CLI::Range(1, 1000000));
-  verify->final_callback([o, part, threads, silence_s, &action] {
+  auto executor = std::make_shared<std::string>("cpu");
+  add_executor(*verify, *executor, o->exchange, o->how);
+  verify->add_option("--only", o->only, "layouts whose description has this text");
+  verify->final_callback([o, part, threads, silence_s, executor, &action] {
+    set_executor(*executor, o->exchange, o->how);
     std::tie(o->part, o->parts) = part_of("--part", *part);
     action = [o, threads, silence_s] {
       return in_world(*silence_s, [&](World& world) {
@@ -280,26 +298,6 @@ void add_claims(CLI::App& app, Action& action) {
   claims->final_callback([o, &action] { action = [o] { return helix::claims(*o); }; });
 }
 
-void add_compare(CLI::App& app, Action& action) {
-  auto paths = std::make_shared<std::vector<std::string>>();
-  auto machine = std::make_shared<std::string>();
-  auto format = std::make_shared<std::string>("table");
-  CLI::App* compare = app.add_subcommand("compare", "measured against simulated, cover by cover");
-  compare->add_option("RESULTS", *paths, "results files or folders")->required();
-  compare->add_option("--machine", *machine, "a name (list machines) or a file")->required();
-  compare->add_option("--format", *format, "table or json")
-      ->check(CLI::IsMember({"table", "json"}));
-  compare->final_callback([paths, machine, format, &action] {
-    action = [paths, machine, format] {
-      const Machine with = read_machine(*machine);
-      const Comparison found = helix::compare(*paths, with);
-      for (const std::string& note : found.notes) fmt::print(stderr, "helix-bench: {}\n", note);
-      fmt::print("{}\n", *format == "json" ? to_json(found).dump() : to_text(found, with));
-      return 0;
-    };
-  });
-}
-
 int start(int argc, char** argv) {
   CLI::App app("Exact LLM decode under Helix parallelism and its rivals, measured", "helix-bench");
   Action action;
@@ -312,7 +310,6 @@ int start(int argc, char** argv) {
   add_export(app, action);
   add_list(app, action);
   add_frontier(app, action);
-  add_compare(app, action);
   add_translate(app, action);
   add_claims(app, action);
   try {

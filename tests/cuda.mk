@@ -1,6 +1,7 @@
-# The GPU kernels: `make cuda` compiles and links them and their programs into $(BUILD)/cuda; a
-# machine without a GPU can do that too. `jobs/gpu-kernels.sh` runs them.
-# Also alone, without MPI and the rest: make -f tests/cuda.mk.
+# What nvcc compiles and what links it: `make cuda` builds the GPU kernels, their programs and a
+# helix-bench with the GPU executor into $(BUILD)/cuda; a machine without a GPU can do that too.
+# `jobs/gpu-kernels.sh` and `jobs/gpu-verify.sh` run them.
+# The kernels also alone, without MPI and the rest: make -f tests/cuda.mk.
 BUILD ?= build
 CUDA_HOME ?= /usr/local/cuda
 WERROR ?= -Werror
@@ -44,8 +45,21 @@ $(CUDA_MPI_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_PEER
 	  -Xlinker -rpath=$(dir $(NCCL_LIB)) $(filter-out -pthread,$(shell $(MPICXX) --showme:libdirs 2>/dev/null | sed 's/[^ ]* */-L&/g')) \
 	  -lmpi -o $@
 .SECONDARY: $(CUDA_PROGRAMS:=.o) $(CUDA_MPI_PROGRAMS:=.o)
--include $(wildcard $(CUDA_DIR)/*/*/*.d)
+-include $(wildcard $(CUDA_DIR)/*/*/*.d $(CUDA_DIR)/*/*/*/*.d $(BUILD)/obj/src/execute/cuda/*.d)
 
-# Headers that name CUDA's types compile alone where the toolkit is; elsewhere they are not tried.
-$(BUILD)/headers/kernels/cuda/check.h.ok: INCLUDES += -isystem $(CUDA_HOME)/include
-$(if $(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),,$(eval CHECKS := $(filter-out %/cuda/check.h.ok,$(CHECKS))))
+# The executor: kernels of its own, and sources that call CUDA from the host.
+GPU_SOURCES := $(sort $(wildcard src/execute/cuda/*.cpp))
+GPU_OBJECTS := $(patsubst %.cpp,$(BUILD)/obj/%.o,$(GPU_SOURCES)) $(CUDA_KERNELS) \
+  $(patsubst %.cu,$(CUDA_DIR)/%.o,$(sort $(wildcard src/execute/cuda/*.cu)))
+CUDA_LIB := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))
+GPU_INCLUDES := $(addprefix -isystem ,$(wildcard $(addsuffix /include,$(NCCL_HOME) $(CUDA_HOME))))
+NCCL_FOUND := $(firstword $(wildcard $(addsuffix /include/nccl.h,$(NCCL_HOME) $(CUDA_HOME) /usr)))
+GPU_LDLIBS := -L$(CUDA_LIB) -lcudart_static -ldl -lrt $(if $(NCCL_FOUND), \
+  $(foreach d,$(wildcard $(addsuffix /lib,$(NCCL_HOME)) $(CUDA_LIB)),-L$d -Wl$(comma)-rpath$(comma)$d) -lnccl)
+$(BUILD)/obj/src/execute/cuda/%.o: INCLUDES += $(GPU_INCLUDES)
+
+# Where the toolkit is not, what names its types is neither compiled alone nor checked.
+gpu_checks = $(BUILD)/headers/kernels/cuda/% $(BUILD)/headers/src/execute/cuda/% $(BUILD)/tidy/src/execute/cuda/%
+$(gpu_checks): INCLUDES += $(GPU_INCLUDES)
+$(if $(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),,$(eval CHECKS := $(filter-out \
+  $(gpu_checks),$(CHECKS)))$(eval TIDY := $(filter-out $(gpu_checks),$(TIDY))))

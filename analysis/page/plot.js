@@ -1,10 +1,8 @@
 // The frontier plot. `sight` is what draw() has put where, for hover and the keyboard.
 
-let inks;  // the theme's colours
-const ink = () => inks;
-function readInk() {
+function ink() {
   const style = getComputedStyle(document.documentElement);
-  inks = Object.fromEntries(['ink', 'quiet', 'grid', 'line', 'panel', 'hull', 'accent']
+  return Object.fromEntries(['ink', 'quiet', 'grid', 'line', 'panel', 'hull', 'accent']
     .map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 

@@ -1,8 +1,9 @@
-// Norms, rotation, gates: one block a row for the norm, one thread eight values (norm, gate) or one
-// pair (rotation) otherwise. They take a microsecond whatever they do; what counts is that they are
-// dependent launches, and few.
+// Norms, rotation, gates, sums, choices: one block a row for the norm of hidden states, one thread
+// eight values (norm, gate) or one pair (rotation) otherwise. They take a microsecond whatever they
+// do; what counts is that they are dependent launches, and few.
 #include "kernels/cuda/elementwise.h"
 
+#include <algorithm>
 #include <cassert>
 
 #include "kernels/cuda/device.cuh"
@@ -65,16 +66,57 @@ __global__ void __launch_bounds__(norm_threads)
   }
 }
 
-// x, out: [rows][heads][size]. Threads [0, size - 2 pairs) of a head copy, the others rotate.
+constexpr int warps = 8;
+
+// A warp a vector.
+template <class Weight, class Activation>
+__global__ void __launch_bounds__(32 * warps)
+    norm_heads(NormShape shape, const Activation* x, const Weight* w, float eps, Activation* out) {
+  release_next();
+  wait_for_previous();
+  const int vector = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  if (vector >= shape.rows * shape.each) return;
+  const int64_t row = vector / shape.each;
+  const int64_t at = int64_t{vector % shape.each} * shape.width;
+  x += row * shape.x_stride + at;
+  out += row * shape.out_stride + at;
+  float squares = 0;
+  for (int i = lane; i < shape.width; i += 32) squares += to_float(x[i]) * to_float(x[i]);
+  for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0U, squares, step);
+  const float scale = rsqrtf(squares / static_cast<float>(shape.width) + eps);
+  for (int i = lane; i < shape.width; i += 32) {
+    out[i] = from_float<Activation>(to_float(x[i]) * scale * to_float(w[i]));
+  }
+}
+
+__global__ void turn(int rows, int pairs, const int64_t* positions, const double* frequencies,
+                     float* out) {
+  release_next();
+  wait_for_previous();
+  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < rows * pairs;
+       i += static_cast<int>(gridDim.x * blockDim.x)) {
+    const int row = i / pairs;
+    const int pair = i % pairs;
+    double sine, cosine;
+    sincos(static_cast<double>(positions[row]) * frequencies[pair], &sine, &cosine);
+    out[2 * row * pairs + pair] = static_cast<float>(cosine);
+    out[(2 * row + 1) * pairs + pair] = static_cast<float>(sine);
+  }
+}
+
+// Threads [0, size - 2 pairs) of a head copy, the others rotate; each value is its thread's alone.
 template <class Activation>
-__global__ void rotate(RopeShape shape, const float* cosines, const float* sines,
-                       const Activation* x, Activation* out) {
+__global__ void rotate(RopeShape shape, const float* angles, const Activation* x, Activation* out) {
   release_next();
   wait_for_previous();
   const int64_t row = blockIdx.x / shape.heads;
+  const int64_t at = row * shape.stride + int64_t{blockIdx.x % shape.heads} * shape.size;
   const int plain = shape.size - 2 * shape.pairs;
-  x += int64_t{blockIdx.x} * shape.size;
-  out += int64_t{blockIdx.x} * shape.size;
+  const float* const cosines = angles + 2 * row * shape.pairs;
+  const float* const sines = cosines + shape.pairs;
+  x += at;
+  out += at;
   for (int i = static_cast<int>(threadIdx.x); i < plain + shape.pairs; i += blockDim.x) {
     if (i < plain) {
       out[i] = x[i];
@@ -85,27 +127,130 @@ __global__ void rotate(RopeShape shape, const float* cosines, const float* sines
     const int right = left + (shape.interleaved ? 1 : shape.pairs);
     const float a = to_float(x[left]);
     const float b = to_float(x[right]);
-    const float cosine = cosines[row * shape.pairs + pair];
-    const float sine = sines[row * shape.pairs + pair];
+    const float cosine = cosines[pair];
+    const float sine = sines[pair];
     out[left] = from_float<Activation>(a * cosine - b * sine);
     out[right] = from_float<Activation>(b * cosine + a * sine);
   }
 }
 
-// x: [rows][2][width], out: [rows][width].
-template <class Activation>
-__global__ void gate(int width, const Activation* x, Activation* out) {
+// x: [rows][2][width], out: [rows][width]. Eight values a thread where rows begin at multiples of
+// eight, one otherwise.
+template <int Values, class Activation>
+__global__ void gate(int width, const int32_t* rows_there, const Activation* x, Activation* out) {
   release_next();
   wait_for_previous();
-  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * 8;
-  if (i >= width) return;
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * Values;
   const int64_t row = blockIdx.y;
-  float gates[8], ups[8];
-  load8(x + 2 * row * width + i, gates);
-  load8(x + (2 * row + 1) * width + i, ups);
+  if (i >= width || (rows_there != nullptr && row >= *rows_there)) return;
+  const Activation* const gates = x + 2 * row * width + i;
+  const auto gated = [](float g, float up) { return up * (g / (1 + expf(-g))); };
+  if constexpr (Values == 8) {
+    float g[8], up[8];
+    load8(gates, g);
+    load8(gates + width, up);
 #pragma unroll
-  for (int j = 0; j < 8; ++j) ups[j] *= gates[j] / (1 + expf(-gates[j]));
-  store8(ups, out + row * width + i);
+    for (int j = 0; j < 8; ++j) up[j] = gated(g[j], up[j]);
+    store8(up, out + row * width + i);
+  } else {
+    out[row * width + i] = from_float<Activation>(gated(to_float(*gates), to_float(gates[width])));
+  }
+}
+
+template <class Activation>
+__global__ void sum(int parts, int64_t count, int64_t stride, const Activation* from,
+                    Activation* out) {
+  release_next();
+  wait_for_previous();
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    float total = 0;
+    for (int part = 0; part < parts; ++part) total += to_float(from[part * stride + i]);
+    out[i] = from_float<Activation>(total);
+  }
+}
+
+template <class Activation>
+__global__ void add_to(int64_t count, Activation* to, const Activation* from) {
+  release_next();
+  wait_for_previous();
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    to[i] = from_float<Activation>(to_float(to[i]) + to_float(from[i]));
+  }
+}
+
+template <class Weight, class Activation>
+__global__ void look_up(int64_t first, int64_t count, int width, const int32_t* tokens,
+                        const Weight* table, Activation* out) {
+  release_next();
+  wait_for_previous();
+  const int64_t row = blockIdx.x;
+  const int64_t word = tokens[row] - first;
+  const bool mine = word >= 0 && word < count;
+  for (int i = static_cast<int>(threadIdx.x); i < width; i += static_cast<int>(blockDim.x)) {
+    out[row * width + i] = from_float<Activation>(mine ? to_float(table[word * width + i]) : 0.0F);
+  }
+}
+
+__device__ bool better(const Best& a, const Best& b) {
+  const bool a_nan = a.value != a.value;
+  const bool b_nan = b.value != b.value;
+  if (a_nan != b_nan) return a_nan;
+  if (a_nan || a.value == b.value) return a.index < b.index;
+  return a.value > b.value;
+}
+__device__ Best best_of_warp(Best best) {
+  for (int step = 16; step > 0; step /= 2) {
+    const Best other{__shfl_xor_sync(~0U, best.value, step),
+                     __shfl_xor_sync(~0U, best.index, step)};
+    if (better(other, best)) best = other;
+  }
+  return best;
+}
+
+template <class Activation>
+__global__ void __launch_bounds__(1024)
+    pick_best(int width, int first_index, const Activation* logits, Best* best) {
+  __shared__ Best of_warps[32];
+  release_next();
+  wait_for_previous();
+  const int64_t row = blockIdx.x;
+  Best mine{-INFINITY, first_index};
+  for (int i = static_cast<int>(threadIdx.x); i < width; i += static_cast<int>(blockDim.x)) {
+    const Best other{to_float(logits[row * width + i]), first_index + i};
+    if (better(other, mine)) mine = other;
+  }
+  mine = best_of_warp(mine);
+  if ((threadIdx.x & 31) == 0) of_warps[threadIdx.x / 32] = mine;
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  mine = best_of_warp(of_warps[threadIdx.x]);
+  if (threadIdx.x == 0) best[row] = mine;
+}
+
+// A block a (row, head).
+template <class Activation, class Kv>
+__global__ void keep_newest(AppendShape shape, const Activation* kv, const int32_t* local, Kv* base,
+                            const int64_t* keys, const int64_t* values) {
+  release_next();
+  wait_for_previous();
+  const int row = static_cast<int>(blockIdx.x) / shape.heads;
+  const int head = static_cast<int>(blockIdx.x) % shape.heads;
+  const int64_t at = local[row];
+  if (at < 0) return;
+  const int kinds = values == nullptr ? 1 : 2;
+  const Activation* const from = kv + int64_t{row} * kinds * shape.heads * shape.size;
+  for (int kind = 0; kind < kinds; ++kind) {
+    Kv* const to = base + (kind == 0 ? keys : values)[blockIdx.x] + at * shape.size;
+    for (int i = static_cast<int>(threadIdx.x); i < shape.size; i += static_cast<int>(blockDim.x)) {
+      to[i] = from_float<Kv>(to_float(from[(kind * shape.heads + head) * shape.size + i]));
+    }
+  }
+}
+
+unsigned blocks_for(int64_t threads, int each) {
+  return static_cast<unsigned>(std::min<int64_t>((threads + each - 1) / each, 1 << 16));
 }
 
 }  // namespace
@@ -118,20 +263,72 @@ void add_rms_norm(int rows, int width, Activation* hidden, const Activation* y, 
          0, how, 1, width, hidden, y, w, eps, out);
 }
 
-template <class Activation>
-void rope(const RopeShape& shape, const float* cosines, const float* sines, const Activation* x,
-          Activation* out, const Launch& how) {
-  assert(shape.rows > 0 && shape.heads > 0 && 2 * shape.pairs <= shape.size && x != out);
-  launch("rope", rotate<Activation>, dim3(static_cast<unsigned>(shape.rows * shape.heads)), 64, 0,
-         how, 1, shape, cosines, sines, x, out);
+template <class Weight, class Activation>
+void rms_norm(const NormShape& shape, const Activation* x, const Weight* w, float eps,
+              Activation* out, const Launch& how) {
+  const auto blocks = static_cast<unsigned>((shape.rows * shape.each + warps - 1) / warps);
+  launch("norm", norm_heads<Weight, Activation>, dim3(blocks), 32 * warps, 0, how, 1, shape, x, w,
+         eps, out);
+}
+
+void angles(int rows, int pairs, const int64_t* positions, const double* frequencies, float* out,
+            const Launch& how) {
+  launch("angles", turn, dim3(blocks_for(int64_t{rows} * pairs, 64)), 64, 0, how, 1, rows, pairs,
+         positions, frequencies, out);
 }
 
 template <class Activation>
-void swiglu(int rows, int width, const Activation* x, Activation* out, const Launch& how) {
-  assert(rows > 0 && width % 8 == 0);
-  const auto blocks = static_cast<unsigned>((width / 8 + 127) / 128);
-  launch("swiglu", gate<Activation>, dim3(blocks, static_cast<unsigned>(rows)), 128, 0, how, 1,
-         width, x, out);
+void rope(const RopeShape& shape, const float* angles, const Activation* x, Activation* out,
+          const Launch& how) {
+  assert(shape.rows > 0 && shape.heads > 0 && 2 * shape.pairs <= shape.size);
+  assert(shape.stride >= int64_t{shape.heads} * shape.size);
+  launch("rope", rotate<Activation>, dim3(static_cast<unsigned>(shape.rows * shape.heads)), 64, 0,
+         how, 1, shape, angles, x, out);
+}
+
+template <class Activation>
+void swiglu(int rows, int width, const int32_t* rows_there, const Activation* x, Activation* out,
+            const Launch& how) {
+  assert(rows > 0 && width > 0);
+  const int each = width % 8 == 0 ? 8 : 1;
+  const dim3 grid(static_cast<unsigned>((width / each + 127) / 128), static_cast<unsigned>(rows));
+  launch("swiglu", each == 8 ? gate<8, Activation> : gate<1, Activation>, grid, 128, 0, how, 1,
+         width, rows_there, x, out);
+}
+
+template <class Activation>
+void sum_in_order(int parts, int64_t count, int64_t stride, const Activation* from, Activation* out,
+                  const Launch& how) {
+  if (count == 0) return;
+  launch("sum in order", sum<Activation>, dim3(blocks_for(count, 256)), 256, 0, how, 1, parts,
+         count, stride, from, out);
+}
+
+template <class Activation>
+void add(int64_t count, Activation* to, const Activation* from, const Launch& how) {
+  launch("add", add_to<Activation>, dim3(blocks_for(count, 256)), 256, 0, how, 1, count, to, from);
+}
+
+template <class Weight, class Activation>
+void embed(int rows, int64_t first, int64_t count, int width, const int32_t* tokens,
+           const Weight* table, Activation* out, const Launch& how) {
+  launch("embed", look_up<Weight, Activation>, dim3(static_cast<unsigned>(rows)), 256, 0, how, 1,
+         first, count, width, tokens, table, out);
+}
+
+template <class Activation>
+void pick(int rows, int width, int first_index, const Activation* logits, Best* best,
+          const Launch& how) {
+  launch("pick", pick_best<Activation>, dim3(static_cast<unsigned>(rows)), 1024, 0, how, 1, width,
+         first_index, logits, best);
+}
+
+template <class Activation, class Kv>
+void append(const AppendShape& shape, const Activation* kv, const int32_t* local, Kv* base,
+            const int64_t* keys, const int64_t* values, const Launch& how) {
+  launch("append", keep_newest<Activation, Kv>,
+         dim3(static_cast<unsigned>(shape.rows * shape.heads)), 64, 0, how, 1, shape, kv, local,
+         base, keys, values);
 }
 
 template void add_rms_norm(int, int, float*, const float*, const float*, float, float*,
@@ -139,12 +336,28 @@ template void add_rms_norm(int, int, float*, const float*, const float*, float, 
 template void add_rms_norm(int, int, bf16*, const bf16*, const bf16*, float, bf16*, const Launch&);
 template void add_rms_norm(int, int, float*, const float*, const bf16*, float, float*,
                            const Launch&);
-#define INSTANTIATE(Activation)                                                                    \
-  template void rope(const RopeShape&, const float*, const float*, const Activation*, Activation*, \
-                     const Launch&);                                                               \
-  template void swiglu(int, int, const Activation*, Activation*, const Launch&);
+#define INSTANTIATE(Activation)                                                                  \
+  template void rope(const RopeShape&, const float*, const Activation*, Activation*,             \
+                     const Launch&);                                                             \
+  template void swiglu(int, int, const int32_t*, const Activation*, Activation*, const Launch&); \
+  template void sum_in_order(int, int64_t, int64_t, const Activation*, Activation*,              \
+                             const Launch&);                                                     \
+  template void add(int64_t, Activation*, const Activation*, const Launch&);                     \
+  template void pick(int, int, int, const Activation*, Best*, const Launch&);
 INSTANTIATE(float)
 INSTANTIATE(bf16)
+#undef INSTANTIATE
+// Weights are as precise as activations, or bf16.
+#define INSTANTIATE(Stored, Activation)                                                          \
+  template void rms_norm(const NormShape&, const Activation*, const Stored*, float, Activation*, \
+                         const Launch&);                                                         \
+  template void embed(int, int64_t, int64_t, int, const int32_t*, const Stored*, Activation*,    \
+                      const Launch&);                                                            \
+  template void append(const AppendShape&, const Activation*, const int32_t*, Stored*,           \
+                       const int64_t*, const int64_t*, const Launch&);
+INSTANTIATE(float, float)
+INSTANTIATE(bf16, float)
+INSTANTIATE(bf16, bf16)
 #undef INSTANTIATE
 
 }  // namespace helix::cuda

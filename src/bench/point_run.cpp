@@ -10,7 +10,7 @@
 #include "bench/timing.h"
 #include "bench/trace.h"
 #include "bench/watchdog.h"
-#include "execute/cpu/executor.h"
+#include "execute/factory.h"
 
 namespace helix {
 
@@ -40,16 +40,16 @@ Assignment assignment_of(const Point& point) {
           .lengths = lengths_of(point),
           .steps = point.steps,
           .seed = point.seed,
-          .zipf = point.zipf.value_or(0),
-          .prompt = point.prompt ? *point.prompt : std::vector<int32_t>()};
+          .zipf = point.zipf.value_or(0)};
 }
 
 struct PointRunner::Work {
   const Point& point;
   bool traced;
   Assignment assignment;
-  MPI_Comm ranks;           // null on a rank without work
-  double on_this_host = 1;  // ranks that work
+  MPI_Comm ranks;  // null on a rank without work
+  Setting setting;
+  double sharing = 1;  // ranks that work on what this one works on: its host, or its card
   std::vector<const Verdict*> verdicts = {};
   std::unique_ptr<Executor> executor = {};
   Measured measured = {};
@@ -72,23 +72,39 @@ PointResult PointRunner::run(const Point& point, int64_t number, bool trace) {
   Work work{.point = point,
             .traced = trace,
             .assignment = assignment_of(point),
-            .ranks = world_.first(point.layout.ranks()).get()};
+            .ranks = world_.first(point.layout.ranks()).get(),
+            .setting = setting_of(point)};
   work.measured.started = utc_now();
   if (const std::string reason = cannot_hold(work); !reason.empty())
-    return {Status::skipped, skipped_line(point, settings_.setting, reason), ""};
+    return {Status::skipped, skipped_line(point, work.setting, reason), ""};
   reset_peak_resident();
   if (load(work)) decode(work);
   return result(work);
 }
 
-// Each host adds up what its ranks may take; the reason is the same on all ranks.
+Setting PointRunner::setting_of(const Point& point) const {
+  Setting setting = settings_.setting;
+  if (settings_.cards == nullptr) return setting;
+  const auto [gpus, ranks_per_gpu] = settings_.cards->use(point.layout.ranks());
+  setting.gpus = gpus;
+  setting.ranks_per_gpu = ranks_per_gpu;
+  return setting;
+}
+
+// Each host, or card, adds up what its ranks may take; the reason is the same on all ranks.
 std::string PointRunner::cannot_hold(Work& work) {
+  const Cards* cards = settings_.cards;
+  const auto sum = [&](double value) {
+    return cards != nullptr ? cards->sum_on_card(value) : world_.sum_on_this_host(value);
+  };
   const bool works = work.ranks != MPI_COMM_NULL;
-  work.on_this_host = std::max(1.0, world_.sum_on_this_host(works ? 1 : 0));
-  const double needed =
-      world_.sum_on_this_host(works ? planner_.widest_rank(work.point).total() : 0);
-  const double room = available_memory();
+  work.sharing = std::max(1.0, sum(works ? 1 : 0));
+  const double needed = sum(works ? planner_.widest_rank(work.point).total() : 0);
+  const double room = cards != nullptr ? free_card_bytes() : available_memory();
   const auto reason = world_.agree([&] {
+    if (needed > room && cards != nullptr)
+      throw RunError(
+          fmt::format("needs {:.0f} bytes of memory on a GPU that has {:.0f} free", needed, room));
     if (needed > room)
       throw RunError(fmt::format("needs {:.1f} GB of memory on a host that has {:.1f} GB left",
                                  needed / 1e9, room / 1e9));
@@ -114,7 +130,7 @@ bool PointRunner::load(Work& work) {
   if (!failure)
     failure = world_.agree([&] {
       if (work.ranks != MPI_COMM_NULL)
-        work.executor = std::make_unique<cpu::CpuExecutor>(work.ranks, work.assignment);
+        work.executor = make_executor(settings_.how, work.ranks, work.assignment);
     });
   if (failure) {
     work.failure = *failure;
@@ -136,9 +152,6 @@ void PointRunner::decode(Work& work) {
 
 void PointRunner::decode_phases(Work& work) {
   const auto stopped = [&] { return work.dropped = stop_.agreed(work.ranks); };
-  if (stopped()) return;
-  doing("reading the prompt");
-  work.executor->read_prompt();
   if (stopped()) return;
   verify(work);
   if (stopped()) return;
@@ -188,8 +201,9 @@ void PointRunner::measure(Work& work) {
   work.executor->rewind();
   const double with_a_core = static_cast<double>(world_.cores_on_this_host()) /
                              static_cast<double>(settings_.setting.threads);
-  m.roofline = roofline(work.ranks, *work.executor, settings_.rates, work.on_this_host,
-                        std::clamp(with_a_core, 1.0, work.on_this_host));
+  m.roofline = roofline(
+      work.ranks, *work.executor, settings_.rates, work.sharing,
+      settings_.cards != nullptr ? work.sharing : std::clamp(with_a_core, 1.0, work.sharing));
 }
 
 void PointRunner::note_memory(Work& work) const {
@@ -216,10 +230,9 @@ PointResult PointRunner::result(Work& work) const {
   const Measured& m = work.measured;
   if (work.dropped) return {Status::dropped, Json(), ""};
   if (!work.failure.empty())
-    return {Status::failed, failed_line(work.point, settings_.setting, work.failure, m.started),
-            ""};
+    return {Status::failed, failed_line(work.point, work.setting, work.failure, m.started), ""};
   result.status = m.verified && !m.verified->passed() ? Status::unverified : Status::ok;
-  result.line = ok_line(work.point, settings_.setting, m);
+  result.line = ok_line(work.point, work.setting, m);
   result.trace = std::move(work.trace);
   return result;
 }

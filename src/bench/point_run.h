@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "bench/cards.h"
 #include "bench/faults.h"
 #include "bench/line.h"
 #include "bench/plan.h"
@@ -33,6 +34,8 @@ class PointRunner {
     bool verify = true;
     Fault fault;
     HostRates rates;
+    ExecutorChoice how;
+    const Cards* cards = nullptr;  // of GPU ranks
   };
   PointRunner(World& world, Stop& stop, Settings settings);
 
@@ -42,6 +45,7 @@ class PointRunner {
  private:
   struct Work;  // of the point in hand
   std::string cannot_hold(Work& work);
+  Setting setting_of(const Point& point) const;
   bool load(Work& work);
   void decode(Work& work);
   void decode_phases(Work& work);

@@ -11,7 +11,6 @@
 #include "bench/progress.h"
 #include "bench/sweep.h"
 #include "bench/watchdog.h"
-#include "execute/cpu/executor.h"
 
 namespace helix {
 
@@ -48,12 +47,12 @@ Sweep read_together(const World& world, const RunOptions& options) {
 }
 
 // Why this launch cannot run a point, as far as all ranks know by themselves.
-std::string refusal(const World& world, const Point& point) {
+std::string refusal(const World& world, const ExecutorChoice& how, const Point& point) {
   if (point.layout.ranks() > world.size())
     return fmt::format("needs {} ranks, {} {} started", point.layout.ranks(), world.size(),
                        world.size() == 1 ? "was" : "were");
   if (point.depths) return "depths are not executed yet";
-  return cpu::CpuExecutor::refusal(point.layout, point.precision);
+  return refusal(how, point.layout, point.precision);
 }
 
 std::string folder_of(const RunOptions& options, const Sweep& sweep) {
@@ -65,7 +64,11 @@ std::string folder_of(const RunOptions& options, const Sweep& sweep) {
 class Launch {
  public:
   Launch(World& world, const RunOptions& options, Sweep sweep)
-      : world_(world), options_(options), sweep_(std::move(sweep)), stop_(options.time_limit_s) {
+      : world_(world),
+        options_(options),
+        sweep_(std::move(sweep)),
+        stop_(options.time_limit_s),
+        how_(options.how) {
     // Dealt in turn: neighbours cost about the same.
     for (size_t i = 0; i < sweep_.points.size(); ++i)
       if (static_cast<int64_t>(i) % options.slice.second == options.slice.first - 1)
@@ -75,8 +78,10 @@ class Launch {
   int run();
 
  private:
+  void open_cards();
   void open(const Environment& now);
   void find_done();
+  HostRates measure_rates();
   void run_points();
   void run_point(size_t index);
   void count(Status status);
@@ -91,6 +96,8 @@ class Launch {
   std::vector<size_t> mine_;   // of this slice, in order of the sweep
   std::vector<uint8_t> done_;  // of mine_: earlier launches have run it
   Setting setting_;
+  ExecutorChoice how_;
+  std::optional<Cards> cards_;
   std::unique_ptr<PointRunner> runner_;
   std::unique_ptr<ResultsFolder> folder_;  // these two on rank 0 alone
   std::unique_ptr<Progress> progress_;
@@ -103,7 +110,7 @@ int Launch::dry_run() const {
   if (!world_.leads()) return 0;
   for (const size_t index : mine_) {
     const Point& point = sweep_.points[index];
-    const std::string reason = refusal(world_, point);
+    const std::string reason = refusal(world_, how_, point);
     fmt::print("{:>5} {} {}: {}\n", index + 1, key_of(point), describe(point),
                reason.empty() ? "runs" : "skipped, " + reason);
   }
@@ -129,34 +136,53 @@ void Launch::find_done() {
   for (const uint8_t done : done_) earlier_ += done;
 }
 
+void Launch::open_cards() {
+  if (how_.kind != ExecutorKind::cuda) return;
+  cards_.emplace(world_);
+  how_.exchange = choose_exchange(*cards_, world_, options_.exchange);
+}
+
 int Launch::run() {
+  open_cards();
   const Fault fault = wanted_fault();
   Environment now;
   if (world_.leads())
     now = environment(static_cast<int>(options_.command.size()), options_.command.data());
   world_.lead([&] { open(now); });
-  setting_.exchange = options_.exchange;
+  setting_.executor = name_of(how_.kind);
+  setting_.exchange = name_of(how_.exchange);
   setting_.repeat = options_.repeat;
   setting_.threads = set_threads(world_, options_.threads);
   setting_.oversubscribed = world_.maximum(world_.ranks_on_this_host() * setting_.threads >
                                            world_.cores_on_this_host()) > 0;
   setting_.environment = now.hash;
   find_done();
-  HostRates rates;
-  if (earlier_ < static_cast<int64_t>(mine_.size()) && world_.leads_on_this_host())
-    rates = measure_host(world_.cores_on_this_host());
-  world_.meet();
-  // Those of the host that is fastest: a floor must stay one.
-  for (double& rate : rates.read_bytes_per_s) rate = world_.maximum(rate);
-  rates.flops_per_s = world_.maximum(rates.flops_per_s);
-  runner_ = std::make_unique<PointRunner>(
-      world_, stop_, PointRunner::Settings{setting_, options_.verify, fault, rates});
+  const HostRates rates = measure_rates();
+  runner_ =
+      std::make_unique<PointRunner>(world_, stop_,
+                                    PointRunner::Settings{setting_, options_.verify, fault, rates,
+                                                          how_, cards_ ? &*cards_ : nullptr});
   if (world_.leads()) {
     progress_ = std::make_unique<Progress>(earlier_, static_cast<int64_t>(mine_.size()));
     for (const std::string& note : folder_->notes()) progress_->note(note);
   }
   run_points();
   return finish();
+}
+
+// Those of the host, or card, that is fastest: a floor must stay one.
+HostRates Launch::measure_rates() {
+  HostRates rates;
+  if (cards_) {
+    rates.read_bytes_per_s.fill(cards_->mine().read_bytes_per_s);
+    rates.flops_per_s = cards_->mine().flops_per_s;
+  } else if (earlier_ < static_cast<int64_t>(mine_.size()) && world_.leads_on_this_host()) {
+    rates = measure_host(world_.cores_on_this_host());
+  }
+  world_.meet();
+  for (double& rate : rates.read_bytes_per_s) rate = world_.maximum(rate);
+  rates.flops_per_s = world_.maximum(rates.flops_per_s);
+  return rates;
 }
 
 void Launch::run_points() {
@@ -172,7 +198,7 @@ void Launch::run_point(size_t index) {
   const Point& point = sweep_.points[index];
   if (progress_) progress_->begin(point);
   PointResult result;
-  if (const std::string reason = refusal(world_, point); !reason.empty())
+  if (const std::string reason = refusal(world_, how_, point); !reason.empty())
     result = {Status::skipped, skipped_line(point, setting_, reason), ""};
   else result = runner_->run(point, static_cast<int64_t>(index) + 1, trace_wanted_);
   std::vector<Status> status = {result.status};

@@ -9,14 +9,16 @@
 
 #include "bench/results.h"
 #include "bench/world.h"
+#include "execute/factory.h"
 
 namespace helix {
 
 struct RunOptions {
   std::string sweep;  // a file, or "" with `from`
   std::string from;   // "RESULTS#KEY": the point of a result line
-  std::string exchange = "mpi";
-  std::string folder;  // "": results/NAME
+  ExecutorChoice how;
+  std::string exchange = "auto";  // mpi, nccl or auto
+  std::string folder;             // "": results/NAME
   Resume resume = Resume::no;
   std::pair<int64_t, int64_t> slice = {1, 1};  // I of N
   std::optional<double> time_limit_s;

@@ -12,8 +12,6 @@ namespace helix {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return nearest_rank(values, 50);
@@ -111,21 +109,15 @@ StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
                         const std::function<void()>& after_first) {
   executor.rewind();
   executor.fill();
-  std::vector<Clock::time_point> ends;
-  ends.reserve(static_cast<size_t>(steps) + 1);
-  double exposed_us = 0;
   HELIX_MPI(MPI_Barrier(ranks));
-  ends.push_back(Clock::now());
+  executor.mark();
   for (int64_t i = 0; i < steps; ++i) {
     executor.step();
-    ends.push_back(Clock::now());
-    exposed_us += executor.exposed_us();
+    executor.mark();
     if (i == 0) after_first();
   }
-  std::vector<double> values;
-  for (size_t i = 1; i < ends.size(); ++i)
-    values.push_back(std::chrono::duration<double, std::micro>(ends[i] - ends[i - 1]).count());
-  values.push_back(exposed_us / static_cast<double>(steps));
+  std::vector<double> values = executor.take_intervals_us();
+  values.push_back(executor.exposed_us());
   values = maximum(ranks, std::move(values));
   const double exposed = values.back();
   values.pop_back();

@@ -8,12 +8,12 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "bench/cards.h"
 #include "bench/controls.h"
-#include "bench/point_run.h"
 #include "bench/sweep.h"
 #include "bench/verification.h"
 #include "bench/verify_cases.h"
-#include "execute/cpu/executor.h"
+#include "execute/factory.h"
 #include "layout/strategy.h"
 
 namespace helix {
@@ -88,12 +88,11 @@ Comparison Verifier::execute(const Assignment& work, int64_t count, const Contro
   const Communicator& ranks = world_.first(work.layout.ranks());
   std::unique_ptr<Executor> executor;
   const auto failed = world_.agree([&] {
-    if (ranks) executor = std::make_unique<cpu::CpuExecutor>(ranks.get(), work);
+    if (ranks) executor = make_executor(options_.how, ranks.get(), work);
   });
   if (failed) throw RunError(describe(work.layout) + ": " + *failed);
   Comparison result;
   if (executor) {
-    executor->read_prompt();
     if (control != nullptr) control->inject(*executor, work);
     result = compare_steps(ranks.get(), *executor, verdicts, count);
     executor.reset();  // frees communicators together
@@ -210,16 +209,18 @@ void Verifier::model(const Model& model) {
     for (int64_t ranks = 1; ranks <= world_.size(); ++ranks)
       for (const Layout& l :
            layouts(model, verified_precisions()[0].precision, strategy, ranks, query)) {
-        if (!cpu::CpuExecutor::refusal(l, verified_precisions()[0].precision).empty()) {
+        if (!refusal(options_.how, l, verified_precisions()[0].precision).empty()) {
           ++not_executed;
           continue;
         }
+        if (describe(l).find(options_.only) == std::string::npos) continue;
         layout(model, l, dealer.deal(l));
       }
   }
   if (!world_.leads()) return;
   if (not_executed > 0)
-    fmt::print("{} layouts are not executed by the CPU executor yet.\n", not_executed);
+    fmt::print("{} layouts are not executed by the {} executor yet.\n", not_executed,
+               name_of(options_.how.kind));
   print_coverage(model, dealer);
 }
 
@@ -236,11 +237,18 @@ int Verifier::all_layouts() {
 int Verifier::sweep(const std::string& path) {
   for (const Point& point : read_sweep(path).points) {
     if (point.layout.ranks() > world_.size() ||
-        !cpu::CpuExecutor::refusal(point.layout, point.precision).empty())
+        !refusal(options_.how, point.layout, point.precision).empty())
       continue;
     Outcome outcome;
-    Assignment work = assignment_of(point);
-    work.steps = std::min<int64_t>(point.steps, verified_steps);
+    Assignment work{point.model.get(),
+                    point.layout,
+                    point.precision,
+                    static_cast<int>(point.chunks),
+                    point.interval,
+                    lengths_of(point),
+                    std::min<int64_t>(point.steps, verified_steps),
+                    point.seed,
+                    point.zipf.value_or(0)};
     check(work, "point", outcome);
     if (world_.leads())
       fmt::print("{:<52} batch {:>4} error {} tolerance {}\n", describe(point.layout), point.batch,
@@ -274,7 +282,17 @@ int Verifier::finish() {
 
 }  // namespace
 
-int verify(World& world, const VerifyOptions& options) {
+int verify(World& world, const VerifyOptions& asked) {
+  VerifyOptions options = asked;
+  std::optional<Cards> cards;
+  if (options.how.kind == ExecutorKind::cuda) {
+    cards.emplace(world);
+    options.how.exchange = choose_exchange(*cards, world, options.exchange);
+    const int64_t gpus = cards->use(world.size()).gpus;
+    if (world.leads())
+      fmt::print("{} x {}, {} exchange, {}\n", gpus, cards->mine().name,
+                 name_of(options.how.exchange), options.how.graph ? "graphs" : "no graphs");
+  }
   Verifier verifier(world, options);
   return options.sweep ? verifier.sweep(*options.sweep) : verifier.all_layouts();
 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "bench/world.h"
+#include "execute/factory.h"
 
 namespace helix {
 
@@ -14,6 +15,9 @@ struct VerifyOptions {
   int64_t part = 1;  // of `parts` equal parts of the cases, dealt by seed (make test runs a third)
   int64_t parts = 1;
   uint64_t seed = 1;
+  ExecutorChoice how;
+  std::string exchange = "auto";
+  std::string only;  // layouts whose description has this text
 };
 
 // Collective over the world. The table goes to stdout of rank 0. 0, or 1 when a case failed or a

@@ -28,6 +28,7 @@ class World {
   int size() const { return size_; }
   bool leads() const { return rank_ == 0; }  // the one that reads, writes and speaks
   int ranks_on_this_host() const { return local_size_; }
+  int rank_on_this_host() const { return host_.rank(); }
   bool leads_on_this_host() const { return host_.rank() == 0; }
   int cores_on_this_host() const { return cores_; }  // that some rank on it may use
   MPI_Comm comm() const { return comm_.get(); }

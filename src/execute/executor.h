@@ -26,9 +26,6 @@ struct Assignment {
   int64_t steps = 1;             // the KV cache holds lengths + steps tokens
   uint64_t seed = 1;
   double zipf = 0;  // routing skew (Generator::routing_skew)
-  // In place of a generated history: every request's tokens, one more than its length. The last is
-  // what it decodes first.
-  std::vector<int32_t> prompt = {};
 };
 
 // Ways to be wrong on purpose, so that verification shows that it can fail (helix.md, Errors others
@@ -92,9 +89,17 @@ class Executor {
   virtual Memory allocated() const = 0;  // bytes taken by our allocator, by purpose
   virtual Hooks& hooks() = 0;
 
-  // Decodes one token of each request. Collective over the layout's ranks; no barrier. In steady
-  // state (after fill()) the slowest rank's time is the TTL.
+  // Decodes one token of each request. Collective over the layout's ranks; no barrier. It may
+  // return before the step is carried out. In steady state (after fill()) the slowest rank's time
+  // is the TTL.
   virtual void step() = 0;
+  // Marks in time: the end of what was issued so far, whether or not it is carried out yet; and the
+  // microseconds between the marks since the last call, waiting for the last one.
+  virtual void mark() = 0;
+  virtual std::vector<double> take_intervals_us() = 0;
+  // Steps without hooks are carried out in another way than those with, as a captured graph; both
+  // have to be verified.
+  virtual bool replays() const { return false; }
   // The ticks before the first result; step() does so itself where it was not done since the
   // history's end.
   virtual void fill() = 0;
@@ -103,12 +108,10 @@ class Executor {
   virtual std::vector<double> instrumented_step() = 0;
   // One step with the begin and end of each task.
   virtual std::vector<Span> traced_step() = 0;
-  // Microseconds of the last step() in which the compute lane waited for the exchange lane.
+  // Microseconds of a step() in which the compute lane waited for the exchange lane: the mean since
+  // the last rewind, or of the last step where only the card knows.
   virtual double exposed_us() const = 0;
 
-  // Fills the history by decoding the prompt, one token a step; nothing without one. Once, before
-  // the first step; collective.
-  virtual void read_prompt() = 0;
   // Back to the first token after the history.
   virtual void rewind() = 0;
   // The next step's result is `tokens` ([batch]) instead of the sampled ones.

@@ -3,6 +3,7 @@
 // stage.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -29,9 +30,10 @@ class PassageExecutor : public Executor {
   Memory allocated() const final { return store().allocated(); }
   Hooks& hooks() final { return hooks_; }
   void step() final;
+  void mark() override { marks_.push_back(std::chrono::steady_clock::now()); }
+  std::vector<double> take_intervals_us() override;
   void fill() final;
   std::vector<double> instrumented_step() final;
-  void read_prompt() final;
   void rewind() final;
   void teach(std::vector<int32_t> tokens) override { teacher_ = std::move(tokens); }
   std::vector<float> logits() const final {
@@ -66,7 +68,8 @@ class PassageExecutor : public Executor {
   Slice requests_;    // of this replica, in the micro-batch in hand
   int64_t step_ = 0;  // of the passage in hand
   std::vector<int32_t> teacher_;
-  double exposed_us_ = 0;
+  double exposed_us_ = 0;    // since the last rewind
+  int64_t steps_taken_ = 0;  // likewise
 
  private:
   void ticks(int64_t count, std::vector<double>* times = nullptr);
@@ -76,10 +79,8 @@ class PassageExecutor : public Executor {
   Shift shift_after(int64_t passage) const;
   void keep_logits();
 
-  void stand_at(std::span<const int32_t> tokens, std::span<const int64_t> positions);
-
+  std::vector<std::chrono::steady_clock::time_point> marks_;
   int64_t tick_ = 0;           // since the history's end
-  int64_t room_;               // steps until the KV cache is full
   std::vector<float> logits_;  // of all micro-batches
 };
 

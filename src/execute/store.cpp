@@ -95,6 +95,8 @@ std::vector<bool> Store::used() const {
     for (const Id id : task.reads) used[static_cast<size_t>(id)] = true;
     for (const Id id : task.writes) used[static_cast<size_t>(id)] = true;
   }
+  for (size_t i = 0; i < used.size(); ++i)  // log-sum-exps stand behind their outputs
+    if (used[i]) used[static_cast<size_t>(holder_[i])] = true;
   return used;
 }
 
@@ -214,6 +216,26 @@ std::byte* Store::activation(Id id, int chunk) const {
   for (size_t axis = 1; axis < t.dims.size(); ++axis)
     row *= extent(t.dims[axis], capacity(), chunk);
   return base + static_cast<int64_t>(row) * first_row(chunk);
+}
+
+Array Store::array(Id id, int chunk, const StepState& state) const {
+  Array a{activation(id, chunk), 0, 1, {}};
+  for (size_t axis = 0; axis < 4; ++axis)
+    a.extents[axis] = static_cast<int64_t>(extent(schedule_[id].dims[axis], state, chunk));
+  a.rows = a.extents[0];
+  a.width = a.extents[1] * a.extents[2] * a.extents[3];
+  return a;
+}
+
+std::span<std::byte> Store::bytes(Id id, int chunk) const {
+  std::byte* data = activation(id, chunk);
+  const Id outputs = holder(id);
+  if (!in_messages(outputs))
+    return {data, static_cast<size_t>(bytes_of(schedule_[id], capacity(), chunk))};
+  const PartialLayout part = message(outputs, chunk);
+  const auto all = static_cast<size_t>(parts(outputs) * part.bytes());
+  return std::span(data, all).subspan(
+      id != outputs && parts(outputs) == 1 ? static_cast<size_t>(part.outputs_bytes()) : 0);
 }
 
 }  // namespace helix

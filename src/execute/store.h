@@ -1,9 +1,11 @@
 // What one rank holds: every tensor of its schedule, in memory of an executor's kind.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "execute/executor.h"
@@ -67,6 +69,18 @@ struct HistoryPart {
   std::byte* values;  // null where they are a part of the keys (MLA)
 };
 
+// An activation, or a weight of one layer, as kernels see it.
+struct Array {
+  std::byte* data;
+  int64_t rows;
+  int64_t width;  // values of a row
+  std::array<int64_t, 4> extents;
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data);
+  }
+};
+
 // All of a rank's tensors, or those alone that its communicating tasks read and write.
 enum class Holds : uint8_t { everything, exchanged };
 
@@ -102,6 +116,9 @@ class Store {
   // log-sum-exps stands in messages (PartialLayout), and `data` of both is the chunk's first
   // message.
   std::byte* activation(Id id, int chunk) const;
+  Array array(Id id, int chunk, const StepState& state) const;
+  // Where it stands: all messages of the chunk; of log-sum-exps in one message they alone.
+  std::span<std::byte> bytes(Id id, int chunk) const;
   // One that is whole, as `micro_batch` sees it.
   std::byte* activation_of(int micro_batch, Id id) const;
   bool in_messages(Id id) const { return parts_[static_cast<size_t>(id)] > 0; }

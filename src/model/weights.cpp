@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "base/random.h"
-#include "model/checkpoint.h"
 #include "model/marks.h"
 
 namespace helix {
@@ -141,11 +140,7 @@ namespace {
 
 enum Stream : uint64_t { keys = 1000, values = 1001, tokens = 1002, ranks = 1003 };
 
-struct Draw {
-  uint64_t stream;
-  float scale;       // of the uniform number
-  float offset = 0;  // norms are near 1
-};
+using Draw = Generator::Draw;
 
 // Gains keep activations near 1; keys are drawn 2.5 times as large, for a peaky softmax.
 Draw draw_of(const Model& m, W weight, uint64_t seed, int64_t layer) {
@@ -191,7 +186,7 @@ void Generator::weights(W weight, int64_t layer, const Part& part, T* out) const
   const Extents e = extents_of(*model_, weight);
   const Draw draw = draw_of(*model_, weight, seed_, layer);
   const bool rounded = format_of(precision_, weight) == Format::bf16;
-  const float key_gain = weight == W::kv && !model_->marked ? 2.5F : 1.0F;
+  const float keys_gain = key_gain(weight);
   int run = 3;
   while (run > 0 && e[run] == 1) --run;
   const auto at = [&](int axis, int64_t i) { return axis < run ? part[axis].first + i : 0; };
@@ -204,10 +199,8 @@ void Generator::weights(W weight, int64_t layer, const Part& part, T* out) const
         index[run] = part[run].first;
         const int64_t first = ((index[0] * e[1] + index[1]) * e[2] + index[2]) * e[3] + index[3];
         Draw here = draw;
-        if (weight == W::kv && index[0] == 0) here.scale *= key_gain;
-        if (model_->checkpoint)
-          model_->checkpoint->read(weight, layer, first, part[run].count, drawn.data());
-        else fill(here, first, part[run].count, drawn.data());
+        if (weight == W::kv && index[0] == 0) here.scale *= keys_gain;
+        fill(here, first, part[run].count, drawn.data());
         for (int64_t n = 0; n < part[run].count; ++n, ++index[run]) {
           float value = drawn[n];
           if (model_->marked) value = marked_weight(*model_, weight, layer, index, value);
@@ -220,26 +213,48 @@ template <class T>
 void Generator::history(int64_t layer, int64_t request, int64_t length, int64_t kv_head,
                         Positions positions, T* k, T* v) const {
   const Attention& a = model_->attention;
-  const auto draw = [&](Stream what, float scale) {
-    uint64_t stream = combine(seed_, what);
-    for (const int64_t part : {layer, request, kv_head})
-      stream = combine(stream, static_cast<uint64_t>(part));
-    return Draw{stream, scale};
-  };
   const bool rounded = precision_.kv == Format::bf16;
   const auto store = [&](const std::vector<float>& from, T* to) {
     for (size_t i = 0; i < from.size(); ++i)
       to[i] = from_float<T>(rounded ? to_float(to_bf16(from[i])) : from[i]);
   };
   std::vector<float> drawn(static_cast<size_t>(positions.count * a.head_size));
-  const float spread = a.mla() || model_->marked ? value_spread : key_spread;
-  fill_tokens(draw(keys, spread), positions, a.head_size, drawn.data());
+  fill_tokens(key_draw(layer, request, kv_head), positions, a.head_size, drawn.data());
   if (model_->marked) mark_keys(*model_, layer, kv_head, length, positions, drawn.data());
   store(drawn, k);
   if (v == nullptr) return;
   drawn.resize(static_cast<size_t>(positions.count * a.value_size));
-  fill_tokens(draw(values, value_spread), positions, a.value_size, drawn.data());
+  fill_tokens(value_draw(layer, request, kv_head), positions, a.value_size, drawn.data());
   store(drawn, v);
+}
+
+float Generator::key_gain(W weight) const {
+  return weight == W::kv && !model_->marked ? 2.5F : 1.0F;
+}
+
+Draw Generator::draw(W weight, int64_t layer) const {
+  if (weight == W::lm_head && model_->tied) weight = W::embed;
+  return draw_of(*model_, weight, seed_, weight == W::embed || weight == W::lm_head ? 0 : layer);
+}
+
+namespace {
+
+uint64_t history_stream(uint64_t seed, Stream what, int64_t layer, int64_t request,
+                        int64_t kv_head) {
+  uint64_t stream = combine(seed, what);
+  for (const int64_t part : {layer, request, kv_head})
+    stream = combine(stream, static_cast<uint64_t>(part));
+  return stream;
+}
+
+}  // namespace
+
+Draw Generator::key_draw(int64_t layer, int64_t request, int64_t kv_head) const {
+  const float spread = model_->attention.mla() || model_->marked ? value_spread : key_spread;
+  return {history_stream(seed_, keys, layer, request, kv_head), spread};
+}
+Draw Generator::value_draw(int64_t layer, int64_t request, int64_t kv_head) const {
+  return {history_stream(seed_, values, layer, request, kv_head), value_spread};
 }
 
 int32_t Generator::first_token(int64_t request) const {

@@ -91,6 +91,19 @@ class Generator {
   void history(int64_t layer, int64_t request, int64_t length, int64_t kv_head, Positions positions,
                T* k, T* v) const;
 
+  // Where values come from: value i of a tensor is uniform_at(stream, i) * scale + offset
+  // (base/random.h), rounded, and then, in a marked model, changed. Keys of W::kv are drawn
+  // `key_gain` times as large.
+  struct Draw {
+    uint64_t stream;
+    float scale;
+    float offset = 0;  // norms are near 1
+  };
+  Draw draw(W weight, int64_t layer) const;
+  Draw key_draw(int64_t layer, int64_t request, int64_t kv_head) const;
+  Draw value_draw(int64_t layer, int64_t request, int64_t kv_head) const;
+  float key_gain(W weight) const;
+
   // The token that request `request` decodes first.
   int32_t first_token(int64_t request) const;
 

@@ -12,15 +12,6 @@
 
 namespace helix::cpu {
 
-CpuExecutor::Array CpuExecutor::array(Id id, int chunk) const {
-  Array a{store_.activation(id, chunk), 0, 1, {}};
-  for (size_t axis = 0; axis < 4; ++axis)
-    a.extents[axis] = static_cast<int64_t>(extent(schedule_[id].dims[axis], present_, chunk));
-  a.rows = a.extents[0];
-  a.width = a.extents[1] * a.extents[2] * a.extents[3];
-  return a;
-}
-
 void CpuExecutor::compute(const Task& task, int layer) {
   switch (task.op) {
     case Op::embed: return embed(task, layer);

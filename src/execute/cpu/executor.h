@@ -22,7 +22,9 @@ class CpuExecutor final : public PassageExecutor {
   static std::string refusal(const Layout& layout, const Precision& precision);
 
   std::vector<Span> traced_step() override;
-  double exposed_us() const override { return exposed_us_; }
+  double exposed_us() const override {
+    return steps_taken_ == 0 ? 0 : exposed_us_ / static_cast<double>(steps_taken_);
+  }
   std::span<const int32_t> sampled() const override { return sampled_; }
   TensorView view(Id tensor, int chunk) override;
 
@@ -64,23 +66,11 @@ class CpuExecutor final : public PassageExecutor {
   void add(const Task& task);
   void pick(const Task& task);
   void advance(const Task& task);
-  struct Array {  // an activation, or a weight of one layer
-    std::byte* data;
-    int64_t rows;
-    int64_t width;  // values of a row
-    std::array<int64_t, 4> extents;
-    template <class T>
-    T* as() const {
-      return reinterpret_cast<T*>(data);
-    }
-  };
-  Array array(Id id, int chunk) const;
+  Array array(Id id, int chunk) const { return store_.array(id, chunk, present_); }
 
   // Mixture of experts (moe.cpp).
   void route(const Task& task, int layer);
   void experts(const Task& task, int layer);
-  void force(const Routing& routing, std::span<const float> scores, std::span<const float> bias,
-             std::span<const int32_t> judged, std::span<Choice> choice);
   void pair_up(const Array& choice, const Slice& mine);
   std::byte* weight(Id id, int layer) const { return store_.weight(id, layer); }
   Format weight_format(Id id) const { return format_of(work_.precision, schedule_[id].weight); }

@@ -6,18 +6,9 @@
 
 #include "execute/cpu/executor.h"
 #include "execute/cpu/types.h"
+#include "execute/routing.h"
 
 namespace helix::cpu {
-
-Routing routing_of(const Experts& e) {
-  return {.experts = e.count,
-          .chosen = e.chosen,
-          .groups = e.groups,
-          .chosen_groups = e.chosen_groups,
-          .sigmoid = e.scoring == Scoring::sigmoid,
-          .renormalise = e.renormalise,
-          .scale = static_cast<float>(e.scale)};
-}
 
 void CpuExecutor::route(const Task& task, int layer) {
   const Array in = array(task.reads[0], all_chunks);
@@ -45,25 +36,11 @@ void CpuExecutor::route(const Task& task, int layer) {
     if (!hooks_.routing.judged) continue;
     const auto judged =
         hooks_.routing.judged(step_, layer, first_request + static_cast<int64_t>(row));
-    if (!judged.empty()) force(routing, mine, bias, judged, choice);
+    if (judged.empty() || !note_choice(hooks_.routing, routing, mine, bias, judged, choice))
+      continue;
+    for (size_t i = 0; i < choice.size(); ++i) choice[i].expert = judged[i];
+    set_gates(routing, mine, choice);
   }
-}
-
-// Goes on with the judge's choice, and counts how the own one differs from it.
-void CpuExecutor::force(const Routing& routing, std::span<const float> scores,
-                        std::span<const float> bias, std::span<const int32_t> judged,
-                        std::span<Choice> choice) {
-  ForcedRouting& forced = hooks_.routing;
-  forced.choices += std::ssize(choice);
-  const auto differs = [&](const Choice& c) {
-    return !std::ranges::binary_search(judged, c.expert);
-  };
-  const int64_t differing = std::ranges::count_if(choice, differs);
-  if (differing == 0) return;
-  forced.differing += differing;
-  for (size_t i = 0; i < choice.size(); ++i) choice[i].expert = judged[i];
-  set_gates(routing, scores, choice);
-  forced.shortfall = std::max(forced.shortfall, shortfall(routing, scores, bias, choice));
 }
 
 // Who chose my experts, by ascending expert, then row.

@@ -1,0 +1,163 @@
+// NCCL's messages in the graph. Reductions are two rounds of messages with a sum in rank order
+// between them, so that all ranks have the same bits, and those of the host-staged exchange.
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "execute/cuda/exchange.h"
+#include "execute/cuda/types.h"
+#include "execute/exchange/rounds.h"
+#include "execute/factory.h"
+#include "kernels/cuda/elementwise.h"
+
+#if __has_include(<nccl.h>)
+#include <nccl.h>
+
+namespace helix {
+
+bool has_nccl() { return true; }
+
+namespace cuda {
+
+namespace {
+
+void check_nccl(ncclResult_t result, const char* call, const char* file, int line) {
+  if (result != ncclSuccess)
+    throw RunError(fmt::format("{}:{}: {}: {}, {}", file, line, call, ncclGetErrorString(result),
+                               ncclGetLastError(nullptr)));
+}
+#define HELIX_NCCL(call) check_nccl((call), #call, __FILE__, __LINE__)
+
+class Clique {  // NCCL's communicator of a layout's ranks
+ public:
+  explicit Clique(MPI_Comm ranks) {
+    int rank = 0;
+    int size = 0;
+    HELIX_MPI(MPI_Comm_rank(ranks, &rank));
+    HELIX_MPI(MPI_Comm_size(ranks, &size));
+    ncclUniqueId id{};
+    if (rank == 0) HELIX_NCCL(ncclGetUniqueId(&id));
+    HELIX_MPI(MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, ranks));
+    HELIX_NCCL(ncclCommInitRank(&comm_, size, id, rank));
+  }
+  ~Clique() {
+    if (ncclCommDestroy(comm_) != ncclSuccess)
+      fmt::print(stderr, "NCCL: a communicator could not be destroyed\n");
+  }
+  Clique(const Clique&) = delete;
+  Clique& operator=(const Clique&) = delete;
+  ncclComm_t get() const { return comm_; }
+
+ private:
+  ncclComm_t comm_ = nullptr;
+};
+
+class NcclExchange final : public Exchange {
+ public:
+  NcclExchange(MPI_Comm ranks, const Schedule& schedule, const Store& store, const Assignment& work)
+      : schedule_(schedule),
+        store_(store),
+        activations_(work.precision.activations),
+        all_(Communicator::duplicate(ranks)),
+        stage_(Communicator::split(ranks, schedule.place.pp, schedule.place.rank())),
+        compute_(ranks),
+        exchange_(work.chunks > 1 ? std::make_unique<Clique>(ranks) : nullptr) {}
+
+  bool captures() const override { return true; }
+  void run(const Task& task, cudaStream_t stream) override;
+  void plan(const Shift& shift) override { shift_ = shift; }
+  void observe(StepState&) const override {}
+  const int32_t* arrived() const override { return nullptr; }
+  void stage_barrier() const override { HELIX_MPI(MPI_Barrier(stage_.get())); }
+  void barrier() const override { HELIX_MPI(MPI_Barrier(all_.get())); }
+
+ private:
+  void run_shift(const Task& task, cudaStream_t stream);
+  void sum(const RankSum& sum, cudaStream_t stream);
+
+  const Schedule& schedule_;
+  const Store& store_;
+  Format activations_;
+  Communicator all_, stage_;
+  Clique compute_;
+  std::unique_ptr<Clique> exchange_;  // a lane of its own under HOP-B
+  Shift shift_;
+};
+
+void send(const std::byte* from, int64_t bytes, int peer, ncclComm_t comm, cudaStream_t stream) {
+  if (bytes > 0)
+    HELIX_NCCL(ncclSend(from, static_cast<size_t>(bytes), ncclInt8, peer, comm, stream));
+}
+void receive(std::byte* to, int64_t bytes, int peer, ncclComm_t comm, cudaStream_t stream) {
+  if (bytes > 0) HELIX_NCCL(ncclRecv(to, static_cast<size_t>(bytes), ncclInt8, peer, comm, stream));
+}
+
+void NcclExchange::run(const Task& task, cudaStream_t stream) {
+  if (task.op == Op::shift) return run_shift(task, stream);
+  const ncclComm_t comm = task.lane == Lane::exchange ? exchange_->get() : compute_.get();
+  for (const Round& round : rounds_of(schedule_, store_, task)) {
+    HELIX_NCCL(ncclGroupStart());
+    for (const Message& m : round.messages) {
+      send(m.from, m.from_bytes, m.peer, comm, stream);
+      receive(m.to, m.to_bytes, m.peer, comm, stream);
+    }
+    HELIX_NCCL(ncclGroupEnd());
+    if (round.sum) sum(*round.sum, stream);
+  }
+}
+
+void NcclExchange::sum(const RankSum& sum, cudaStream_t stream) {
+  with_type(activations_, [&]<class T>(T*) {
+    sum_in_order(sum.parts, sum.count, sum.count, reinterpret_cast<const T*>(sum.from),
+                 reinterpret_cast<T*>(sum.out), {stream, 0, false});
+  });
+}
+
+// As cpu::Collectives::shift.
+void NcclExchange::run_shift(const Task& task, cudaStream_t stream) {
+  const Place& me = schedule_.place;
+  const Id out = task.writes[0];
+  const bool in_place = task.reads[0] == out;
+  const auto bytes =
+      static_cast<int64_t>(bytes_of(schedule_[out], store_.micro_batch(shift_.receives).most));
+  std::byte* const to = store_.activation_of(shift_.receives, out);
+  const int from = (me.rank() - me.l.stage_ranks() + me.l.ranks()) % me.l.ranks();
+  HELIX_NCCL(ncclGroupStart());
+  if (shift_.receive)
+    receive(in_place ? store_.workspace() : to, bytes, from, compute_.get(), stream);
+  if (shift_.send) {
+    const auto sent = store_.bytes(task.reads[0], all_chunks);
+    send(sent.data(), std::ssize(sent), task.group.first, compute_.get(), stream);
+  }
+  HELIX_NCCL(ncclGroupEnd());
+  if (shift_.receive && in_place)
+    HELIX_CUDA(cudaMemcpyAsync(to, store_.workspace(), static_cast<size_t>(bytes),
+                               cudaMemcpyDeviceToDevice, stream));
+}
+
+}  // namespace
+
+std::unique_ptr<Exchange> make_nccl_exchange(MPI_Comm ranks, const Schedule& schedule,
+                                             const Store& store, const Assignment& work) {
+  return std::make_unique<NcclExchange>(ranks, schedule, store, work);
+}
+
+}  // namespace cuda
+}  // namespace helix
+
+#else  // no nccl.h
+
+namespace helix {
+
+bool has_nccl() { return false; }
+
+namespace cuda {
+
+std::unique_ptr<Exchange> make_nccl_exchange(MPI_Comm, const Schedule&, const Store&,
+                                             const Assignment&) {
+  throw InputError("--exchange nccl: this program was built without NCCL (NCCL_HOME)");
+}
+
+}  // namespace cuda
+}  // namespace helix
+
+#endif

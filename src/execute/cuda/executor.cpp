@@ -1,0 +1,497 @@
+#include "execute/cuda/executor.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+#include "base/heartbeat.h"
+#include "execute/cuda/generate.h"
+#include "execute/issue.h"
+#include "execute/routing.h"
+
+namespace helix::cuda {
+
+namespace {
+
+int multiprocessors() {
+  int device = 0;
+  int count = 0;
+  HELIX_CUDA(cudaGetDevice(&device));
+  HELIX_CUDA(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+template <class T>
+void read(const T* from, std::span<T> to) {
+  HELIX_CUDA(cudaMemcpy(to.data(), from, to.size_bytes(), cudaMemcpyDeviceToHost));
+}
+template <class T>
+void write(std::span<const T> from, T* to) {
+  HELIX_CUDA(cudaMemcpy(to, from.data(), from.size_bytes(), cudaMemcpyHostToDevice));
+}
+
+}  // namespace
+
+CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const ExecutorChoice& how)
+    // A kernel or two for each task: fused ones are the fused exchange's (gpu_fusions).
+    : PassageExecutor(ranks, work, cpu_fusions()),
+      lanes_{LaneState{make_stream()}, LaneState{make_stream()}},
+      exchange_((how.exchange == ExchangeKind::nccl ? make_nccl_exchange : make_mpi_exchange)(
+          ranks, schedule_, store_, work)),
+      store_(schedule_, work, allocate),
+      // HOP-B over MPI has no graph: its lanes meet on the host.
+      graph_(how.graph && (work.chunks == 1 || exchange_->captures())),
+      blocks_(std::max(1, multiprocessors() - (work.chunks > 1 ? how.exchange_blocks : 0))),
+      scale_(static_cast<float>(softmax_scale(*work.model))),
+      frequencies_(std::span<const double>(rope_frequencies(*work.model))),
+      travelled_(static_cast<size_t>(work.layout.pp)) {
+  generate(store_, work_, blocks_);
+  make_rows();
+  make_routing();
+  const auto batch = std::ssize(work.lengths);
+  sampled_on_card_ = Buffer<int32_t>(batch);
+  teacher_on_card_ = Buffer<int32_t>(std::vector<int32_t>(work.lengths.size(), -1));
+  for (size_t i = 0; i < schedule_.tasks.size(); ++i) issued_.push_back(make_event());
+  rewind();
+  synchronise();
+}
+
+CudaExecutor::~CudaExecutor() { HELIX_CUDA_NOTHROW(cudaDeviceSynchronize()); }
+
+void CudaExecutor::synchronise() const {
+  for (const LaneState& lane : lanes_) HELIX_CUDA(cudaStreamSynchronize(lane.stream.get()));
+  beat();
+}
+
+AttentionShape CudaExecutor::attention_shape(const MicroBatch& m, size_t chunk) const {
+  const Attention& a = work_.model->attention;
+  return {.rows = static_cast<int>(m.most.chunks[chunk].rows),
+          .heads = static_cast<int>(schedule_.place.heads(a.query_heads).count),
+          .kv_heads = static_cast<int>(m.cache.heads),
+          .head_size = static_cast<int>(a.head_size),
+          .value_size = static_cast<int>(a.value_size),
+          .scale = scale_};
+}
+
+// One plan memory for each chunk: micro-batches follow one another.
+void CudaExecutor::make_rows() {
+  const int64_t element = static_cast<int64_t>(bytes_of(work_.precision.kv));
+  std::vector<int64_t> bytes(static_cast<size_t>(schedule_.chunks), 0);
+  for (int i = 0; i < work_.layout.pp; ++i)
+    for (size_t chunk = 0; chunk < bytes.size(); ++chunk)
+      if (const auto shape = attention_shape(store_.micro_batch(i), chunk); shape.rows > 0)
+        bytes[chunk] =
+            std::max(bytes[chunk], (AttentionPlan::bytes(shape, blocks_) + 255) / 256 * 256);
+  int64_t all = 0;
+  for (const int64_t each : bytes) all += each;
+  plan_memory_ = Buffer<std::byte>(all);
+  for (int i = 0; i < work_.layout.pp; ++i) {
+    const MicroBatch& m = store_.micro_batch(i);
+    std::vector<int64_t> keys, values;
+    for (int64_t row = 0; row < std::ssize(m.cache.capacity); ++row)
+      for (int64_t head = 0; head < m.cache.heads; ++head) {
+        keys.push_back(m.cache.key_offset(row, head) / element);
+        values.push_back(m.cache.value_offset(row, head) / element);
+      }
+    Rows rows{Buffer<int64_t>(keys),
+              Buffer<int64_t>(values),
+              Buffer<int32_t>(std::ssize(m.cache.capacity)),
+              Buffer<int32_t>(std::ssize(m.cache.capacity)),
+              Buffer<int64_t>(3),
+              {}};
+    std::byte* memory = plan_memory_.data();
+    for (size_t chunk = 0; chunk < bytes.size(); memory += bytes[chunk++]) {
+      AttentionShape shape = attention_shape(m, chunk);
+      if (shape.rows == 0) shape.rows = 1;  // never used: no task of the chunk has rows
+      rows.plans.emplace_back(shape, blocks_, memory);
+    }
+    rows_.push_back(std::move(rows));
+  }
+}
+
+void CudaExecutor::make_routing() {
+  const helix::Experts& e = work_.model->experts;
+  if (e.count == 0) return;
+  const Generator generator(*work_.model, work_.precision, work_.seed, work_.zipf);
+  for (int64_t layer = 0; layer < work_.model->layers; ++layer)
+    skew_.emplace_back(std::span<const float>(generator.routing_skew(layer)));
+  int64_t rows = 0;
+  for (int i = 0; i < work_.layout.pp; ++i)
+    rows = std::max(rows, static_cast<int64_t>(store_.micro_batch(i).most.stage_rows));
+  const int64_t pairs = rows * e.chosen;
+  for (const Task& task : schedule_.tasks)
+    if (task.op == Op::experts)
+      experts_held_ = static_cast<int>(schedule_[task.reads[2]].dims[0].mine.count);
+  pairs_memory_ = Buffer<int32_t>(experts_held_ + 1 + 2 * pairs);
+  pairs_.begins = pairs_memory_.data();
+  pairs_.row_of = pairs_.begins + experts_held_ + 1;
+  pairs_.pair_of = pairs_.row_of + pairs;
+  expert_sums_ = Buffer<float>(pairs * work_.model->hidden);
+  int64_t layers = 0;
+  for (const Segment& segment : schedule_.segments) layers += segment.layers;
+  forced_ = Buffer<int32_t>(layers * pairs);
+  scores_ = Buffer<float>(rows * e.count);
+  own_choice_ = Buffer<int32_t>(pairs);
+}
+
+// States and what is read of them -------------------------------------------------------------
+
+void CudaExecutor::set_states(std::span<const int32_t> tokens, std::span<const int64_t> positions) {
+  synchronise();
+  if (std::byte* first = store_.activation(0, all_chunks); first != nullptr)
+    write(tokens, reinterpret_cast<int32_t*>(first));
+  write(positions, reinterpret_cast<int64_t*>(store_.activation(1, all_chunks)));
+}
+
+std::vector<int32_t> CudaExecutor::tokens(int micro_batch) const {
+  const auto* first = reinterpret_cast<const int32_t*>(store_.activation_of(micro_batch, 0));
+  if (first == nullptr) return {};
+  synchronise();
+  std::vector<int32_t> result(static_cast<size_t>(store_.micro_batch(micro_batch).requests.count));
+  read(first, std::span(result));
+  return result;
+}
+
+void CudaExecutor::teach(std::vector<int32_t> tokens) {
+  synchronise();
+  write(std::span<const int32_t>(tokens), teacher_on_card_.data());
+  PassageExecutor::teach(std::move(tokens));
+}
+
+std::span<const int32_t> CudaExecutor::sampled() const {
+  if (schedule_.place.pp + 1 < work_.layout.pp) return {};
+  synchronise();
+  sampled_ = sampled_on_card_.read();
+  return sampled_;
+}
+
+std::vector<float> CudaExecutor::present_logits() const {
+  for (const Task& task : schedule_.tasks) {
+    if (task.op != Op::pick) continue;
+    synchronise();
+    const Array from = array(task.reads[0], all_chunks);
+    std::vector<float> result(static_cast<size_t>(from.rows * from.width));
+    if (activations() == Format::fp32) {
+      read(from.as<const float>(), std::span(result));
+    } else {
+      std::vector<bf16> rounded(result.size());
+      read(from.as<const bf16>(), std::span(rounded));
+      std::ranges::transform(rounded, result.begin(), [](bf16 value) { return to_float(value); });
+    }
+    return result;
+  }
+  return {};
+}
+
+std::optional<StepState> CudaExecutor::observed(int micro_batch) const {
+  synchronise();
+  const auto met = rows_[static_cast<size_t>(micro_batch)].met.read();  // pairs, experts, layers
+  if (met[2] == 0) return std::nullopt;
+  const auto layers = static_cast<double>(met[2]);
+  StepState mean = travelled_[static_cast<size_t>(micro_batch)];
+  mean.routed = static_cast<double>(met[0]) / layers;
+  mean.touched = static_cast<double>(met[1]) / layers;
+  mean.leaving /= layers;
+  mean.arrived /= layers;
+  mean.returning /= layers;
+  return mean;
+}
+
+// Passages ------------------------------------------------------------------------------------
+
+void CudaExecutor::pass(std::vector<double>* times) {
+  beat();
+  HELIX_CUDA(cudaMemsetAsync(rows_now().met.data(), 0, 3 * sizeof(int64_t), stream(Lane::compute)));
+  travelled_[static_cast<size_t>(store_.now_index())] = {};
+  force_choices();
+  if (times != nullptr) return pass_timed(*times);
+  if (replayable()) return replay();
+  begin_passage();
+  for (const Segment& segment : schedule_.segments)
+    for (int i = 0; i < segment.layers; ++i) issue(segment, segment.first_layer + i);
+}
+
+void CudaExecutor::shift_alone() {
+  issue(schedule_.tasks.back(), schedule_.segments.back().first_layer);
+}
+
+// Where the rows' tokens stand. What is launched next may not begin before it has ended.
+void CudaExecutor::begin_passage() {
+  for (LaneState& lane : lanes_) lane.after_kernel = false;
+  const Launch launch{stream(Lane::compute), blocks_, false};
+  Rows& rows = rows_now();
+  const auto newest = hooks_.newest == Newest::by_owner    ? Holder::owner
+                      : hooks_.newest == Newest::by_nobody ? Holder::nobody
+                                                           : Holder::everybody;
+  const Place& me = schedule_.place;
+  if (requests_.count == 0) return;
+  count_tokens({work_.interval, me.l.kvp, me.kvp, newest}, static_cast<int>(requests_.count),
+               reinterpret_cast<const int64_t*>(store_.activation(1, all_chunks)) + requests_.first,
+               rows.tokens.data(), rows.append.data(), launch);
+  for (int chunk = 0; chunk < schedule_.chunks; ++chunk)
+    if (store_.rows(chunk) > 0)
+      cut_attention(rows.plans[static_cast<size_t>(chunk)],
+                    rows.tokens.data() + store_.first_row(chunk), launch);
+}
+
+void CudaExecutor::issue(const Segment& segment, int layer) {
+  layer_ = layer;
+  for (const int i : issue_order(schedule_, segment))
+    issue(schedule_.tasks[static_cast<size_t>(i)], layer);
+}
+
+void CudaExecutor::issue(const Task& task, int layer) {
+  const auto mine = static_cast<size_t>(task.lane);
+  if (schedule_.chunks > 1 && task.after.at(1 - mine) >= 0)
+    wait_for_lane(task, task.after.at(1 - mine));
+  Timed timed;
+  if (spans_ != nullptr) {
+    timed = {make_event(), make_event()};
+    HELIX_CUDA(cudaEventRecord(timed.begin.get(), stream(task.lane)));
+  }
+  if (communicates(task.op)) {
+    exchange_->run(task, stream(task.lane));
+    lanes_.at(mine).after_kernel = false;
+    if (task.op == Op::dispatch) {
+      StepState met;
+      exchange_->observe(met);
+      StepState& sum = travelled_[static_cast<size_t>(store_.now_index())];
+      sum.leaving += met.leaving;
+      sum.arrived += met.arrived;
+      sum.returning += met.returning;
+    }
+  } else {
+    launch(task, layer);
+  }
+  if (spans_ != nullptr) {
+    HELIX_CUDA(cudaEventRecord(timed.end.get(), stream(task.lane)));
+    lanes_.at(mine).after_kernel = false;
+    traced_.emplace_back(Span{&task, layer, 0, 0}, std::move(timed));
+  }
+  if (schedule_.chunks > 1)
+    HELIX_CUDA(cudaEventRecord(issued_[static_cast<size_t>(&task - schedule_.tasks.data())].get(),
+                               stream(task.lane)));
+  if (capturing_) return;
+  if (task.op == Op::route && forcing_) note_choices(task, layer);
+  after(task, layer);
+}
+
+// A task waits for the last one of the other lane whose result it reads. How long the compute lane
+// waits is what the exchange does not hide.
+void CudaExecutor::wait_for_lane(const Task& task, int until) {
+  const cudaStream_t mine = stream(task.lane);
+  lanes_.at(static_cast<size_t>(task.lane)).after_kernel = false;
+  const cudaEvent_t ready = issued_[static_cast<size_t>(until)].get();
+  if (task.lane == Lane::exchange || spans_ != nullptr)
+    return HELIX_CUDA(cudaStreamWaitEvent(mine, ready, 0));
+  auto [at, made] = waits_.try_emplace({&task, layer_});
+  if (made) at->second = {make_event(), make_event()};
+  const unsigned flags = capturing_ ? cudaEventRecordExternal : cudaEventRecordDefault;
+  HELIX_CUDA(cudaEventRecordWithFlags(at->second.from.get(), mine, flags));
+  HELIX_CUDA(cudaStreamWaitEvent(mine, ready, 0));
+  HELIX_CUDA(cudaEventRecordWithFlags(at->second.to.get(), mine, flags));
+}
+
+double CudaExecutor::exposed_us() const {
+  if (waits_.empty()) return 0;
+  synchronise();
+  double sum = 0;
+  for (const auto& [task, wait] : waits_) {
+    float ms = 0;
+    HELIX_CUDA(cudaEventElapsedTime(&ms, wait.from.get(), wait.to.get()));
+    sum += 1e3 * static_cast<double>(ms);
+  }
+  return sum;
+}
+
+// Hooks ---------------------------------------------------------------------------------------
+
+// What a hook has looked at goes back to the card, as it may have been changed.
+void CudaExecutor::after(const Task& task, int layer) {
+  if (!hooks_.after) return;
+  hooks_.after(task, layer);
+  for (auto& [at, staged] : staged_)
+    write(std::span<const std::byte>(staged.bytes), staged.on_card.data());
+  if (!staged_.empty()) lanes_.at(static_cast<size_t>(task.lane)).after_kernel = false;
+  staged_.clear();
+  beat();
+}
+
+TensorView CudaExecutor::view(Id tensor, int chunk) {
+  const Id outputs = store_.holder(tensor);
+  const std::span<std::byte> on_card = store_.bytes(outputs, chunk);
+  const auto [at, made] = staged_.try_emplace(on_card.data());
+  Staged& staged = at->second;
+  if (made) {
+    staged = {on_card, std::vector<std::byte>(on_card.size())};
+    synchronise();
+    read(on_card.data(), std::span(staged.bytes));
+  }
+  std::byte* data = staged.bytes.data();
+  if (!store_.in_messages(outputs)) {
+    const Array a = array(tensor, chunk);
+    return {data, a.rows, a.width};
+  }
+  const PartialLayout part = store_.message(outputs, chunk);
+  const bool lses = outputs != tensor;
+  return {lses ? data + part.outputs_bytes() : data, part.rows,
+          lses ? part.heads : part.heads * part.value_size, store_.parts(outputs), part.bytes()};
+}
+
+// The judge's choices for the passage in hand, a layer after another; what it leaves open is
+// negative.
+void CudaExecutor::force_choices() {
+  forcing_ = static_cast<bool>(hooks_.routing.judged);
+  if (!forcing_) return;
+  forced_on_host_.assign(static_cast<size_t>(forced_.count()), -1);
+  const int first_layer = schedule_.segments.front().first_layer;
+  const auto chosen = static_cast<size_t>(work_.model->experts.chosen);
+  for (const Segment& segment : schedule_.segments)
+    for (int t = segment.begin; t < segment.end; ++t) {
+      const Task& task = schedule_.tasks[static_cast<size_t>(t)];
+      if (task.op != Op::route) continue;
+      const auto rows = static_cast<size_t>(array(task.reads[0], all_chunks).rows);
+      const int64_t first = store_.now().requests.first + (gathered(task) ? 0 : requests_.first);
+      for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer)
+        for (size_t row = 0; row < rows; ++row) {
+          const auto judged =
+              hooks_.routing.judged(step_, layer, first + static_cast<int64_t>(row));
+          const auto at = (static_cast<size_t>(layer - first_layer) * rows + row) * chosen;
+          std::ranges::copy(judged, forced_on_host_.begin() + static_cast<int64_t>(at));
+        }
+    }
+  synchronise();
+  write(std::span<const int32_t>(forced_on_host_), forced_.data());
+}
+
+void CudaExecutor::note_choices(const Task& task, int layer) {
+  synchronise();
+  const cpu::Routing routing = routing_of(work_.model->experts);
+  const auto experts = static_cast<size_t>(routing.experts);
+  const auto chosen = static_cast<size_t>(routing.chosen);
+  const auto rows = static_cast<size_t>(array(task.reads[0], all_chunks).rows);
+  std::vector<float> scores(rows * experts);
+  std::vector<int32_t> own(rows * chosen);
+  read(scores_.data(), std::span(scores));
+  read(own_choice_.data(), std::span(own));
+  std::vector<float> bias;
+  if (task.reads.size() == 3) {
+    const bool exact = weight_format(task.reads[2]) == Format::fp32;
+    std::vector<std::byte> bytes(experts * (exact ? sizeof(float) : sizeof(bf16)));
+    read(weight(task.reads[2], layer), std::span(bytes));
+    for (size_t i = 0; i < experts; ++i)
+      bias.push_back(exact ? reinterpret_cast<const float*>(bytes.data())[i]
+                           : to_float(reinterpret_cast<const bf16*>(bytes.data())[i]));
+  }
+  const int first_layer = schedule_.segments.front().first_layer;
+  for (size_t row = 0; row < rows; ++row) {
+    const auto at = (static_cast<size_t>(layer - first_layer) * rows + row) * chosen;
+    const auto judged = std::span<const int32_t>(forced_on_host_).subspan(at, chosen);
+    if (judged.front() < 0) continue;
+    std::vector<cpu::Choice> choice;
+    for (size_t i = 0; i < chosen; ++i) choice.push_back({own[row * chosen + i], 0});
+    note_choice(hooks_.routing, routing, std::span(scores).subspan(row * experts, experts), bias,
+                judged, choice);
+  }
+}
+
+// Times ---------------------------------------------------------------------------------------
+
+// A queue of a few steps: the card does not wait for the host, and the host shows that it lives.
+void CudaExecutor::mark() {
+  constexpr size_t ahead = 4;
+  if (marked_ == marks_.size()) marks_.push_back(make_event());
+  HELIX_CUDA(cudaEventRecord(marks_[marked_++].get(), stream(Lane::compute)));
+  if (marked_ > ahead) HELIX_CUDA(cudaEventSynchronize(marks_[marked_ - 1 - ahead].get()));
+}
+
+std::vector<double> CudaExecutor::take_intervals_us() {
+  synchronise();
+  std::vector<double> intervals;
+  for (size_t i = 1; i < marked_; ++i) {
+    float ms = 0;
+    HELIX_CUDA(cudaEventElapsedTime(&ms, marks_[i - 1].get(), marks_[i].get()));
+    intervals.push_back(1e3 * static_cast<double>(ms));
+  }
+  marked_ = 0;
+  return intervals;
+}
+
+// What needs no other rank is timed on the card, launched behind a pause that is longer than its
+// launches take; an exchange by the host's clock, after a barrier.
+void CudaExecutor::pass_timed(std::vector<double>& times) {
+  begin_passage();
+  for (const Segment& segment : schedule_.segments)
+    for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer) {
+      layer_ = layer;
+      std::vector<const Task*> run;
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const Task& task = schedule_.tasks[static_cast<size_t>(i)];
+        if (!communicates(task.op)) {
+          run.push_back(&task);
+          continue;
+        }
+        time_run(run, layer, times);
+        run.clear();
+        exchange_->stage_barrier();
+        const auto began = std::chrono::steady_clock::now();
+        exchange_->run(task, stream(task.lane));
+        synchronise();
+        times[static_cast<size_t>(i)] +=
+            std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began)
+                .count();
+      }
+      time_run(run, layer, times);
+    }
+}
+
+void CudaExecutor::time_run(const std::vector<const Task*>& run, int layer,
+                            std::vector<double>& times) {
+  if (run.empty()) return;
+  const cudaStream_t compute = stream(Lane::compute);
+  pause(30 * static_cast<int>(run.size()), {compute, blocks_, false});
+  std::vector<OwnedEvent> events;
+  const auto note = [&] {
+    HELIX_CUDA(cudaEventRecord(events.emplace_back(make_event()).get(), compute));
+  };
+  note();
+  for (const Task* task : run) {
+    Task alone = *task;  // merges of the exchange lane too
+    alone.lane = Lane::compute;
+    lanes_[0].after_kernel = false;
+    launch(alone, layer);
+    note();
+  }
+  synchronise();
+  for (size_t i = 0; i < run.size(); ++i) {
+    float ms = 0;
+    HELIX_CUDA(cudaEventElapsedTime(&ms, events[i].get(), events[i + 1].get()));
+    times[static_cast<size_t>(run[i] - schedule_.tasks.data())] += 1e3 * static_cast<double>(ms);
+  }
+}
+
+std::vector<Span> CudaExecutor::traced_step() {
+  fill();
+  exchange_->barrier();
+  std::vector<Span> spans;
+  traced_.clear();
+  const OwnedEvent origin = make_event();
+  HELIX_CUDA(cudaEventRecord(origin.get(), stream(Lane::compute)));
+  spans_ = &spans;
+  step();
+  spans_ = nullptr;
+  synchronise();
+  for (auto& [span, timed] : traced_) {
+    float begin_ms = 0;
+    float end_ms = 0;
+    HELIX_CUDA(cudaEventElapsedTime(&begin_ms, origin.get(), timed.begin.get()));
+    HELIX_CUDA(cudaEventElapsedTime(&end_ms, origin.get(), timed.end.get()));
+    span.begin_us = 1e3 * static_cast<double>(begin_ms);
+    span.end_us = 1e3 * static_cast<double>(end_ms);
+    spans.push_back(span);
+  }
+  traced_.clear();
+  return spans;
+}
+
+}  // namespace helix::cuda

@@ -1,0 +1,168 @@
+// The GPU executor: one rank's schedule as kernels on one card. A passage is a CUDA graph where its
+// exchange can be captured, or a graph between each two exchanges; with hooks, or without graphs,
+// the same launches go to the streams one by one.
+//
+// Nothing that changes from step to step is in a graph: positions, tokens, counts and choices stand
+// in device memory. The lanes of HOP-B are two streams.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "execute/cuda/exchange.h"
+#include "execute/cuda/state.h"
+#include "execute/factory.h"
+#include "execute/passages.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/moe.h"
+
+namespace helix::cuda {
+
+class CudaExecutor final : public PassageExecutor {
+ public:
+  // On the card that this rank has opened (factory.h). Collective over `ranks`, whose size is the
+  // layout's. Throws RunError where the card has too little memory.
+  CudaExecutor(MPI_Comm ranks, const Assignment& work, const ExecutorChoice& how);
+  ~CudaExecutor() override;
+
+  void mark() override;
+  std::vector<double> take_intervals_us() override;
+  bool replays() const override { return graph_; }
+  std::vector<Span> traced_step() override;
+  double exposed_us() const override;
+  void teach(std::vector<int32_t> tokens) override;
+  std::span<const int32_t> sampled() const override;
+  TensorView view(Id tensor, int chunk) override;
+
+ private:
+  // What the kernels of one micro-batch read beside its tensors.
+  struct Rows {
+    Buffer<int64_t> keys, values;      // of each (row, KV head), offsets in the cache
+    Buffer<int32_t> tokens, append;    // of each row (state.h)
+    Buffer<int64_t> met;               // by routing (moe.h)
+    std::vector<AttentionPlan> plans;  // a chunk; none where it has no rows
+  };
+  // A part of a passage that is replayed: a graph, or a task that cannot stand in one.
+  struct Piece {
+    OwnedGraphExec graph;
+    const Task* task = nullptr;
+  };
+
+  const Store& store() const override { return store_; }
+  void pass(std::vector<double>* times) override;
+  void shift_alone() override;
+  void plan(const Shift& shift) override { exchange_->plan(shift); }
+  void set_states(std::span<const int32_t> tokens, std::span<const int64_t> positions) override;
+  std::vector<int32_t> tokens(int micro_batch) const override;
+  std::optional<StepState> observed(int micro_batch) const override;
+  std::vector<float> present_logits() const override;
+
+  void make_rows();
+  AttentionShape attention_shape(const MicroBatch& m, size_t chunk) const;
+  void make_routing();
+  Rows& rows_now() { return rows_[static_cast<size_t>(store_.now_index())]; }
+
+  // Carrying out (executor.cpp) …
+  void begin_passage();
+  void issue(const Segment& segment, int layer);
+  void issue(const Task& task, int layer);
+  void wait_for_lane(const Task& task, int until);
+  void after(const Task& task, int layer);
+  void pass_timed(std::vector<double>& times);
+  void time_run(const std::vector<const Task*>& run, int layer, std::vector<double>& times);
+  void forget_observed();
+  void force_choices();
+  void note_choices(const Task& task, int layer);
+  // … replaying (replay.cpp) …
+  bool replayable() const;
+  void replay();
+  std::vector<Piece> record();
+  // … and the launches of each kind of task (launches.cpp).
+  void launch(const Task& task, int layer);
+  void embed(const Task& task, int layer);
+  void norm(const Task& task, int layer);
+  void add_norm(const Task& task, int layer);
+  void product(const Task& task, int layer);
+  void per_head(const Task& task, int layer);
+  void angles(const Task& task);
+  void rope(const Task& task);
+  void append(const Task& task, int layer);
+  void attend(const Task& task, int layer);
+  void merge(const Task& task);
+  void rescale(const Task& task);
+  void swiglu(const Task& task);
+  void add(const Task& task);
+  void route(const Task& task, int layer);
+  void experts(const Task& task, int layer);
+  void pick(const Task& task);
+  void advance(const Task& task);
+
+  Array array(Id id, int chunk) const { return store_.array(id, chunk, store_.capacity()); }
+  std::byte* weight(Id id, int layer) const { return store_.weight(id, layer); }
+  Format weight_format(Id id) const { return format_of(work_.precision, schedule_[id].weight); }
+  Format activations() const { return work_.precision.activations; }
+  cudaStream_t stream(Lane lane) const { return lanes_.at(static_cast<size_t>(lane)).stream.get(); }
+  Launch how(const Task& task);
+  bool gathered(const Task& route) const {
+    return schedule_[route.reads[0]].dims[0].fill == Fill::stage_rows;
+  }
+  void synchronise() const;
+
+  struct LaneState {
+    OwnedStream stream;
+    bool after_kernel =
+        false;  // the last thing launched, so that the next may start before its end
+  };
+  std::array<LaneState, 2> lanes_;
+  std::unique_ptr<Exchange> exchange_;  // made first: a rank that runs out of memory must not leave
+                                        // the others in a split
+  Store store_;
+  bool graph_;
+  int blocks_;  // SMs
+  float scale_;
+  Buffer<double> frequencies_;
+  std::vector<Rows> rows_;  // a micro-batch
+  Buffer<std::byte> plan_memory_;
+  Buffer<int32_t> teacher_on_card_, sampled_on_card_;  // [batch]
+  mutable std::vector<int32_t> sampled_;
+
+  // Mixture of experts: one layer after another.
+  std::vector<Buffer<float>> skew_;  // of the routers, a layer
+  int experts_held_ = 0;
+  Pairs pairs_ = {};
+  Buffer<int32_t> pairs_memory_;
+  Buffer<float> expert_sums_;  // of each pair, before they are weighted
+  Buffer<int32_t> forced_;     // [layers of this stage][rows][chosen]
+  std::vector<int32_t> forced_on_host_;
+  Buffer<float> scores_;  // of the last router, for what verification counts
+  Buffer<int32_t> own_choice_;
+  bool forcing_ = false;              // the passage in hand goes on with the judge's choices
+  std::vector<StepState> travelled_;  // by dispatch, a micro-batch, layers summed
+
+  struct Staged {  // a tensor that a hook looks at
+    std::span<std::byte> on_card;
+    std::vector<std::byte> bytes;
+  };
+  std::map<std::byte*, Staged> staged_;
+
+  std::vector<OwnedEvent> issued_;  // a task: the other lane waits for it
+  std::map<std::pair<int, bool>, std::vector<Piece>> recorded_;  // a micro-batch, forced or not
+  bool capturing_ = false;
+  std::vector<OwnedEvent> marks_;
+  size_t marked_ = 0;
+  struct Wait {  // of the compute lane for the exchange lane
+    OwnedEvent from, to;
+  };
+  std::map<std::pair<const Task*, int>, Wait> waits_;  // a layer's
+  int layer_ = 0;                                      // in hand
+  std::vector<Span>* spans_ = nullptr;
+  struct Timed {
+    OwnedEvent begin, end;
+  };
+  std::vector<std::pair<Span, Timed>> traced_;
+};
+
+}  // namespace helix::cuda

@@ -1,0 +1,61 @@
+// A passage as CUDA graphs. It is recorded once for each micro-batch, with and without the judge's
+// choices; what the exchange cannot do in a graph stands between two of them.
+#include "execute/cuda/executor.h"
+#include "execute/issue.h"
+
+namespace helix::cuda {
+
+bool CudaExecutor::replayable() const {
+  return graph_ && spans_ == nullptr && !hooks_.after && hooks_.newest == Newest::by_owner;
+}
+
+void CudaExecutor::replay() {
+  const std::pair key{store_.now_index(), forcing_};
+  auto at = recorded_.find(key);
+  if (at == recorded_.end()) at = recorded_.emplace(key, record()).first;
+  for (const Piece& piece : at->second) {
+    if (piece.task == nullptr)
+      HELIX_CUDA(cudaGraphLaunch(piece.graph.get(), stream(Lane::compute)));
+    else issue(*piece.task, layer_);
+  }
+}
+
+std::vector<CudaExecutor::Piece> CudaExecutor::record() {
+  std::vector<Piece> pieces;
+  const auto captured = [&](const auto& body) {
+    capturing_ = true;
+    for (LaneState& lane : lanes_) lane.after_kernel = false;
+    pieces.push_back({capture(stream(Lane::compute), body), nullptr});
+    capturing_ = false;
+  };
+  // Layer by layer, the tasks up to the next that cannot stand in a graph.
+  std::vector<std::pair<const Task*, int>> waiting;
+  bool begun = false;
+  const auto flush = [&] {
+    if (waiting.empty() && begun) return;
+    captured([&] {
+      if (!std::exchange(begun, true)) begin_passage();
+      for (const auto& [task, layer] : waiting) {
+        layer_ = layer;
+        issue(*task, layer);
+      }
+    });
+    waiting.clear();
+  };
+  for (const Segment& segment : schedule_.segments)
+    for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer)
+      for (const int i : issue_order(schedule_, segment)) {
+        const Task& task = schedule_.tasks[static_cast<size_t>(i)];
+        const bool fits = !communicates(task.op) || (exchange_->captures() && task.op != Op::shift);
+        if (fits) {
+          waiting.emplace_back(&task, layer);
+          continue;
+        }
+        flush();
+        pieces.push_back({{}, &task});
+      }
+  flush();
+  return pieces;
+}
+
+}  // namespace helix::cuda

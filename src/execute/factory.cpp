@@ -1,0 +1,22 @@
+#include "execute/factory.h"
+
+#include "execute/cpu/executor.h"
+
+namespace helix {
+
+std::string_view name_of(ExecutorKind kind) { return kind == ExecutorKind::cuda ? "cuda" : "cpu"; }
+std::string_view name_of(ExchangeKind kind) { return kind == ExchangeKind::nccl ? "nccl" : "mpi"; }
+
+std::string refusal(const ExecutorChoice& choice, const Layout& layout,
+                    const Precision& precision) {
+  return choice.kind == ExecutorKind::cuda ? cuda::refusal(choice, layout, precision)
+                                           : cpu::CpuExecutor::refusal(layout, precision);
+}
+
+std::unique_ptr<Executor> make_executor(const ExecutorChoice& choice, MPI_Comm ranks,
+                                        const Assignment& work) {
+  if (choice.kind == ExecutorKind::cuda) return cuda::make_executor(choice, ranks, work);
+  return std::make_unique<cpu::CpuExecutor>(ranks, work);
+}
+
+}  // namespace helix

@@ -1,0 +1,53 @@
+// Which executor carries out a point, on what, and how: the one place that knows them all.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "execute/exchange/mpi.h"
+#include "execute/executor.h"
+
+namespace helix {
+
+enum class ExecutorKind : uint8_t { cpu, cuda };
+// How GPU ranks exchange: staged through the host's memory, or NCCL's collectives, one rank a card.
+enum class ExchangeKind : uint8_t { mpi, nccl };
+std::string_view name_of(ExecutorKind), name_of(ExchangeKind);
+
+struct ExecutorChoice {
+  ExecutorKind kind = ExecutorKind::cpu;
+  ExchangeKind exchange = ExchangeKind::mpi;
+  bool graph = true;        // cuda: steps are captured and replayed
+  int exchange_blocks = 0;  // cuda, HOP-B: SMs that attention leaves to the exchange
+};
+
+// Why such an executor cannot carry out such a point; empty: it can.
+std::string refusal(const ExecutorChoice& choice, const Layout& layout, const Precision& precision);
+// Collective over `ranks`, whose size is the layout's. Throws RunError for lack of memory.
+std::unique_ptr<Executor> make_executor(const ExecutorChoice& choice, MPI_Comm ranks,
+                                        const Assignment& work);
+
+// What a GPU rank works on.
+struct Card {
+  std::string name;
+  std::string id;  // the same for all ranks that share it, wherever they run
+  double free_bytes = 0;
+  double total_bytes = 0;
+  double read_bytes_per_s = 0;  // measured
+  double flops_per_s = 0;       // bf16 matrix products, from the number of SMs and their clock
+};
+// Makes card `local_rank` mod the visible ones this rank's. Throws InputError in one line where the
+// program, the driver or the card cannot do it.
+Card open_card(int local_rank);
+double free_card_bytes();
+bool has_nccl();  // this build
+
+// These are linked from src/execute/cuda/ where CUDA is built in, else from without_cuda.cpp.
+namespace cuda {
+std::string refusal(const ExecutorChoice& choice, const Layout& layout, const Precision& precision);
+std::unique_ptr<Executor> make_executor(const ExecutorChoice& choice, MPI_Comm ranks,
+                                        const Assignment& work);
+}  // namespace cuda
+
+}  // namespace helix
