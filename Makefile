@@ -97,7 +97,7 @@ PROGRAM := $(BUILD)/helix-bench
 
 all: $(PROGRAM) ## build/helix-bench (the default)
 
-.PHONY: all deps deps-lint deps-page info quickstart paper report test lint tidy bench format clean help always
+.PHONY: all deps deps-lint deps-page info quickstart paper accuracy report test lint tidy bench format clean help always
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -203,6 +203,11 @@ quickstart: deps ## install, build, run a small sweep on 8 ranks, print and draw
 	  echo --resume=mixed)
 	$(PYTHON) -m analysis figures results/quickstart-simulated
 	$(PYTHON) -m analysis report results/quickstart results/quickstart-simulated
+
+ROWS ?= results/published/gb300-rows.json
+accuracy: $(PROGRAM) ## gb300-nvl72.json against NVIDIA's measurement (ROWS=FILE: other rows, no refit)
+	$(PYTHON) -m analysis accuracy $(ROWS) --machine gb300-nvl72 \
+	  $(if $(filter file,$(origin ROWS)),--leave-one-out)
 
 report: $(PROGRAM) ## RESULTS='DIR…': one offline page of results, report.html beside them (OUT=FILE)
 	$(if $(RESULTS),,$(error RESULTS names no results: make report RESULTS=results/quickstart))

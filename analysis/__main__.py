@@ -1,4 +1,4 @@
-"""figures, report, diff, merge, export: what is made of results.
+"""figures, report, diff, merge, export, accuracy: what is made of results.
 
     /usr/bin/python3 -m analysis COMMAND --help
 """
@@ -49,6 +49,11 @@ def run_export(options, notes):
     return 0
 
 
+def run_accuracy(options, _):
+    from analysis import fit  # numpy, likewise
+    return fit.run(options)
+
+
 def threshold(text):
     value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 <= value < 1:
@@ -85,6 +90,12 @@ def parser():
     command = add("export", run_export, export.__doc__, "CSV, InferenceX rows, a Markdown table")
     command.add_argument("results", nargs="+", help="results files or folders")
     command.add_argument("--format", choices=("csv", "inferencex", "markdown"), required=True)
+    command = add("accuracy", run_accuracy, None, "a machine file against rows that others measured")
+    command.add_argument("rows", help="a file like results/published/gb300-rows.json")
+    command.add_argument("--machine", default="gb300-nvl72", help="a name or a file")
+    command.add_argument("--fit", action="store_true", help="find its fitted factors, write them there")
+    command.add_argument("--leave-one-out", action="store_true", help="and errors of rows left out")
+    command.add_argument("-o", "--output", type=Path, default=Path("results/accuracy"))
     return top
 
 

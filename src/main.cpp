@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/version.h"
+#include "bench/compare.h"
 #include "bench/export.h"
 #include "bench/frontier.h"
 #include "bench/list.h"
@@ -298,6 +299,26 @@ void add_claims(CLI::App& app, Action& action) {
   claims->final_callback([o, &action] { action = [o] { return helix::claims(*o); }; });
 }
 
+void add_compare(CLI::App& app, Action& action) {
+  auto paths = std::make_shared<std::vector<std::string>>();
+  auto machine = std::make_shared<std::string>();
+  auto format = std::make_shared<std::string>("table");
+  CLI::App* compare = app.add_subcommand("compare", "measured against simulated, cover by cover");
+  compare->add_option("RESULTS", *paths, "results files or folders")->required();
+  compare->add_option("--machine", *machine, "a name (list machines) or a file")->required();
+  compare->add_option("--format", *format, "table or json")
+      ->check(CLI::IsMember({"table", "json"}));
+  compare->final_callback([paths, machine, format, &action] {
+    action = [paths, machine, format] {
+      const Machine with = read_machine(*machine);
+      const Comparison found = helix::compare(*paths, with);
+      for (const std::string& note : found.notes) fmt::print(stderr, "helix-bench: {}\n", note);
+      fmt::print("{}\n", *format == "json" ? to_json(found).dump() : to_text(found, with));
+      return 0;
+    };
+  });
+}
+
 int start(int argc, char** argv) {
   CLI::App app("Exact LLM decode under Helix parallelism and its rivals, measured", "helix-bench");
   Action action;
@@ -310,6 +331,7 @@ int start(int argc, char** argv) {
   add_export(app, action);
   add_list(app, action);
   add_frontier(app, action);
+  add_compare(app, action);
   add_translate(app, action);
   add_claims(app, action);
   try {

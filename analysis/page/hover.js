@@ -64,7 +64,7 @@ function look(i) {
     tip.style.left = `${Math.max(0, right ? x + 16 : x - 16 - tip.offsetWidth)}px`;
     tip.style.top = `${Math.max(0, Math.min(y - 20, plot.height - tip.offsetHeight))}px`;
   }
-  drawOverlay();
+  drawRings();
 }
 
 function speak(i) {

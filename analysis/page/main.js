@@ -1,18 +1,23 @@
 // Reads the data, draws everything, and again after each change of `state`.
 
 let view;
+let stageWidth = 0;  // asked for where nothing has changed, as the browser lays out the page to answer
 
 function update(changes) {
   Object.assign(state, changes);
   const began = performance.now();
   draw();
   writeHash();
-  performance.measure('update', {start: began});
+  // Until it is seen.
+  requestAnimationFrame(() => setTimeout(() => performance.measure('update', {start: began})));
 }
 
 function draw() {
-  document.documentElement.dataset.theme = state.theme;
-  byName('theme').textContent = `Theme: ${state.theme}`;
+  if (document.documentElement.dataset.theme !== state.theme) {
+    document.documentElement.dataset.theme = state.theme;
+    byName('theme').textContent = `Theme: ${state.theme}`;
+    readInk();
+  }
   view = select();
   drawFilters(view);
   drawControls(view);
@@ -30,28 +35,28 @@ function draw() {
     'Frontiers as helix-bench frontier has them.';
 }
 
-// On the screen, in its pixels.
-let still = null;  // the plot without what is looked at
-function drawPlot(highlighted = '') {
-  const canvas = byName('plot');
-  const width = byName('stage').clientWidth;
-  const height = Math.round(Math.min(600, Math.max(330, width * .58)));
+// The canvas of this name, in the screen's pixels, empty.
+function cleared(id, width, height) {
+  const canvas = byName(id);
   const scale = window.devicePixelRatio || 1;
   canvas.width = width * scale;
   canvas.height = height * scale;
   canvas.style.height = `${height}px`;
-  plot = new Plot(view, width, height);
   const context = canvas.getContext('2d');
   context.scale(scale, scale);
-  plot.draw(new CanvasSurface(context), highlighted);
-  still = document.createElement('canvas');
-  [still.width, still.height] = [canvas.width, canvas.height];
-  if (still.width && still.height) still.getContext('2d').drawImage(canvas, 0, 0);
+  return new CanvasSurface(context);
+}
+
+function drawPlot(highlighted = '') {
+  const width = stageWidth;
+  const height = Math.round(Math.min(600, Math.max(330, width * .58)));
+  plot = new Plot(view, width, height);
+  plot.draw(cleared('plot', width, height), highlighted);
   const nothing = byName('nothing');
   nothing.hidden = !plot.empty;
   nothing.textContent = plot.empty ? whyEmpty() : '';
   if (seen >= 0 && !plot.rows.includes(seen)) look(-1);
-  else drawOverlay();
+  else drawRings();
 }
 
 function whyEmpty() {
@@ -62,18 +67,10 @@ function whyEmpty() {
   return 'No point here is on a frontier: tick “all points”.';
 }
 
-// Rings around pinned points and the one that is looked at.
-function drawOverlay() {
-  const canvas = byName('plot');
-  const context = canvas.getContext('2d');
-  if (!still || !still.width) return;
-  context.save();
-  context.setTransform(1, 0, 0, 1, 0, 0);
-  context.clearRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(still, 0, 0);
-  context.restore();
+// Rings around pinned points and the one that is looked at, on a canvas of their own above the plot.
+function drawRings() {
+  const surface = cleared('rings', plot.width, plot.height);
   if (plot.empty) return;
-  const surface = new CanvasSurface(context);
   const colors = ink();
   for (const id of state.pins) {
     const i = data.byId.get(id);
@@ -95,12 +92,11 @@ function listen() {
     const themes = Object.keys(choices.theme);
     update({theme: themes[(themes.indexOf(state.theme) + 1) % themes.length]});
   });
-  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { readInk(); draw(); });
   addEventListener('hashchange', () => { readHash(); settleLoad(); draw(); });
-  let width = byName('stage').clientWidth;
   new ResizeObserver(() => {
-    if (byName('stage').clientWidth === width) return;
-    width = byName('stage').clientWidth;
+    if (byName('stage').clientWidth === stageWidth) return;
+    stageWidth = byName('stage').clientWidth;
     drawPlot();
   }).observe(byName('stage'));
 }
@@ -110,6 +106,7 @@ async function start() {
   data = await loadData();
   byName('subtitle').textContent = data.subtitle;
   settleLoad();
+  stageWidth = byName('stage').clientWidth;
   listen();
   draw();
   drawRuns();

@@ -1,8 +1,10 @@
 // The frontier plot. `sight` is what draw() has put where, for hover and the keyboard.
 
-function ink() {
+let inks;  // the theme's colours
+const ink = () => inks;
+function readInk() {
   const style = getComputedStyle(document.documentElement);
-  return Object.fromEntries(['ink', 'quiet', 'grid', 'line', 'panel', 'hull', 'accent']
+  inks = Object.fromEntries(['ink', 'quiet', 'grid', 'line', 'panel', 'hull', 'accent']
     .map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 

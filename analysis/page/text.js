@@ -61,6 +61,7 @@ async function copyText(text, button) {
     area.remove();
   }
   button.textContent = 'Copied';
+  button.dataset.copied = text;
   setTimeout(() => { button.textContent = said; }, 1200);
 }
 

@@ -181,25 +181,33 @@ void TensorFolder::open_shards(const Node& index) {
   if (files_.empty()) index["weight_map"].fail("names no file");
 }
 
+void TensorFolder::each_name(std::string_view prefix,
+                             const std::function<void(const std::string&)>& see) const {
+  for (auto at = where_.lower_bound(prefix); at != where_.end() && at->first.starts_with(prefix);
+       ++at)
+    see(at->first);
+}
+
+void TensorFolder::fail(std::string_view name, const std::string& text) const {
+  throw InputError(files_[where_.find(name)->second.first].path, "/" + std::string(name), text);
+}
+
 const StoredTensor& TensorFolder::tensor(std::string_view name, const Shape& shape,
                                          std::span<const Dtype> allowed) const {
   const auto found = where_.find(name);
   if (found == where_.end())
     throw InputError(folder_, "", fmt::format("tensor {} is missing", in_quotes(name, 200)));
-  const auto& [file, tensor] = found->second;
-  const std::string pointer = "/" + std::string(name);
-  if (tensor->shape != shape)
-    throw InputError(files_[file].path, pointer,
-                     fmt::format("has the shape {}, config.json makes it {}",
-                                 text_of(tensor->shape), text_of(shape)));
-  if (std::ranges::find(allowed, tensor->dtype) == allowed.end()) {
+  const StoredTensor& tensor = *found->second.second;
+  if (tensor.shape != shape)
+    fail(name, fmt::format("has the shape {}, config.json makes it {}", text_of(tensor.shape),
+                           text_of(shape)));
+  if (std::ranges::find(allowed, tensor.dtype) == allowed.end()) {
     std::vector<std::string_view> names;
     for (const Dtype dtype : allowed) names.push_back(row_of(dtype).name);
-    throw InputError(
-        files_[file].path, pointer,
-        fmt::format("is {}, allowed are {}", row_of(tensor->dtype).name, fmt::join(names, ", ")));
+    fail(name,
+         fmt::format("is {}, allowed are {}", row_of(tensor.dtype).name, fmt::join(names, ", ")));
   }
-  return *tensor;
+  return tensor;
 }
 
 SafetensorsWriter::SafetensorsWriter(std::string path, const std::vector<Entry>& entries,

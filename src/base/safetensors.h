@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -80,6 +81,10 @@ class TensorFolder {
   explicit TensorFolder(const std::string& folder);
 
   bool has(std::string_view name) const { return where_.contains(name); }
+  // Of all tensors whose names begin so.
+  void each_name(std::string_view prefix, const std::function<void(const std::string&)>& see) const;
+  // An InputError with the tensor's file and name.
+  [[noreturn]] void fail(std::string_view name, const std::string& text) const;
   // Throws InputError where it is missing, or has another shape or none of these dtypes.
   const StoredTensor& tensor(std::string_view name, const Shape& shape,
                              std::span<const Dtype> allowed) const;

@@ -126,7 +126,8 @@ Decoded decode(MPI_Comm ranks, Executor& executor, const Assignment& work) {
   Decoded d;
   std::vector<int32_t> tokens;
   for (int64_t request = 0; request < batch; ++request)
-    tokens.push_back(generator.first_token(request));
+    tokens.push_back(work.prompt.empty() ? generator.first_token(request) : work.prompt.back());
+  executor.read_prompt();
   for (int64_t step = 0; step < work.steps; ++step) {
     append(d.input_ids, tokens);
     executor.step();
@@ -209,7 +210,8 @@ void write_decode(const Point& point, const Assignment& work, const Decoded& d,
       {"input_ids", Dtype::i32, {work.steps, batch}},
       {"tokens", Dtype::i32, {work.steps, batch}},
       {"logits", Dtype::f32, {work.steps, batch, work.model->vocabulary}}};
-  history.add_entries(entries);
+  if (point.prompt) entries.push_back({"prompt", Dtype::i32, {std::ssize(work.prompt)}});
+  else history.add_entries(entries);
   SafetensorsWriter writer(
       folder + "/decode.safetensors", entries,
       {{"model", point.model->name}, {"key", key_of(point)}, {"layout", describe(point.layout)}});
@@ -217,7 +219,8 @@ void write_decode(const Point& point, const Assignment& work, const Decoded& d,
   write_array(writer, d.input_ids);
   write_array(writer, d.tokens);
   write_array(writer, d.logits);
-  history.write(writer);
+  if (point.prompt) write_array(writer, work.prompt);
+  else history.write(writer);
   writer.finish();
 }
 
@@ -233,7 +236,7 @@ Point only_point(const ExportOptions& options, const World& world) {
   if (point.depths) refuse("a checkpoint has all layers, not depths");
   const std::string unable = cpu::CpuExecutor::refusal(point.layout, point.precision);
   if (!unable.empty()) refuse(unable);
-  static_cast<void>(published_config(*point.model, point.precision));
+  if (!point.model->checkpoint) static_cast<void>(published_config(*point.model, point.precision));
   return point;
 }
 
@@ -267,7 +270,8 @@ int export_point(World& world, const ExportOptions& options) {
   world.meet();
   doing("writing");
   world.lead([&] {
-    write_model(Generator(*work.model, work.precision, work.seed), options.folder);
+    if (!work.model->checkpoint)
+      write_model(Generator(*work.model, work.precision, work.seed), options.folder);
     write_decode(point, work, decoded, options.folder);
   });
   return static_cast<int>(Exit::done);

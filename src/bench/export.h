@@ -18,7 +18,9 @@ struct ExportOptions {
 //   decode.safetensors              lengths [batch]; input_ids, tokens [steps][batch]; logits
 //                                   [steps][batch][vocabulary]; and the history,
 //     history.LAYER.REQUEST.key and .value [K][length][D], keys after RoPE; MLA: .latent
-//     [length][kv_lora] after its norm and .rotated_key [length][rope], pairs side by side
+//     [length][kv_lora] after its norm and .rotated_key [length][rope], pairs side by side;
+//     or the prompt that makes it
+// A point whose weights are a folder's gets decode.safetensors alone.
 // Collective over the world; returns the exit code.
 int export_point(World& world, const ExportOptions& options);
 

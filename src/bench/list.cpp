@@ -6,6 +6,7 @@
 #include <array>
 #include <vector>
 
+#include "bench/table.h"
 #include "layout/strategy.h"
 #include "machine/machine.h"
 #include "model/weights.h"
@@ -13,33 +14,6 @@
 namespace helix {
 
 namespace {
-
-using Row = std::vector<std::string>;
-
-bool is_number(const std::string& cell) { return cell.front() >= '0' && cell.front() <= '9'; }
-
-// Columns as wide as their widest cell; those with numbers are to the right.
-std::string table(const std::vector<Row>& rows) {
-  std::vector<size_t> widths(rows.front().size());
-  std::vector<char> numbers(widths.size());
-  for (const Row& row : rows)
-    for (size_t i = 0; i < row.size(); ++i) {
-      widths[i] = std::max(widths[i], row[i].size());
-      if (i > 0 && is_number(row[i])) numbers[i] = 1;
-    }
-  std::string text;
-  for (const Row& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      line += i > 0 ? "  " : "";
-      const std::string pad(widths[i] - row[i].size(), ' ');
-      line += numbers[i] ? pad + row[i] : row[i] + pad;
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    text += line + "\n";
-  }
-  return text;
-}
 
 std::string count_or_dash(int64_t n) { return n == 0 ? "-" : std::to_string(n); }
 

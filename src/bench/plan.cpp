@@ -51,6 +51,7 @@ const Planner::Stages& Planner::stages(const Point& p, int dp) {
   const auto [entry, isnew] = stages_.try_emplace(schedule_key(p, dp));
   Stages& built = entry->second;
   if (!isnew) return built;
+  models_.push_back(p.model);
   Model model = *p.model;
   if (p.depths) model.layers = p.depths->second;
   const Plan plan{&model, p.layout, p.precision, static_cast<int>(p.chunks)};

@@ -31,6 +31,8 @@ class Planner {
 
  private:
   std::map<std::array<int64_t, 11>, Stages> stages_;
+  // Keys have their addresses, which nothing else may take.
+  std::vector<std::shared_ptr<const Model>> models_;
   std::map<std::tuple<int64_t, int64_t, int64_t, uint64_t>, std::vector<int64_t>> lengths_;
 };
 

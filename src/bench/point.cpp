@@ -6,6 +6,7 @@
 
 #include "base/random.h"
 #include "layout/requests.h"
+#include "model/checkpoint.h"
 
 namespace helix {
 
@@ -54,19 +55,22 @@ Json to_json(const Context& context) {
 }
 
 Json to_json(const Point& p) {
-  return {{"model", p.model->name},
-          {"layout", to_json(p.layout)},
-          {"batch", p.batch},
-          {"context", to_json(p.context)},
-          {"precision", to_json(p.precision)},
-          {"hop_b", p.hop_b},
-          {"chunks", p.chunks},
-          {"interval", p.interval},
-          {"depths", p.depths ? Json{p.depths->first, p.depths->second} : Json()},
-          {"query_tokens", 1},
-          {"kv_layout", "dense"},
-          {"routing", p.zipf ? Json{{"zipf", *p.zipf}} : Json()},
-          {"seed", p.seed}};
+  Json json = {{"model", p.model->name},
+               {"layout", to_json(p.layout)},
+               {"batch", p.batch},
+               {"context", to_json(p.context)},
+               {"precision", to_json(p.precision)},
+               {"hop_b", p.hop_b},
+               {"chunks", p.chunks},
+               {"interval", p.interval},
+               {"depths", p.depths ? Json{p.depths->first, p.depths->second} : Json()},
+               {"query_tokens", 1},
+               {"kv_layout", "dense"},
+               {"routing", p.zipf ? Json{{"zipf", *p.zipf}} : Json()},
+               {"seed", p.seed}};
+  if (p.model->checkpoint) json["weights"] = p.model->checkpoint->folder();
+  if (p.prompt) json["prompt"] = *p.prompt;
+  return json;
 }
 
 // The text of to_json(point).dump(), several times as fast: a plan makes a key for each of 100 000
@@ -101,8 +105,12 @@ std::string canonical_text(const Point& p) {
                  p.interval);
   if (p.depths) fmt::format_to(out, "[{},{}]", p.depths->first, p.depths->second);
   else fmt::format_to(out, "null");
-  fmt::format_to(out, R"(,"query_tokens":1,"kv_layout":"dense","routing":{},"seed":{}}})",
+  fmt::format_to(out, R"(,"query_tokens":1,"kv_layout":"dense","routing":{},"seed":{})",
                  p.zipf ? fmt::format(R"({{"zipf":{}}})", Json(*p.zipf).dump()) : "null", p.seed);
+  if (p.model->checkpoint)
+    fmt::format_to(out, R"(,"weights":{})", Json(p.model->checkpoint->folder()).dump());
+  if (p.prompt) fmt::format_to(out, R"(,"prompt":[{}])", fmt::join(*p.prompt, ","));
+  fmt::format_to(out, "}}");
   return fmt::to_string(text);
 }
 

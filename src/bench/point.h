@@ -31,6 +31,8 @@ struct Point {
   int64_t interval = 32;
   std::optional<std::pair<int64_t, int64_t>> depths;
   std::optional<double> zipf;  // routing skew
+  // Tokens that every request reads in place of a generated history; the context is one less.
+  std::shared_ptr<const std::vector<int32_t>> prompt;
   uint64_t seed = 1;
   // Not part of the key.
   int64_t steps = 8;

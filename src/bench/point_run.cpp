@@ -40,7 +40,8 @@ Assignment assignment_of(const Point& point) {
           .lengths = lengths_of(point),
           .steps = point.steps,
           .seed = point.seed,
-          .zipf = point.zipf.value_or(0)};
+          .zipf = point.zipf.value_or(0),
+          .prompt = point.prompt ? *point.prompt : std::vector<int32_t>()};
 }
 
 struct PointRunner::Work {
@@ -152,6 +153,9 @@ void PointRunner::decode(Work& work) {
 
 void PointRunner::decode_phases(Work& work) {
   const auto stopped = [&] { return work.dropped = stop_.agreed(work.ranks); };
+  if (stopped()) return;
+  doing("reading the prompt");
+  work.executor->read_prompt();
   if (stopped()) return;
   verify(work);
   if (stopped()) return;

@@ -23,6 +23,7 @@ constexpr Key keys[] = {
     {"schema", nullptr},
     {"name", nullptr},
     {"model", nullptr},
+    {"weights", nullptr},
     {"strategy", R"("all")"},
     {"ranks", nullptr},
     {"pp", "1"},
@@ -38,6 +39,7 @@ constexpr Key keys[] = {
     {"moe", "null"},
     {"batch", nullptr},
     {"context", nullptr},
+    {"prompt", nullptr},
     {"hop_b", "false"},
     {"chunks", R"("auto")"},
     {"precision", R"({"weights": "bf16", "kv": "bf16", "activations": "bf16"})"},
@@ -88,13 +90,13 @@ std::string read_name(const Node& node) {
 
 // Model files are named from the root, so that the resolved sweep can be run where it is written.
 void find_models(Json& object, const std::string& folder) {
-  if (!object.is_object() || !object.contains("model")) return;
+  if (!object.is_object()) return;
+  const auto locate = [&](Json& name) { name = from_root(folder, name.get<std::string>()); };
+  if (object.contains("weights") && object["weights"].is_string()) locate(object["weights"]);
+  if (!object.contains("model")) return;
   const auto find = [&](Json& model) {
     const auto name = model.get<std::string>();
-    if (name.find('/') == std::string::npos && !name.ends_with(".json")) return;
-    std::error_code error;
-    const fs::path path = fs::absolute(fs::path(folder) / name, error).lexically_normal();
-    if (!error) model = path.string();
+    if (name.find('/') != std::string::npos || name.ends_with(".json")) locate(model);
   };
   Json& models = object["model"];
   if (models.is_string()) return find(models);
@@ -180,6 +182,8 @@ Json sweep_of(const Node& point, const std::string& name, int64_t steps, int64_t
     if (from.contains(knob)) sweep[knob] = from[knob];
     if (layout.contains(knob)) sweep[knob] = layout[knob];
   }
+  if (sweep.contains("weights")) sweep.erase("model");
+  if (sweep.contains("prompt")) sweep.erase("context");
   sweep["ranks"] = ranks;
   sweep["steps"] = steps;
   sweep["warmup"] = warmup;

@@ -9,6 +9,8 @@
 #include <set>
 #include <unordered_set>
 
+#include "model/published.h"
+
 namespace helix {
 
 namespace {
@@ -218,11 +220,28 @@ std::shared_ptr<const Model> Models::load(const Node& where) {
   return loaded_[called] = std::move(model);
 }
 
+std::string from_root(const std::string& folder, const std::string& path) {
+  std::error_code error;
+  const fs::path whole = fs::absolute(fs::path(folder) / path, error).lexically_normal();
+  return error ? path : whole.string();
+}
+
+std::shared_ptr<const Model> Models::load_published(const Node& where) {
+  const std::string path = from_root(folder_, where.text());
+  auto& model = loaded_["weights " + path];
+  if (model) return model;
+  model = std::make_shared<const Model>(read_published(path));
+  const auto [name, added] = names_.try_emplace(model->name, path);
+  if (!added && name->second != path)
+    where.fail("another model of this sweep is called " + in_quotes(model->name) + " too");
+  return model;
+}
+
 std::optional<Node> Source::find(std::string_view key) const {
   if (object.has(key)) return object[key];
   if (around == nullptr || !around->has(key)) return std::nullopt;
   const Node value = (*around)[key];
-  if (key == "depths") return value;
+  if (key == "depths" || key == "prompt") return value;
   const std::vector<Node> items = value.items();
   if (items.size() != 1 || is_range(items.front()) || is_all(items.front())) return std::nullopt;
   return items.front();
@@ -265,6 +284,62 @@ Node required(const Source& source, std::string_view key) {
   return source.object[key];
 }
 
+// Weights that a folder gives stand for the model that is generated.
+Axis<std::shared_ptr<const Model>> read_models(const Source& source, Models& models) {
+  const Node& object = source.object;
+  const bool generated = object.has("model");
+  const auto weights = generated && !object.has("weights") ? std::nullopt : source.find("weights");
+  if (!weights || weights->is_null()) return read_models(required(source, "model"), models);
+  if (generated) weights->fail("takes the place of \"model\": give one of both");
+  Axis<std::shared_ptr<const Model>> axis;
+  axis.places.push_back(*weights);
+  axis.add(models.load_published(*weights), 0);
+  return axis;
+}
+
+// What a checkpoint holds is rounded to these; other formats need scales of their own.
+void check_stored_formats(const Source& source, const Axes& axes) {
+  const auto has_checkpoint = [](const auto& model) { return model->checkpoint != nullptr; };
+  if (std::ranges::none_of(axes.model.values, has_checkpoint)) return;
+  for (const Precision& p : axes.precision.values)
+    for (const Format format : {p.weights, p.attention, p.experts, p.lm_head})
+      if (format != Format::fp32 && format != Format::bf16)
+        source.find("precision")
+            ->fail(fmt::format("a checkpoint's weights are not executed in {}, allowed are fp32 "
+                               "and bf16",
+                               name_of(format)));
+}
+
+std::shared_ptr<const std::vector<int32_t>> read_prompt(const Node& node, const Axes& axes) {
+  if (!node.is_array()) node.fail("allowed is a list of token ids");
+  int64_t words = std::numeric_limits<int32_t>::max(), positions = most_context;
+  for (const auto& model : axes.model.values) {
+    words = std::min(words, model->vocabulary);
+    positions = std::min(positions, model->max_positions);
+  }
+  if (std::ssize(node.json()) + axes.steps > positions)
+    node.fail(fmt::format("{} tokens and {} steps are more than the model's {} positions",
+                          node.json().size(), axes.steps, positions));
+  std::vector<int32_t> tokens;
+  for (const Node& item : node.items())
+    tokens.push_back(static_cast<int32_t>(item.integer(0, words - 1)));
+  return std::make_shared<const std::vector<int32_t>>(std::move(tokens));
+}
+
+// The tokens of history, and what they are.
+void read_histories(const Source& source, Axes& axes) {
+  const auto prompt = source.find("prompt");
+  if (!prompt || prompt->is_null()) {
+    axes.context = read_contexts(required(source, "context"));
+    return;
+  }
+  if (const auto context = source.find("context"))
+    context->fail("is said by the prompt: give one of both");
+  axes.prompt = read_prompt(*prompt, axes);
+  const auto length = std::ssize(*axes.prompt) - 1;
+  axes.context = by_default(Context{length, length});
+}
+
 }  // namespace
 
 Axes read_axes(const Source& source, Models& models) {
@@ -273,7 +348,7 @@ Axes read_axes(const Source& source, Models& models) {
     const auto node = source.find(key);
     axis = node ? read(*node) : otherwise;
   };
-  axes.model = read_models(required(source, "model"), models);
+  axes.model = read_models(source, models);
   with("strategy", axes.strategy, read_strategies, Axis<const Strategy*>{});
   if (axes.strategy.values.empty()) {
     for (const Strategy& strategy : strategies()) axes.strategy.add(&strategy, -1);
@@ -290,7 +365,6 @@ Axes read_axes(const Source& source, Models& models) {
         choice_names[i], axes.choice[i], [&](const Node& n) { return read_choice(n, i); },
         Axis<int>{});
   axes.batch = read_integers(required(source, "batch"), 1, most_batch);
-  axes.context = read_contexts(required(source, "context"));
   const auto intervals = [](const Node& n) { return read_integers(n, 1, most_interval); };
   with("interval", axes.interval, intervals, by_default<int64_t>(32));
   with("hop_b", axes.hop_b, read_booleans, by_default(false));
@@ -304,6 +378,8 @@ Axes read_axes(const Source& source, Models& models) {
     axes.seed = static_cast<uint64_t>(node->integer(0, most));
   if (const auto node = source.find("steps")) axes.steps = node->integer(1, 1'000'000);
   if (const auto node = source.find("warmup")) axes.warmup = node->integer(0, 1'000'000);
+  read_histories(source, axes);
+  check_stored_formats(source, axes);
   return axes;
 }
 

@@ -62,6 +62,7 @@ struct Axes {
   Axis<Precision> precision;
   Axis<std::optional<double>> zipf;
   std::optional<std::pair<int64_t, int64_t>> depths;
+  std::shared_ptr<const std::vector<int32_t>> prompt;
   uint64_t seed = 1;
   int64_t steps = 8;
   int64_t warmup = 2;
@@ -72,6 +73,7 @@ class Models {
  public:
   explicit Models(std::string folder) : folder_(std::move(folder)) {}
   std::shared_ptr<const Model> load(const Node& where);
+  std::shared_ptr<const Model> load_published(const Node& where);  // a Hugging Face folder
   const std::string& folder() const { return folder_; }
 
  private:
@@ -79,6 +81,9 @@ class Models {
   std::map<std::string, std::shared_ptr<const Model>> loaded_;  // by what the sweep calls it
   std::map<std::string, std::string> names_;  // a model's own name: what it is called
 };
+
+// A path of a sweep that stands in `folder`, from the root; as it is where that cannot be found.
+std::string from_root(const std::string& folder, const std::string& path);
 
 // Where the values of a key stand: in the object, or, for an explicit point that leaves it out, in
 // the sweep around it when that has one value; or nowhere.

@@ -139,6 +139,7 @@ void add_points(const std::vector<Family>& families, const Axes& axes,
       point.precision = family.precision;
       point.layout = layout;
       point.depths = axes.depths;
+      point.prompt = axes.prompt;
       point.seed = axes.seed;
       point.steps = axes.steps;
       point.warmup = axes.warmup;
@@ -292,7 +293,8 @@ auto weights_of(const Point& p) {
                     f.attention, f.experts, f.lm_head);
 }
 auto load_of(const Point& p) {
-  return std::tuple(p.batch, p.context.low, p.context.high, p.chunks, p.interval, p.depths, p.zipf);
+  return std::tuple(p.batch, p.context.low, p.context.high, p.chunks, p.interval, p.depths, p.zipf,
+                    p.prompt ? *p.prompt : std::vector<int32_t>());
 }
 
 }  // namespace

@@ -35,12 +35,14 @@ Verdict verdict_of(const std::vector<JudgeStep>& steps, int64_t chosen) {
 
 Judges::Key Judges::key(const Assignment& work, int64_t request, int64_t steps) {
   return {work.model->name,
+          work.model->checkpoint.get(),
           text_of(work.precision),
           work.seed,
           work.zipf,
           request,
           work.lengths[static_cast<size_t>(request)],
-          steps};
+          steps,
+          work.prompt};
 }
 
 std::vector<const Verdict*> Judges::judge(const Assignment& work, int64_t steps) {
@@ -55,7 +57,8 @@ std::vector<const Verdict*> Judges::judge(const Assignment& work, int64_t steps)
     for (auto i = static_cast<size_t>(world_->rank()); i < missing.size();
          i += static_cast<size_t>(world_->size()))
       mine[missing[i]] =
-          verdict_of(judge.decode(missing[i], work.lengths[static_cast<size_t>(missing[i])], steps),
+          verdict_of(judge.decode(missing[i], work.lengths[static_cast<size_t>(missing[i])], steps,
+                                  {}, work.prompt),
                      work.model->experts.chosen);
   });
   if (failed) throw RunError("the judge: " + *failed);

@@ -33,7 +33,8 @@ class Judges {
   std::vector<const Verdict*> judge(const Assignment& work, int64_t steps);
 
  private:
-  using Key = std::tuple<std::string, std::string, uint64_t, double, int64_t, int64_t, int64_t>;
+  using Key = std::tuple<std::string, const void*, std::string, uint64_t, double, int64_t, int64_t,
+                         int64_t, std::vector<int32_t>>;
   static Key key(const Assignment& work, int64_t request, int64_t steps);
   const World* world_;
   std::map<Key, Verdict> verdicts_;

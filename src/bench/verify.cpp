@@ -10,6 +10,7 @@
 #include "base/random.h"
 #include "bench/cards.h"
 #include "bench/controls.h"
+#include "bench/point_run.h"
 #include "bench/sweep.h"
 #include "bench/verification.h"
 #include "bench/verify_cases.h"
@@ -93,6 +94,7 @@ Comparison Verifier::execute(const Assignment& work, int64_t count, const Contro
   if (failed) throw RunError(describe(work.layout) + ": " + *failed);
   Comparison result;
   if (executor) {
+    executor->read_prompt();
     if (control != nullptr) control->inject(*executor, work);
     result = compare_steps(ranks.get(), *executor, verdicts, count);
     executor.reset();  // frees communicators together
@@ -240,15 +242,8 @@ int Verifier::sweep(const std::string& path) {
         !refusal(options_.how, point.layout, point.precision).empty())
       continue;
     Outcome outcome;
-    Assignment work{point.model.get(),
-                    point.layout,
-                    point.precision,
-                    static_cast<int>(point.chunks),
-                    point.interval,
-                    lengths_of(point),
-                    std::min<int64_t>(point.steps, verified_steps),
-                    point.seed,
-                    point.zipf.value_or(0)};
+    Assignment work = assignment_of(point);
+    work.steps = std::min<int64_t>(point.steps, verified_steps);
     check(work, "point", outcome);
     if (world_.leads())
       fmt::print("{:<52} batch {:>4} error {} tolerance {}\n", describe(point.layout), point.batch,

@@ -26,6 +26,9 @@ struct Assignment {
   int64_t steps = 1;             // the KV cache holds lengths + steps tokens
   uint64_t seed = 1;
   double zipf = 0;  // routing skew (Generator::routing_skew)
+  // In place of a generated history: every request's tokens, one more than its length. The last is
+  // what it decodes first.
+  std::vector<int32_t> prompt = {};
 };
 
 // Ways to be wrong on purpose, so that verification shows that it can fail (helix.md, Errors others
@@ -112,6 +115,9 @@ class Executor {
   // the last rewind, or of the last step where only the card knows.
   virtual double exposed_us() const = 0;
 
+  // Fills the history by decoding the prompt, one token a step; nothing without one. Once, before
+  // the first step; collective.
+  virtual void read_prompt() = 0;
   // Back to the first token after the history.
   virtual void rewind() = 0;
   // The next step's result is `tokens` ([batch]) instead of the sampled ones.

@@ -18,28 +18,49 @@ Schedule schedule_for(MPI_Comm ranks, const Assignment& work) {
 
 PassageExecutor::PassageExecutor(MPI_Comm ranks, const Assignment& work,
                                  std::span<const Fusion> fusions)
-    : work_(work), schedule_(schedule_for(ranks, work)), covers_(covers_of(schedule_, fusions)) {}
+    : work_(work),
+      schedule_(schedule_for(ranks, work)),
+      covers_(covers_of(schedule_, fusions)),
+      room_(work.steps) {}
 
-void PassageExecutor::rewind() {
+void PassageExecutor::stand_at(std::span<const int32_t> tokens,
+                               std::span<const int64_t> positions) {
   tick_ = 0;
   exposed_us_ = 0;
   steps_taken_ = 0;
   store().turn_to(0);
+  set_states(tokens, positions);
+}
+
+void PassageExecutor::rewind() {
   const Generator generator(*work_.model, work_.precision, work_.seed);
   std::vector<int32_t> tokens;
   for (int64_t i = 0; i < std::ssize(work_.lengths); ++i)
-    tokens.push_back(generator.first_token(i));
-  set_states(tokens, work_.lengths);
+    tokens.push_back(work_.prompt.empty() ? generator.first_token(i) : work_.prompt.back());
+  stand_at(tokens, work_.lengths);
+}
+
+void PassageExecutor::read_prompt() {
+  if (work_.prompt.empty()) return;
+  const size_t batch = work_.lengths.size();
+  stand_at(std::vector<int32_t>(batch, work_.prompt.front()), std::vector<int64_t>(batch, 0));
+  room_ = std::ssize(work_.prompt) - 1;  // the last of these steps drains the pipeline
+  for (size_t next = 1; next < work_.prompt.size(); ++next) {
+    teach(std::vector<int32_t>(batch, work_.prompt[next]));
+    step();
+  }
+  room_ = work_.steps;
+  rewind();
 }
 
 bool PassageExecutor::takes_place(int64_t passage) const {
   const int64_t stages = work_.layout.pp;
-  return passage >= 0 && (stages == 1 || passage < work_.steps * stages);
+  return passage >= 0 && (stages == 1 || passage < room_ * stages);
 }
 
 int64_t PassageExecutor::passages_done() const {
   const int64_t done = std::max<int64_t>(0, tick_ - schedule_.place.pp);
-  return work_.layout.pp == 1 ? done : std::min(done, work_.steps * work_.layout.pp);
+  return work_.layout.pp == 1 ? done : std::min(done, room_ * work_.layout.pp);
 }
 
 // The first stage gets tokens one round after it sent their hidden state off; the first round's are

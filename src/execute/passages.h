@@ -34,6 +34,7 @@ class PassageExecutor : public Executor {
   std::vector<double> take_intervals_us() override;
   void fill() final;
   std::vector<double> instrumented_step() final;
+  void read_prompt() final;
   void rewind() final;
   void teach(std::vector<int32_t> tokens) override { teacher_ = std::move(tokens); }
   std::vector<float> logits() const final {
@@ -79,8 +80,11 @@ class PassageExecutor : public Executor {
   Shift shift_after(int64_t passage) const;
   void keep_logits();
 
+  void stand_at(std::span<const int32_t> tokens, std::span<const int64_t> positions);
+
   std::vector<std::chrono::steady_clock::time_point> marks_;
   int64_t tick_ = 0;           // since the history's end
+  int64_t room_;               // steps until the KV cache is full
   std::vector<float> logits_;  // of all micro-batches
 };
 

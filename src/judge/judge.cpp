@@ -83,11 +83,20 @@ Judge::Judge(const Generator& generator, JudgeOptions options)
 }
 
 std::vector<JudgeStep> Judge::decode(int64_t request, int64_t history, int64_t steps,
-                                     const JudgeHooks& hooks) const {
+                                     const JudgeHooks& hooks,
+                                     std::span<const int32_t> prompt) const {
+  const bool prompted = !prompt.empty();
+  if (prompted && std::ssize(prompt) != history + 1)
+    throw RunError("a prompt has one token more than the history");
   Pass pass = {tensors_, options_.mla, hooks,
-               Memory(tensors_, options_.cached_values, request, history)};
+               Memory(tensors_, options_.cached_values, request, prompted ? 0 : history)};
+  for (int64_t i = 0; prompted && i < history; ++i) {
+    JudgeStep read;
+    read.input = prompt[i];
+    pass.step(i - history, i, read);
+  }
   std::vector<JudgeStep> done(static_cast<size_t>(steps));
-  int32_t token = tensors_.generator().first_token(request);
+  int32_t token = prompted ? prompt.back() : tensors_.generator().first_token(request);
   for (int64_t i = 0; i < steps; ++i) {
     done[i].input = token;
     pass.step(i, history + i, done[i]);

@@ -37,6 +37,7 @@ struct JudgeStep {
       appended;  // a layer: keys [K][D], then values [K][Dv] (MLA: [kv_lora + rope])
 };
 
+// Steps count from 0; those of a prompt before it.
 struct JudgeHooks {
   // Softmax weights of one query head over positions 0 … the newest. A test may change them: a
   // negative control.
@@ -64,8 +65,11 @@ class Judge {
   explicit Judge(const Generator& generator, JudgeOptions options = {});
 
   // `steps` tokens after `history` of them, each fed the one before; the first is the generator's.
+  // With a prompt, of history + 1 tokens, these are decoded in place of the generator's history,
+  // and its last token is the first of the steps.
   std::vector<JudgeStep> decode(int64_t request, int64_t history, int64_t steps,
-                                const JudgeHooks& hooks = {}) const;
+                                const JudgeHooks& hooks = {},
+                                std::span<const int32_t> prompt = {}) const;
 
  private:
   JudgeOptions options_;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "judge/stored.h"
+
 namespace helix {
 
 namespace {
@@ -94,6 +96,11 @@ Part Tensors::whole_part(W weight) const {
   return {whole(e[0]), whole(e[1]), whole(e[2]), whole(e[3])};
 }
 
+void Tensors::draw(W weight, int64_t layer, const Part& part, float* out) const {
+  if (model().checkpoint) read_stored(model(), generator_.precision(), weight, layer, part, out);
+  else generator_.weights(weight, layer, part, out);
+}
+
 const float* Tensors::kept(W weight, int64_t layer) const {
   if (!keep_) return nullptr;
   const auto [entry, is_new] = memory_.try_emplace({weight, layer});
@@ -101,7 +108,7 @@ const float* Tensors::kept(W weight, int64_t layer) const {
   if (!is_new) return values.data();
   const Part part = whole_part(weight);
   values.resize(static_cast<size_t>(volume(part)));
-  generator_.weights(weight, layer, part, values.data());
+  draw(weight, layer, part, values.data());
   beat_();
   return values.data();
 }
@@ -118,7 +125,7 @@ Vector Tensors::times(W weight, int64_t layer, const Part& part, std::span<const
     for (int64_t block = 0; block < blocks.count; ++block) {
       const Part here = blocks.at(block);
       const float* rows = tensor ? tensor + offset_of(extents, here) : drawn.data();
-      if (!tensor) generator_.weights(weight, layer, here, drawn.data());
+      if (!tensor) draw(weight, layer, here, drawn.data());
       for (int64_t i = 0; i < here[blocks.axis].count; ++i)
         y[blocks.row(block) + i] = dot(rows + i * blocks.columns, x.data(), blocks.columns);
       if (omp_get_thread_num() == 0) beat_();
@@ -129,7 +136,7 @@ Vector Tensors::times(W weight, int64_t layer, const Part& part, std::span<const
 
 Vector Tensors::values(W weight, int64_t layer, const Part& part) const {
   std::vector<float> drawn(static_cast<size_t>(volume(part)));
-  generator_.weights(weight, layer, part, drawn.data());
+  draw(weight, layer, part, drawn.data());
   if (omp_get_thread_num() == 0) beat_();
   return {drawn.begin(), drawn.end()};
 }

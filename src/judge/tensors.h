@@ -41,6 +41,7 @@ class Tensors {
   Part whole_part(W weight) const;
   Vector times(W weight, int64_t layer, const Part& part, std::span<const double> x) const;
   Vector values(W weight, int64_t layer, const Part& part) const;
+  void draw(W weight, int64_t layer, const Part& part, float* out) const;
   // A whole tensor in memory, null where the model is not kept. Not from inside a parallel region.
   const float* kept(W weight, int64_t layer) const;
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,8 @@ struct Experts {
   double scale = 1;
 };
 
+class Checkpoint;
+
 struct Model {
   std::string name;
   int64_t layers = 0;        // L
@@ -76,6 +79,7 @@ struct Model {
   Attention attention;
   Rope rope;
   Experts experts;
+  std::shared_ptr<const Checkpoint> checkpoint;  // its weights; null: a generator's
 };
 
 // How each part is stored. Dense FFN and shared expert follow `weights`.

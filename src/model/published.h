@@ -35,4 +35,8 @@ std::vector<Published> published_tensors(const Model& model);
 // config.json of a model. Throws InputError at `where` for what no such file says.
 Json published_config(const Model& model, const Precision& precision);
 
+// The model of a Hugging Face folder, named after it, with its checkpoint. Throws InputError for
+// what config.json says and no model here does, and for whatever is wrong with the tensors.
+Model read_published(const std::string& folder);
+
 }  // namespace helix

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "model/checkpoint.h"
 #include "model/marks.h"
 
 namespace helix {
@@ -200,7 +201,9 @@ void Generator::weights(W weight, int64_t layer, const Part& part, T* out) const
         const int64_t first = ((index[0] * e[1] + index[1]) * e[2] + index[2]) * e[3] + index[3];
         Draw here = draw;
         if (weight == W::kv && index[0] == 0) here.scale *= keys_gain;
-        fill(here, first, part[run].count, drawn.data());
+        if (model_->checkpoint)
+          model_->checkpoint->read(weight, layer, first, part[run].count, drawn.data());
+        else fill(here, first, part[run].count, drawn.data());
         for (int64_t n = 0; n < part[run].count; ++n, ++index[run]) {
           float value = drawn[n];
           if (model_->marked) value = marked_weight(*model_, weight, layer, index, value);

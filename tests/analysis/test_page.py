@@ -130,7 +130,8 @@ def test_hover_shows_and_click_pins_a_point(page):
         assert word in card, (word, card)
     assert len(page.all("#pins .bar u")) == 2 and len(page.all("#pins svg.lanes")) == 2
     page.click("#pins .copy")
-    assert page.find("#pins .copy").text == "Copied"
+    copied = browser.wait(page.driver, "return document.querySelector('#pins .copy').dataset.copied")
+    assert copied == page.find("#pins .command code").text
     page.click("#pins details summary")
     assert "weights, KV, buffers" in page.find("#pins .facts").text
     page.click("#unpin")
@@ -171,7 +172,8 @@ def test_the_view_is_kept_in_the_address(page):
     page.js("location.hash = '#context=4096'")
     browser.wait(page.driver, "return window.helixBench.state.context === '4096'")
     page.click("#copy-view")
-    assert page.find("#copy-view").text == "Copied"
+    assert browser.wait(page.driver, "return document.getElementById('copy-view').dataset.copied") == \
+        page.js("return location.href")
 
 
 @pytest.mark.parametrize("fragment", [

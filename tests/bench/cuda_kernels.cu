@@ -1,7 +1,7 @@
 // The GPU kernels beside their floor, the time to read their bytes at the read ceiling that the
-// same run measures, and beside the peers quoted from measurements on an H200. Each case is a CUDA
-// graph of dependent launches over buffers that take turns, more than 256 MB together, so that the
-// 60 MB of L2 hold nothing of a turn. One JSON line a case; the notes say
+// same run measures, and beside the peers quoted from measurements on such a card (H200, H100).
+// Each case is a CUDA graph of dependent launches over buffers that take turns, more than 256 MB
+// together, so that the 60 MB of L2 hold nothing of a turn. One JSON line a case; the notes say
 // what a number is. Arguments: a word: only the cases whose name has it.
 #include <algorithm>
 #include <cmath>
@@ -22,7 +22,13 @@ namespace {
 OwnedStream stream;
 int sms = 0;
 std::string only;
-double ceiling = 0;                    // bytes a microsecond
+double ceiling = 0;  // bytes a microsecond
+bool h200 = false;
+// Microseconds that a peer was measured to take on an H200 and on an H100; 0: not measured.
+struct Quoted {
+  double on_h200 = 0, on_h100 = 0;
+  double here() const { return h200 ? on_h200 : on_h100; }
+};
 constexpr double matrix_rate = 780e6;  // bf16 FLOPs a microsecond (measured, 8192^3)
 
 Launch how() { return {stream.get(), sms, true}; }
@@ -67,14 +73,14 @@ Buffer<T> drawn(int64_t count, float scale) {
   return buffer;
 }
 
-void print(const std::string& name, double bytes, double flops, double us, double peer_us,
+void print(const std::string& name, double bytes, double flops, double us, const Quoted& quoted,
            const char* peer) {
   const double floor = std::max(bytes / ceiling, flops / matrix_rate);
   std::printf(
       "{\"case\": \"%s\", \"bytes\": %.0f, \"us\": %.2f, \"floor_us\": %.2f, \"over_floor\": %.3f, "
       "\"gb_per_s\": %.0f",
       name.c_str(), bytes, us, floor, us / floor, bytes / us / 1e3);
-  if (peer_us > 0) {
+  if (const double peer_us = quoted.here(); peer_us > 0) {
     std::printf(", \"peer\": \"%s\", \"peer_us\": %.1f, \"peer_over_ours\": %.2f", peer, peer_us,
                 peer_us / us);
   }
@@ -114,7 +120,7 @@ void measure_ceiling() {
 
 struct AttentionCase {
   int rows, tokens, heads, kv_heads;
-  double peer_us;
+  Quoted quoted;
   const char* peer;
   int head_size = 128, value_size = 128;
   constexpr bool latent() const { return value_size < head_size; }
@@ -162,12 +168,12 @@ void time_attention(const AttentionCase& c) {
                       .tokens = tokens.data()};
     decode_attention(plan, q.data(), view, part, out.data(), how());
   });
-  print(name, bytes, flops, us, c.peer_us, c.peer);
+  print(name, bytes, flops, us, c.quoted, c.peer);
 }
 
 struct ProductCase {
   int outputs, inputs;
-  double peer_us;
+  Quoted quoted;
 };
 template <class Weight>
 constexpr const char* by_weight() {
@@ -208,7 +214,7 @@ void time_product(int rows, const ProductCase& c) {
     product({rows, c.outputs, c.inputs, c.inputs, c.outputs}, x.data(), w.at(i), y.data(), how());
   });
   print(name, bytes, 2.0 * rows * static_cast<double>(w.values), us,
-        std::is_same_v<Weight, bf16> ? c.peer_us : 0, "cuBLAS");
+        std::is_same_v<Weight, bf16> ? c.quoted : Quoted{}, "cuBLAS");
 }
 
 // `touched` of `held` experts have `each` pairs.
@@ -231,7 +237,7 @@ void time_experts(int held, int touched, int each, int outputs, int inputs) {
     experts_product({max_product_rows, outputs, inputs, inputs, outputs},
                     Experts{held, b.data(), r.data()}, x.data(), w.at(i), y.data(), how());
   });
-  print(name, bytes, 0, us, 0, "");
+  print(name, bytes, 0, us, {}, "");
 }
 
 void time_small() {
@@ -271,55 +277,56 @@ void time_all() {
   measure_ceiling();
   const char* const cudnn = "SDPA cuDNN, eager";
   const AttentionCase attention[] = {
-      {1, 16384, 16, 1, 0, cudnn},     {1, 32768, 16, 1, 0, cudnn},
-      {1, 65536, 16, 1, 34, cudnn},    {1, 131072, 16, 1, 0, cudnn},
-      {1, 131072, 32, 8, 0, cudnn},    {1, 262144, 16, 1, 64, cudnn},
-      {1, 1048576, 16, 1, 178, cudnn}, {8, 16384, 16, 1, 0, cudnn},
-      {8, 65536, 16, 1, 85, cudnn},    {8, 131072, 16, 1, 144, cudnn},
-      {32, 16384, 16, 1, 93, cudnn},   {1, 262144, 128, 8, 277, cudnn},
-      {8, 131072, 128, 8, 972, cudnn}};
+      {1, 16384, 16, 1, {}, cudnn},           {1, 32768, 16, 1, {}, cudnn},
+      {1, 65536, 16, 1, {34, 59}, cudnn},     {1, 131072, 16, 1, {}, cudnn},
+      {1, 131072, 32, 8, {}, cudnn},          {1, 262144, 16, 1, {64, 96}, cudnn},
+      {1, 1048576, 16, 1, {178, 212}, cudnn}, {8, 16384, 16, 1, {}, cudnn},
+      {8, 65536, 16, 1, {85, 143}, cudnn},    {8, 131072, 16, 1, {144, 206}, cudnn},
+      {32, 16384, 16, 1, {93, 127}, cudnn},   {1, 262144, 128, 8, {277, 400}, cudnn},
+      {8, 131072, 128, 8, {972, 1480}, cudnn}};
   for (const AttentionCase& c : attention) time_attention<bf16>(c);
   const char* const flash = "FlashMLA";
-  const AttentionCase latent[] = {{1, 16384, 128, 1, 37, flash},    {1, 65536, 128, 1, 52.9, flash},
-                                  {1, 131072, 128, 1, 77.3, flash}, {8, 16384, 128, 1, 70.8, flash},
-                                  {8, 65536, 128, 1, 220, flash},   {32, 32768, 128, 1, 433, flash},
-                                  {8, 65536, 64, 1, 160, flash},    {32, 32768, 16, 1, 278, flash}};
+  const AttentionCase latent[] = {
+      {1, 16384, 128, 1, {37, 38.4}, flash},    {1, 65536, 128, 1, {52.9, 55.2}, flash},
+      {1, 131072, 128, 1, {77.3, 82.7}, flash}, {8, 16384, 128, 1, {70.8, 76.9}, flash},
+      {8, 65536, 128, 1, {220, 242}, flash},    {32, 32768, 128, 1, {433, 481}, flash},
+      {8, 65536, 64, 1, {160, 227}, flash},     {32, 32768, 16, 1, {278, 411}, flash}};
   for (AttentionCase c : latent) {
     c.head_size = 576;
     c.value_size = 512;
     time_attention<bf16>(c);
-    c.peer_us = 0;
+    c.quoted = {};
     time_attention<bf16, fp8>(c);
   }
-  time_attention<float>({1, 65536, 16, 1, 0, cudnn});
-  time_attention<float>({8, 65536, 16, 1, 0, cudnn});
+  time_attention<float>({1, 65536, 16, 1, {}, cudnn});
+  time_attention<float>({8, 65536, 16, 1, {}, cudnn});
   for (AttentionCase c : attention) {
-    c.peer_us = 0;
+    c.quoted = {};
     if (c.kv_heads == 1) time_attention<bf16, fp8>(c);
   }
   for (const int rows : {1, 2, 4, 8}) {
-    for (const ProductCase& c : {ProductCase{53248, 16384, 447},
-                                 {16384, 16384, 133},
-                                 {6656, 16384, 64},
-                                 {2048, 16384, 28.5},
-                                 {16384, 2048, 26.8},
-                                 {2048, 7168, 19.7},
-                                 {512, 16384, 0},
-                                 {128, 16384, 0}}) {
+    for (const ProductCase& c : {ProductCase{53248, 16384, {447, 629}},
+                                 {16384, 16384, {133, 195}},
+                                 {6656, 16384, {64, 89}},
+                                 {2048, 16384, {28.5, 36}},
+                                 {16384, 2048, {26.8, 35}},
+                                 {2048, 7168, {19.7, 23}},
+                                 {512, 16384, {}},
+                                 {128, 16384, {}}}) {
       if (rows == 1 || rows == 8 || c.inputs * int64_t{c.outputs} < 40000000) {
         time_product<bf16>(rows, c);
       }
     }
   }
-  time_product<float>(1, {2048, 16384, 28.5});
+  time_product<float>(1, {2048, 16384, {28.5, 36}});
   for (const int rows : {1, 8}) {
-    for (const ProductCase& c : {ProductCase{16384, 16384, 0},
-                                 {6656, 16384, 0},
-                                 {2048, 16384, 0},
-                                 {16384, 2048, 0},
-                                 {16384, 832, 0},
-                                 {2048, 7168, 0},
-                                 {512, 16384, 0}}) {
+    for (const ProductCase& c : {ProductCase{16384, 16384, {}},
+                                 {6656, 16384, {}},
+                                 {2048, 16384, {}},
+                                 {16384, 2048, {}},
+                                 {16384, 832, {}},
+                                 {2048, 7168, {}},
+                                 {512, 16384, {}}}) {
       time_product<bf16, fp8>(rows, c);
       time_product<bf16, nvfp4>(rows, c);
     }
@@ -341,7 +348,10 @@ int main(int count, char** words) {
   using namespace helix::cuda;
   try {
     if (count > 1) only = words[1];
-    HELIX_CUDA(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
+    cudaDeviceProp card{};
+    HELIX_CUDA(cudaGetDeviceProperties(&card, 0));
+    sms = card.multiProcessorCount;
+    h200 = std::string(card.name).find("H200") != std::string::npos;
     stream = make_stream();
     time_all();
     stream = {};

@@ -163,6 +163,9 @@ void all_cases(bool quick) {
   attention_cases<float, nvfp4>(true);
   attention_controls<float>();
   attention_controls<bf16>();
+  attention_nans<float>();
+  attention_nans<bf16>();
+  attention_nans<bf16, fp8>();
 }
 
 }  // namespace

@@ -40,6 +40,10 @@ TEST(Key, IsOfWhatCanBeMeasured) {
   EXPECT_EQ(key_of(p), key);
   p.seed = 2;
   EXPECT_NE(key_of(p), key);
+  const std::string unprompted = key_of(p);
+  p.prompt = std::make_shared<const std::vector<int32_t>>(std::vector<int32_t>{3, 1, 4});
+  EXPECT_NE(key_of(p), unprompted);
+  EXPECT_EQ(canonical_text(p), to_json(p).dump());
 }
 
 TEST(Key, DoesNotChangeWithTheProgram) { EXPECT_EQ(key_of(a_point()), "9a2a83165de18b72"); }

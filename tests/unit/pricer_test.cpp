@@ -265,6 +265,18 @@ TEST(Properties, WhatFitsIsWhatHasRoom) {
   EXPECT_GT(not_fit, 0);
 }
 
+TEST(Pricer, KnowsAModelFromOneThatStoodInItsPlace) {
+  Pricer pricer(read_machine("h200-sxm"));
+  for (int i = 0; i < 20; ++i) {  // each is freed before the next is read
+    const bool mla = i % 2 == 1;
+    const Priced& priced =
+        pricer.price(point_of(mla ? R"({"model": "tiny-deepseek", "strategy": "tp", "ranks": 1})"
+                                  : R"({"model": "tiny-llama", "strategy": "tp", "ranks": 1})"));
+    EXPECT_EQ(mla,
+              std::ranges::find(priced.covers, "W_DQ", &CoverPrice::name) != priced.covers.end());
+  }
+}
+
 TEST(Properties, APriceDependsOnNothingBeforeIt) {
   const std::vector<Point>& points = many_points();
   const Machine machine = read_machine("gb300-nvl72");

@@ -29,6 +29,7 @@ void generate(const Store& store, const Assignment& work) {
     });
     beat();
   });
+  if (!work.prompt.empty()) return;  // its steps make the history
   const int64_t block = std::max(work.interval, 4096 / work.interval * work.interval);
   const Attention& a = work.model->attention;
   store.for_each_history([&](const HistoryPart& h) {

@@ -27,18 +27,19 @@ void upload(const std::vector<T>& values, T* to) {
   HELIX_CUDA(cudaMemcpy(to, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
 }
 
-// Marked models are tiny, and made on the host; norms, of which little stands anywhere, too.
+// Marked models are tiny, and made on the host, as are norms, of which there is little; checkpoints
+// are read there.
 class Filler {
  public:
   Filler(const Assignment& work, int blocks)
-      : marked_(work.model->marked),
+      : on_host_(work.model->marked || work.model->checkpoint != nullptr),
         generator_(*work.model, work.precision, work.seed),
         stream_(make_stream()),
         launch_{stream_.get(), blocks, false} {}
 
   template <class T>
   void weight(const WeightPart& w, T* to) const {
-    if (!marked_ && generator_.draw(w.weight, w.layer).offset == 0) {
+    if (!on_host_ && generator_.draw(w.weight, w.layer).offset == 0) {
       for (const DrawnPart& part : drawn_parts(generator_, w.weight, w.layer, w.part))
         draw(part, to + part.begins);
       return;
@@ -50,7 +51,7 @@ class Filler {
 
   template <class T>
   void history(const HistoryPart& h, T* keys, T* values) const {
-    if (!marked_) {
+    if (!on_host_) {
       draw(drawn_keys(generator_, h), keys);
       if (values != nullptr) draw(drawn_values(generator_, h), values);
       return;
@@ -73,7 +74,7 @@ class Filler {
                    {p.first, p.rows, p.width, p.stride, p.run, p.jump}, to, launch_);
   }
 
-  bool marked_;
+  bool on_host_;
   Generator generator_;
   OwnedStream stream_;
   Launch launch_;

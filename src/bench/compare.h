@@ -1,0 +1,45 @@
+// `compare`: measured lines against the simulator, cover by cover, and what to do about it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bench/pricer.h"
+
+namespace helix {
+
+struct ComparedCover {
+  std::string name;
+  double measured_us = 0;
+  double simulated_us = 0;
+  double share = 0;  // of all measured covers
+  simulated::Bound bound = simulated::Bound::fixed;
+  bool communicates = false;
+  double error() const { return simulated_us / measured_us - 1; }
+};
+struct ComparedPoint {
+  std::string key;
+  std::string text;
+  double measured_us = 0;  // TTL
+  double simulated_us = 0;
+  bool oversubscribed = false;
+  std::vector<ComparedCover> covers;  // in order of the step
+};
+struct Comparison {
+  std::string machine;
+  std::vector<ComparedPoint> points;
+  std::vector<std::string> notes;
+};
+
+// Covers below this share of a step are shown in sums alone.
+inline constexpr double least_share = 0.05;
+// What is further off is advised about.
+inline constexpr double error_allowed = 0.25;
+
+// Of the executed, ok lines of results files or folders. Throws InputError: no such line, or lines
+// of another processor than the machine's.
+Comparison compare(const std::vector<std::string>& results, const Machine& machine);
+std::string to_text(const Comparison& comparison, const Machine& machine);
+Json to_json(const Comparison& comparison);
+
+}  // namespace helix

@@ -1,0 +1,48 @@
+"""`compare`: executed lines against the simulator, cover by cover."""
+
+import json
+
+from conftest import ROOT
+
+
+def test_every_task_is_compared(bench):
+    bench("run", bench.sweep(), "-o", "out", ranks=2)
+    found = json.loads(bench("compare", "out", "--machine", "epyc-core", "--format", "json").stdout)
+    assert found["machine"] == "epyc-core"
+    lines = bench.lines("out")
+    assert [point["key"] for point in found["points"]] == [line["key"] for line in lines]
+    for point, line in zip(found["points"], lines):
+        assert {cover["name"]: cover["measured_us"] for cover in point["covers"]} == line["tasks_us"]
+        assert abs(sum(cover["share"] for cover in point["covers"]) - 1) < 1e-9
+        assert point["measured_us"] == line["ttl_us"]["median"]
+        assert point["simulated_us"] > 0
+
+
+def test_ends_with_advice(bench):
+    """A machine a thousand times too fast is told which factors are wrong."""
+    bench("run", bench.sweep(batch=2, context=64), "-o", "out", ranks=2)
+    machine = json.loads((ROOT / "configs/machines/epyc-core.json").read_text())
+    machine["factors"]["kernel_us"]["value"] = 1e-4
+    machine["peaks"]["read_gb_per_s"]["value"] = 36000
+    machine["peaks"]["product_tflops"]["value"] = dict.fromkeys(
+        ("fp32", "bf16", "fp8", "nvfp4", "fp4"), 55)
+    (bench.folder / "fast.json").write_text(json.dumps(machine))
+    lines = bench.lines("out")
+    for line in lines:  # on one core they are, and would count for nothing
+        line["oversubscribed"] = False
+    (bench.folder / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = bench("compare", "lines.jsonl", "--machine", "fast.json").stdout
+    assert "what next, for covers over 25 % off:" in text
+    assert "attention takes" in text
+
+
+def test_what_cannot_be_compared(bench):
+    bench("run", bench.sweep(batch=1, context=64, strategy="tp"), "-o", "out", ranks=2)
+    bench("simulate", bench.sweep(), "--machine", "h200-sxm", "-o", "simulated")
+    for words, what in ((("out", "--machine", "h200-sxm"), "is a GPU"),
+                        (("simulated", "--machine", "h200-sxm"), "no executed line"),
+                        (("out", "--machine", "h200-smx"), 'did you mean "h200-sxm"?'),
+                        (("nowhere", "--machine", "epyc-core"), "nowhere")):
+        result = bench("compare", *words)
+        assert (result.code, len(result.ours)) == (2, 1), result
+        assert what in result.ours[0]
