@@ -19,6 +19,7 @@
 #include "bench/paper.h"
 #include "bench/plan.h"
 #include "bench/run.h"
+#include "bench/signals.h"
 #include "bench/simulate.h"
 #include "bench/translate.h"
 #include "bench/verify.h"
@@ -132,7 +133,10 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
   run->add_option("-o,--output", o->folder, "folder of results (default: results/NAME)");
   run->add_flag("--resume{yes}", t->resume, "go on; --resume=mixed: also from another commit")
       ->check(CLI::IsMember({"yes", "mixed"}));
-  run->add_option("--slice", t->slice, "I/N: only part I of N equal parts of the points");
+  run->add_option("--lock-wait", o->lock_wait_s,
+                  "seconds to wait for another run to leave the folder (0)")
+      ->check(CLI::NonNegativeNumber);
+  run->add_option("--slice", t->slice, "I/N: only part I of N, of equal work");
   run->add_option("--time-limit", o->time_limit_s, "stop after so many seconds, exit 75")
       ->check(CLI::NonNegativeNumber);
   run->add_option("--repeat", o->repeat, "this launch is number R")->check(CLI::Range(1, 1000000));
@@ -155,6 +159,7 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
     // A repeat adds to what the first launch wrote.
     o->resume = o->repeat > 1 && t->resume.empty() ? Resume::yes : resume_of(t->resume);
     action = [o, t] {
+      hear_signals();
       return in_world(t->silence_s, [&](World& world) { return helix::run(world, *o); });
     };
   });
@@ -197,8 +202,17 @@ void add_plan(CLI::App& app, Action& action) {
   plan->add_flag("--schedule", o->schedule, "one layer's tasks of each schedule");
   plan->add_option("--ranks", o->ranks, "skip points that need more")
       ->check(CLI::Range(1, 1 << 20));
+  plan->add_option("--slices", o->slices, "which slice of N, of equal work, runs a point")
+      ->check(CLI::Range(1, 1 << 20));
+  plan->add_flag_callback(
+      "--slurm", [json] { *json = "slurm"; },
+      "the options of sbatch for it, or for one of the slices");
+  plan->add_option("--ranks-per-node", o->ranks_per_node, "for --slurm (8)")
+      ->check(CLI::Range(1, 1 << 20));
   plan->final_callback([o, json, &action] {
-    o->format = *json == "json" ? PlanFormat::json : PlanFormat::table;
+    o->format = *json == "slurm"  ? PlanFormat::slurm
+                : *json == "json" ? PlanFormat::json
+                                  : PlanFormat::table;
     action = [o] { return helix::plan(*o); };
   });
 }

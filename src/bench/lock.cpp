@@ -8,12 +8,16 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <thread>
 
+#include "base/heartbeat.h"
 #include "base/json.h"
 #include "bench/environment.h"
 #include "bench/file.h"
+#include "bench/signals.h"
 
 namespace helix {
 
@@ -40,12 +44,23 @@ Holder me() {
           utc_now()};
 }
 
+std::string text_of(int file) {
+  std::array<char, 4096> text{};
+  const ssize_t bytes = pread(file, text.data(), text.size(), 0);
+  return {text.data(), static_cast<size_t>(std::max<ssize_t>(bytes, 0))};
+}
+
+// Whether this file is the one that stands at the path.
+bool stands_at(int file, const std::string& path) {
+  struct stat mine {};
+  struct stat there {};
+  return fstat(file, &mine) == 0 && stat(path.c_str(), &there) == 0 &&
+         mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
+}
+
 // Whatever a lock file holds; half of a text is that of nobody.
 Holder read_holder(int file) {
-  std::array<char, 4096> text{};
-  const ssize_t bytes = pread(file, text.data(), text.size() - 1, 0);
-  const Json json =
-      Json::parse(text.data(), text.data() + std::max<ssize_t>(bytes, 0), nullptr, false);
+  const Json json = Json::parse(text_of(file), nullptr, false);
   const auto member = [&](const char* name) {
     const bool there = json.is_object() && json.contains(name) && json[name].is_string();
     return there ? json[name].get<std::string>() : "";
@@ -70,9 +85,9 @@ bool requeued(const Holder& before, const Holder& now) {
 
 }  // namespace
 
-FolderLock::FolderLock(const std::string& folder) : path_(folder + "/lock") {
+FolderLock::FolderLock(const std::string& folder, double wait_s) : path_(folder + "/lock") {
   try {
-    open_and_lock();
+    open_and_lock(wait_s);
     judge_holder();
     write_holder();
   } catch (...) {
@@ -83,26 +98,32 @@ FolderLock::FolderLock(const std::string& folder) : path_(folder + "/lock") {
 
 FolderLock::~FolderLock() {
   if (file_ < 0) return;
-  unlink(path_.c_str());
+  if (held()) unlink(path_.c_str());
   close(file_);
 }
 
-void FolderLock::open_and_lock() {
+void FolderLock::open_and_lock(double wait_s) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point begin = Clock::now();
   while (true) {
     file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (file_ < 0) fail_to_write(path_);
     kernel_ = flock(file_, LOCK_EX | LOCK_NB) == 0;
-    if (!kernel_ && errno == EWOULDBLOCK)
+    const bool taken = !kernel_ && errno == EWOULDBLOCK;
+    if (taken && !asked_to_stop() &&
+        std::chrono::duration<double>(Clock::now() - begin).count() < wait_s) {
+      beat();
+      close(file_);
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      continue;
+    }
+    if (taken)
       throw InputError(path_, "",
                        fmt::format("locked by {}; wait for its end, or give another "
                                    "folder with -o",
                                    described(read_holder(file_))));
     // The holder may have removed the file between the two calls: then this is a lock on nothing.
-    struct stat mine {};
-    struct stat there {};
-    if (fstat(file_, &mine) == 0 && stat(path_.c_str(), &there) == 0 &&
-        mine.st_ino == there.st_ino && mine.st_dev == there.st_dev)
-      return;
+    if (stands_at(file_, path_)) return;
     close(file_);
   }
 }
@@ -123,19 +144,29 @@ void FolderLock::judge_holder() {
       path_, "", fmt::format("locked by {}; if that run is gone: rm {}", described(before), path_));
 }
 
-void FolderLock::write_holder() const {
+void FolderLock::write_holder() {
   const Holder now = me();
   const Json json = {{"host", now.host},
                      {"pid", now.pid},
                      {"job", now.job},
                      {"restart", now.restart},
                      {"since", now.since}};
-  const std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-  if (ftruncate(file_, 0) == 0 && lseek(file_, 0, SEEK_SET) == 0 && write_all(file_, text)) return;
+  text_ = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (ftruncate(file_, 0) == 0 && lseek(file_, 0, SEEK_SET) == 0 && write_all(file_, text_)) return;
   const int code = errno;
   unlink(path_.c_str());
   errno = code;
   fail_to_write(path_);
+}
+
+bool FolderLock::held() const { return stands_at(file_, path_) && text_of(file_) == text_; }
+
+void FolderLock::check_held() const {
+  if (held()) return;
+  const int there = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  const std::string by = there < 0 ? "removed" : "taken over by " + described(read_holder(there));
+  if (there >= 0) close(there);
+  throw RunError(fmt::format("{}: the lock of this run was {}", path_, by));
 }
 
 }  // namespace helix

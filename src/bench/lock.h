@@ -9,22 +9,28 @@ namespace helix {
 
 class FolderLock {
  public:
-  // Throws InputError, naming the holder, when another run has the folder.
-  explicit FolderLock(const std::string& folder);
+  // Throws InputError, naming the holder, when another run still has the folder after `wait_s`.
+  explicit FolderLock(const std::string& folder, double wait_s = 0);
   ~FolderLock();
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
 
+  // Before each write. Throws RunError when another run has taken the folder over: on file systems
+  // where locks are not seen across hosts, Slurm may start a job anew while its first start lives
+  // on with a node that was lost.
+  void check_held() const;
   // Of whom the lock was taken over; "" usually.
   const std::string& note() const { return note_; }
 
  private:
-  void open_and_lock();
+  void open_and_lock(double wait_s);
   void judge_holder();
-  void write_holder() const;
+  void write_holder();
+  bool held() const;
 
   std::string path_;
   std::string note_;
+  std::string text_;  // that says it is ours
   int file_ = -1;
   bool kernel_ = true;  // the file system has locks
 };

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "bench/slices.h"
 #include "bench/sweep.h"
 #include "layout/requests.h"
 #include "schedule/print.h"
@@ -115,7 +116,11 @@ class Report {
       : options_(options), sweep_(read_sweep(options.sweep)) {}
 
   void print() {
-    options_.format == PlanFormat::json ? json() : table();
+    switch (options_.format) {
+      case PlanFormat::table: table(); break;
+      case PlanFormat::json: json(); break;
+      case PlanFormat::slurm: slurm(); break;
+    }
     flush(0);
   }
 
@@ -130,6 +135,7 @@ class Report {
   void table();
   void table_end();
   void json();
+  void slurm();
   void schedules();
   const Json& json_of(const Point& point);
   void flush(size_t limit);
@@ -255,17 +261,18 @@ const Json& Report::json_of(const Point& p) {
 
 void Report::json() {
   const auto out = [&] { return std::back_inserter(text_); };
+  const std::vector<int64_t> slice_of = deal(planner_, sweep_.points, options_.slices);
   fmt::format_to(out(), R"({{"schema": "helix-bench/plan/1", "name": {}, "points": [)",
                  Json(sweep_.name).dump());
   std::string_view comma = "\n";
   each([&](const Line& line) {
     const Memory& m = line.memory;
-    fmt::format_to(
-        out(),
-        R"({}{{"point": {}, "ranks": {}, "bytes_per_rank": {{"weights": {:.0f}, "kv": {:.0f}, )"
-        R"("buffers": {:.0f}}}, "skipped": {}}})",
-        comma, json_of(line.point).dump(), line.point.layout.ranks(), m.weights, m.kv, m.buffers,
-        line.why_skipped.empty() ? "null" : Json(line.why_skipped).dump());
+    fmt::format_to(out(),
+                   R"({}{{"key": "{}", "slice": {}, "point": {}, "ranks": {}, "bytes_per_rank": )"
+                   R"({{"weights": {:.0f}, "kv": {:.0f}, "buffers": {:.0f}}}, "skipped": {}}})",
+                   comma, key_of(line.point), slice_of[static_cast<size_t>(totals_.points - 1)],
+                   json_of(line.point).dump(), line.point.layout.ranks(), m.weights, m.kv,
+                   m.buffers, line.why_skipped.empty() ? "null" : Json(line.why_skipped).dump());
     comma = ",\n";
   });
   const Json totals = {{"points", totals_.points},
@@ -277,11 +284,25 @@ void Report::json() {
                  Json(skipped_).dump(), Json(sweep_.left_out).dump(), totals.dump());
 }
 
+// One line for all slices: the largest of them.
+void Report::slurm() {
+  const std::vector<int64_t> slice_of = deal(planner_, sweep_.points, options_.slices);
+  std::vector<double> work(static_cast<size_t>(options_.slices));
+  each([&](const Line& line) {
+    if (line.why_skipped.empty())
+      work[static_cast<size_t>(slice_of[static_cast<size_t>(totals_.points - 1)] - 1)] +=
+          work_of(planner_, line.point);
+  });
+  fmt::format_to(std::back_inserter(text_), "{}\n",
+                 slurm_options(totals_.ranks, totals_.bytes_per_rank, std::ranges::max(work),
+                               options_.ranks_per_node));
+}
+
 }  // namespace
 
 int plan(const PlanOptions& options) {
-  if (options.schedule && options.format == PlanFormat::json)
-    throw InputError("--schedule prints a table: leave out --format json");
+  if (options.schedule && options.format != PlanFormat::table)
+    throw InputError("--schedule prints a table: leave out --format json and --slurm");
   Report(options).print();
   return static_cast<int>(Exit::done);
 }

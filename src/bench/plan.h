@@ -36,12 +36,14 @@ class Planner {
   std::map<std::tuple<int64_t, int64_t, int64_t, uint64_t>, std::vector<int64_t>> lengths_;
 };
 
-enum class PlanFormat : uint8_t { table, json };
+enum class PlanFormat : uint8_t { table, json, slurm };  // slurm: sbatch's options
 struct PlanOptions {
   std::string sweep;
   PlanFormat format = PlanFormat::table;
   bool schedule = false;     // one layer's tasks of each schedule, after the table
   std::optional<int> ranks;  // points that need more are skipped
+  int64_t slices = 1;        // of a job array
+  int ranks_per_node = 8;    // for Slurm
   std::FILE* out = stdout;
 };
 // Prints the plan; returns the exit code. Throws InputError for a bad sweep.

@@ -88,10 +88,11 @@ bool failed_verification(const Node& line) {
 }  // namespace
 
 ResultsFolder::ResultsFolder(const std::string& folder, const Json& resolved_sweep,
-                             const Environment& now, Resume resume, int64_t lines_a_sync)
+                             const Environment& now, Resume resume, int64_t lines_a_sync,
+                             double lock_wait_s)
     : folder_(folder), lines_a_sync_(lines_a_sync) {
   make_folder(folder_);
-  lock_.emplace(folder_);
+  lock_.emplace(folder_, lock_wait_s);
   if (!lock_->note().empty()) notes_.push_back(lock_->note());
   if (resume == Resume::no && has_bytes(path()))
     throw InputError(path(), "",
@@ -188,6 +189,7 @@ void ResultsFolder::append(const Json& line) {
       state->second.outcome == node["status"].text() + dumped(node["reason"].json()))
     return;
   const bool due = (lines_ + 1) % lines_a_sync_ == 0;
+  if (due) lock_->check_held();
   if (!write_all(file_.get(), text + "\n") || (due && fdatasync(file_.get()) != 0)) {
     const std::string reason = std::generic_category().message(errno);
     // Should even this fail, the next run finds half a line and cuts it off.
@@ -215,7 +217,10 @@ void ResultsFolder::drop_replaced() {
 
 void ResultsFolder::close() {
   if (lines_a_sync_ > 1 && fdatasync(file_.get()) != 0) fail_to_write(path());
-  if (replaced_ > 0) drop_replaced();
+  if (replaced_ > 0) {
+    lock_->check_held();
+    drop_replaced();
+  }
   replaced_ = 0;
   file_.close();
   lock_.reset();

@@ -31,7 +31,7 @@ class ResultsFolder {
   // `resume`, or made by another commit or hardware without `mixed`.
   // `lines_a_sync`: how many lines a crash of the host may cost.
   ResultsFolder(const std::string& folder, const Json& resolved_sweep, const Environment& now,
-                Resume resume, int64_t lines_a_sync = 1);
+                Resume resume, int64_t lines_a_sync = 1, double lock_wait_s = 0);
 
   // What a reader of stderr should know, a line each: a lock taken over, a torn line cut off.
   const std::vector<std::string>& notes() const { return notes_; }

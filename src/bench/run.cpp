@@ -9,6 +9,7 @@
 #include "bench/file.h"
 #include "bench/point_run.h"
 #include "bench/progress.h"
+#include "bench/slices.h"
 #include "bench/sweep.h"
 #include "bench/watchdog.h"
 
@@ -69,10 +70,10 @@ class Launch {
         sweep_(std::move(sweep)),
         stop_(options.time_limit_s),
         how_(options.how) {
-    // Dealt in turn: neighbours cost about the same.
+    Planner planner;
+    const std::vector<int64_t> slice_of = deal(planner, sweep_.points, options.slice.second);
     for (size_t i = 0; i < sweep_.points.size(); ++i)
-      if (static_cast<int64_t>(i) % options.slice.second == options.slice.first - 1)
-        mine_.push_back(i);
+      if (slice_of[i] == options.slice.first) mine_.push_back(i);
   }
   int dry_run() const;
   int run();
@@ -124,7 +125,7 @@ void Launch::open(const Environment& now) {
   if (trace_wanted_ && (fs::is_directory(trace) || access(beside.c_str(), W_OK) != 0))
     throw InputError(options_.trace, "", "--trace cannot be written there");
   folder_ = std::make_unique<ResultsFolder>(folder_of(options_, sweep_), sweep_.resolved, now,
-                                            options_.resume);
+                                            options_.resume, 1, options_.lock_wait_s);
 }
 
 void Launch::find_done() {

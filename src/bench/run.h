@@ -20,6 +20,7 @@ struct RunOptions {
   std::string exchange = "auto";  // mpi, nccl or auto
   std::string folder;             // "": results/NAME
   Resume resume = Resume::no;
+  double lock_wait_s = 0;                      // for another run to leave the folder
   std::pair<int64_t, int64_t> slice = {1, 1};  // I of N
   std::optional<double> time_limit_s;
   int64_t repeat = 1;

@@ -19,17 +19,22 @@ void note(int number) { signalled = number; }
 
 }  // namespace
 
-Stop::Stop(std::optional<double> limit_s) {
-  using Clock = std::chrono::steady_clock;
-  if (limit_s)
-    limit_ = Clock::now() +
-             std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*limit_s));
+void hear_signals() {
   struct sigaction action {};
   action.sa_handler = note;
   action.sa_flags = SA_RESTART;
   for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaction(number, &action, nullptr);
   action.sa_handler = SIG_IGN;
   sigaction(SIGXFSZ, &action, nullptr);
+}
+
+bool asked_to_stop() { return signalled != 0; }
+
+Stop::Stop(std::optional<double> limit_s) {
+  using Clock = std::chrono::steady_clock;
+  if (limit_s)
+    limit_ = Clock::now() +
+             std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*limit_s));
 }
 
 bool Stop::agreed(MPI_Comm ranks) {

@@ -10,10 +10,13 @@
 
 namespace helix {
 
+// From here on SIGTERM, SIGINT and SIGUSR1 only ask to stop; a file that may not grow (SIGXFSZ) is
+// an error of write(). Before MPI_Init, which takes long on many nodes.
+void hear_signals();
+bool asked_to_stop();  // of this rank
+
 class Stop {
  public:
-  // From here on SIGTERM, SIGINT and SIGUSR1 only ask to stop; a file that may not grow (SIGXFSZ)
-  // is an error of write().
   explicit Stop(std::optional<double> limit_s);
 
   // Whether any rank was asked to, the same on all ranks of `ranks`. Collective.

@@ -50,6 +50,32 @@ def test_locked_by_a_living_run(bench):
     assert result.code == 0 and bench.lines(), result
 
 
+def test_waits_for_a_living_run(bench):
+    sweep = bench.sweep()
+    first = bench.start("run", sweep, "-o", "out", "-n", "40", ranks=2)
+    wait_until((bench.folder / "out/results.jsonl").exists)
+    result = bench.run(sweep, "-n", "40", "--resume", "--lock-wait", "60")
+    _, err = first.communicate(timeout=30)
+    assert first.returncode == 0, err
+    assert result.code == 0, result
+    assert sorted(line["key"] for line in bench.lines()) == sorted(bench.keys(sweep))
+
+
+def test_writes_no_more_once_taken_over(bench):
+    """As where locks are not seen across hosts, and Slurm has started the job anew elsewhere."""
+    sweep = bench.sweep(context=list(range(1, 100)))
+    process = bench.start("run", sweep, "-o", "out", ranks=2)
+    results, lock = bench.folder / "out/results.jsonl", bench.folder / "out/lock"
+    wait_until(lambda: results.exists() and results.stat().st_size > 0)
+    other = json.dumps({**json.loads(lock.read_text()), "host": "n2", "pid": 1, "restart": "1"})
+    lock.write_text(other)
+    before = results.read_text().count("\n")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3 and "taken over by process 1 on n2" in err, err
+    assert len(bench.lines()) <= before + 1
+    assert lock.read_text() == other
+
+
 @pytest.mark.parametrize("place", ["/proc/helix-bench", "file", "file/below"])
 def test_not_writable(bench, place):
     (bench.folder / "file").write_text("mine")

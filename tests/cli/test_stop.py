@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from conftest import ENVIRONMENT, MPIRUN, PROGRAM, wait_until
 
 
 def long_sweep(bench):
@@ -51,6 +53,24 @@ def test_term_to_mpirun_keeps_lines_whole(bench):
     process.communicate(timeout=30)
     assert process.returncode != 0
     assert bench.lines()
+    complete(bench, sweep)
+
+
+def test_signal_while_ranks_start(bench):
+    """MPI_Init takes long where many ranks start: here one comes late."""
+    sweep = bench.sweep()
+    late = 'test "$OMPI_COMM_WORLD_RANK" = 0 || sleep 2; exec "$@"'
+    process = subprocess.Popen(
+        [MPIRUN, "-n", "2", "sh", "-c", late, "sh", PROGRAM, "run", sweep, "-o", "out"],
+        cwd=bench.folder, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=ENVIRONMENT)
+    started = lambda pid: Path(f"/proc/{pid}/comm").read_text() == "helix-bench\n"
+    wait_until(lambda: any(map(started, ranks_of(process))))
+    time.sleep(0.5)
+    os.kill(next(filter(started, ranks_of(process))), signal.SIGUSR1)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 75, err
+    assert bench.lines() == []
     complete(bench, sweep)
 
 
