@@ -31,6 +31,7 @@ PACKAGES := build-essential git openmpi-bin libopenmpi-dev libopenblas-dev libcl
 # A browser, for the tests of the report's page; without it they are skipped.
 PAGE_PACKAGES := chromium chromium-driver python3-selenium fonts-dejavu-core
 LINT_PACKAGES := clang-format clang-tidy
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge python3-venv
 
 MPICXX := $(if $(MPI_HOME),$(MPI_HOME)/bin/)mpicxx
 MPI_LINK := $(filter-out -lmpi_cxx,$(shell $(MPICXX) --showme:link 2>/dev/null))
@@ -97,12 +98,14 @@ PROGRAM := $(BUILD)/helix-bench
 
 all: $(PROGRAM) ## build/helix-bench (the default)
 
-.PHONY: all deps deps-lint deps-page info quickstart paper accuracy report test lint tidy bench format clean help always
+.PHONY: all deps deps-lint deps-page deps-slurm info quickstart paper accuracy report submit test \
+  test-slurm lint tidy bench format clean help always
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-ifneq ($(filter-out deps deps-lint deps-page info quickstart format clean help,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out deps deps-lint deps-page deps-slurm info quickstart submit format clean help, \
+  $(or $(MAKECMDGOALS),all)),)
 $(if $(MPI_LINK),,$(error $(MPICXX) not found: run `make deps`, or set MPI_HOME))
 endif
 
@@ -173,6 +176,8 @@ deps-lint:
 	$(call install,$(LINT_PACKAGES))
 deps-page: ## Chromium, for the tests of the page that `report` makes
 	$(call install,$(PAGE_PACKAGES))
+deps-slurm:
+	$(call install,$(SLURM_PACKAGES))
 
 info: ## what was found on this machine, and what was searched
 	@show() { printf '%-9s %s\n' "$$1" "$${2:-not found (searched: $$3)}"; }; \
@@ -217,6 +222,9 @@ paper: $(PROGRAM) ## the paper's claims and figures on a simulated GB200 NVL72: 
 	$(PROGRAM) claims -o results/paper > $(BUILD)/claims.log
 	@sed -n '/^| claim/,/^$$/p' results/paper/claims.md
 	$(PYTHON) -m analysis.paper results/paper
+
+submit: ## a sweep as a Slurm job: SWEEP=FILE [SLICES=N] [JOB=cpu|h200-node|nvl72|…] [SBATCH="…"]
+	@SLICES='$(SLICES)' JOB='$(JOB)' SBATCH='$(SBATCH)' OUT='$(OUT)' jobs/submit.sh $(SWEEP)
 
 compile_commands.json: $(BUILD)/sources $(BUILD)/flags $(BUILD)/version.h ## for clangd
 	@{ echo '['; printf '  {"directory": "$(CURDIR)", "file": "%s", "command": "$(compile) %s -c %s"},\n' \

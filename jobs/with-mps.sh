@@ -44,10 +44,9 @@ done
 
 "$@" &
 running=$!
-for signal in TERM INT USR1; do trap "kill -$signal $running 2>/dev/null" $signal; done
-while true; do
-  wait "$running"
-  code=$?
-  kill -0 "$running" 2>/dev/null || break
-done
-exit "$code"
+# INT as TERM: a shell in the background ignores INT.
+trap 'kill -TERM $running 2>/dev/null' TERM INT
+trap 'kill -USR1 $running 2>/dev/null' USR1
+# A signal ends `wait`, with its own code; the last one gives the command's, however often asked.
+while kill -0 $running 2>/dev/null; do wait $running; done
+wait $running

@@ -50,6 +50,16 @@ test: ## build and run all tests (SANITIZE=1: under sanitizers; ONLY=word; FORCE
 	@$(PYTHON) tests/run --build $(BUILD) $(if $(filter 1,$(SANITIZE)),--sanitize) $(if $(VERIFY),--verify $(VERIFY)) \
 	  $(if $(FORCE),--force) $(if $(ONLY),--only '$(ONLY)',--checks $(CHECKS))
 
+# ReFrame in a folder of its own, with the versions it was tried with.
+REFRAME := $(BUILD)/reframe/bin/reframe
+$(REFRAME): jobs/reframe/requirements.txt
+	rm -rf $(BUILD)/reframe && $(PYTHON) -m venv $(BUILD)/reframe
+	$(BUILD)/reframe/bin/pip --quiet --disable-pip-version-check install -r $<
+	@touch $@
+test-slurm: deps-slurm ## jobs/ on a private Slurm of virtual nodes; the ReFrame check
+	@$(MAKE) --no-print-directory $(PARALLEL) $(PROGRAM) $(REFRAME) || { echo "0 passed, 1 failed"; exit 1; }
+	@$(PYTHON) tests/run --build $(BUILD) --slurm
+
 bench: $(call program,$(BENCH)) ## the kernels alone, one program after another
 	$(if $(BENCH),@for b in $^; do echo "$$b"; $$b || exit 1; done,@echo "bench: tests/bench/ has no program")
 
