@@ -3,13 +3,15 @@
 # share the card (under MPS; a small part time-sliced), with graphs and without, on one rank also
 # under compute-sanitizer, and times a few steps. Results go to $OUT, else results/. Arguments:
 # stages (build one shared sliced wide sanitize time cards); the first six by default, `cards` where
-# there is more than one. PARTS: how much of the cases (1: all).
+# there is more than one. PARTS: a fraction of the cases (1: all). STEP_LIMIT: seconds of a stage at
+# most.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results}
 stages=${*:-build one shared sliced wide sanitize}
 program=${PROGRAM:-build/cuda/helix-bench}
 parts=${PARTS:-1}
+STEP_LIMIT=${STEP_LIMIT:-0}
 mkdir -p "$out"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 failed=0
@@ -18,7 +20,7 @@ export HELIX_BENCH_CONFIGS=$PWD/configs
 
 stage() { [[ " $stages " == *" $1 "* ]]; }
 step() {  # name, seconds, command…: its output goes to a log, its end to the terminal
-  local name=$1 limit=$2 code
+  local name=$1 limit=$((STEP_LIMIT > 0 && STEP_LIMIT < $2 ? STEP_LIMIT : $2)) code
   shift 2
   timeout "$limit" "$@" > "$out/verify-$name.log" 2>&1
   code=$?

@@ -107,6 +107,7 @@ void generate(const Store& store, const Assignment& work, int blocks) {
   });
   filler.wait();
   beat();
+  if (!work.prompt.empty()) return;  // its steps make the history
   store.for_each_history([&](const HistoryPart& h) {
     with_type(work.precision.kv, [&]<class T>(T*) {
       filler.history(h, reinterpret_cast<T*>(h.keys), reinterpret_cast<T*>(h.values));
