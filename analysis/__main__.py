@@ -105,11 +105,13 @@ def run(arguments=None):
     notes = []
     try:
         code = options.run(options, notes)
-    except BadInput as error:
+    except (BadInput, OSError) as error:
         print(clean(error, 500), file=sys.stderr)
         return 2
-    except OSError as error:
-        print(clean(error, 500), file=sys.stderr)
+    # A field that is missing or of another type, which the program need not have looked at.
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        print(clean(f"a line is not as configs/result.schema.json has it: {error!r}", 500),
+              file=sys.stderr)
         return 2
     for note in notes:
         print(clean(note, 500), file=sys.stderr)

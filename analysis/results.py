@@ -63,8 +63,13 @@ def check_line(line, place):
     for name in ("key", "executor", "status"):
         if not isinstance(line.get(name), str):
             raise BadInput(f"{place}: /{name}: must be a string")
+    for name in ("exchange", "machine", "shard", "environment"):
+        if not isinstance(line.get(name), (str, type(None))):
+            raise BadInput(f"{place}: /{name}: must be a string or null")
     if not isinstance(line.get("repeat"), int):
         raise BadInput(f"{place}: /repeat: must be an integer")
+    if not isinstance(line.get("point"), dict) or not isinstance(line["point"].get("layout"), dict):
+        raise BadInput(f"{place}: /point: must be an object with a layout")
 
 
 def lines_of(path, notes):
