@@ -18,6 +18,7 @@
 #include "bench/list.h"
 #include "bench/paper.h"
 #include "bench/plan.h"
+#include "bench/recommend.h"
 #include "bench/run.h"
 #include "bench/signals.h"
 #include "bench/simulate.h"
@@ -333,6 +334,28 @@ void add_compare(CLI::App& app, Action& action) {
   });
 }
 
+void add_recommend(CLI::App& app, Action& action) {
+  auto o = std::make_shared<RecommendOptions>();
+  CLI::App* recommend = app.add_subcommand("recommend", "which layout to run, by simulation");
+  recommend->add_option("--model", o->model, "a model's name, or file")->required();
+  recommend->add_option("--machine", o->machine, "a machine's name, or file")->required();
+  recommend->add_option("--gpus", o->gpus, "GPUs there are")->required()->check(CLI::Range(1, 512));
+  recommend->add_option("--context", o->context, "tokens of history a request")
+      ->required()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 32));
+  auto* ttl = recommend->add_option("--ttl-ms", o->ttl_ms, "most tokens/s/GPU within so long a TTL")
+                  ->check(CLI::PositiveNumber);
+  recommend->add_option("--users", o->users, "least TTL for so many requests at once")
+      ->check(CLI::Range(1, 1 << 16))
+      ->excludes(ttl);
+  recommend->add_option("--weights", o->weights, "format of weights (nvfp4 where it is fast)");
+  recommend->add_option("--kv", o->kv, "format of the KV cache (fp8)");
+  recommend->final_callback([o, &action] {
+    if (!o->ttl_ms && !o->users) throw InputError("recommend: give --ttl-ms or --users");
+    action = [o] { return helix::recommend(*o); };
+  });
+}
+
 int start(int argc, char** argv) {
   CLI::App app("Exact LLM decode under Helix parallelism and its rivals, measured", "helix-bench");
   Action action;
@@ -348,6 +371,7 @@ int start(int argc, char** argv) {
   add_compare(app, action);
   add_translate(app, action);
   add_claims(app, action);
+  add_recommend(app, action);
   try {
     app.parse(argc, argv);
     return action();
