@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <set>
+
+#include "model/model.h"
 
 namespace helix {
 namespace {
@@ -76,6 +79,19 @@ TEST(Machine, KeysAreStrict) {
             {"value", {{"fixed_us", -1}}}, {"from", "measured"}, {"source", "here"}};
       }),
       "/covers/attention/value");
+}
+
+TEST(Machine, SchemaHasTheKeysThatAreRead) {
+  const Json schema = read_json(configs_folder() + "/machine.schema.json").json();
+  std::set<std::string> known, read;
+  for (const char* part : {"peaks", "factors"}) {
+    const Json& properties = schema["properties"][part]["properties"];
+    for (const auto& [key, value] : properties.items()) known.insert(key);
+    EXPECT_EQ(properties.size(), schema["properties"][part]["required"].size());
+  }
+  for (const MachineNumber& number : machine_numbers()) read.insert(std::string(number.key));
+  read.insert({"product_tflops", "attention_tflops"});
+  EXPECT_EQ(known, read);
 }
 
 TEST(Machine, AnUnknownNameGetsTheNearest) {
