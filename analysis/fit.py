@@ -136,19 +136,25 @@ def table(labels, measured, simulated, left_out):
 
 def plot(path, machine, labels, measured, simulated):
     from analysis import figures  # sets matplotlib up
-    figure = figures.Figure(figsize=(5.2, 5))
+    figure = figures.Figure(figsize=(6.5, 6))
     figures.FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    ends = min(measured.min(), simulated.min()) / 1.2, max(measured.max(), simulated.max()) * 1.2
+    axes = figure.add_subplot(xscale="log", yscale="log")
+    values = [*measured, *simulated]
+    for axis, set_limits in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
+        figures.scale_axis(axis, values, set_limits, room=(0.1, 0.1))
+    ends = axes.get_xlim()
     axes.plot(ends, ends, color=figures.GREY, lw=1, label="equal")
     axes.fill_between(ends, [0.92 * end for end in ends], [1.08 * end for end in ends],
                       color=figures.GREY, alpha=0.15, lw=0, label="within 8 %")
+    middle = np.sqrt(ends[0] * ends[1])
     for label, x, y in zip(labels, measured, simulated):
         color, marker = figures.style_of(label.split()[0])
         axes.plot(x, y, marker, color=color, ms=6)
-        axes.annotate(label, (x, y), (7, -7), textcoords="offset points", fontsize=6.5)
-    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured tokens/s/user",
-             ylabel="simulated tokens/s/user", title=f"Simulated on {machine} against measured")
+        side = 1 if x < middle else -1  # into the figure
+        axes.annotate(label, (x, y), (9 * side, -3), textcoords="offset points", fontsize=7,
+                      ha="left" if side > 0 else "right")
+    axes.set(xlabel="measured tokens/s/user", ylabel="simulated tokens/s/user",
+             title=f"Simulated on {machine} against measured")
     axes.legend(loc="upper left")
     figure.tight_layout()
     path.mkdir(parents=True, exist_ok=True)
