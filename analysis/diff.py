@@ -23,6 +23,7 @@ T99 = (63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.1
 NORMAL99 = 2.576
 # Launches differ more than the steps of one tell: 1.8 times for TPOT where others have measured it.
 LAUNCH_OVER_STEPS = 1.8
+MOST_LAUNCHES = 50  # advised
 VERDICTS = ("worse", "ambiguous", "improved", "same")
 
 
@@ -188,9 +189,14 @@ def advice(diff, after_path, threshold):
     if unclear:
         needed = sorted(change.repeats_needed(threshold) for change in unclear)
         have = min(min(change.launches) for change in unclear)
-        yield (f"ambiguous: launches differ by {max(c.spread for c in unclear):.1%}. About "
-               f"{needed[len(needed) // 2]} launches a side (now {have}) would tell: run both again "
-               f"with `--repeat {have + 1}`, `--repeat {have + 2}`, …")
+        spread, count = max(change.spread for change in unclear), needed[len(needed) // 2]
+        said = f"ambiguous: launches differ by {spread:.1%}. "
+        if count > MOST_LAUNCHES:
+            yield (f"{said}No number of launches worth its time tells {threshold:.0%} apart: give the runs a machine of their own, "
+                   f"or ask for larger changes (--threshold {min(0.99, 2 * spread):.2f})")
+        else:
+            yield (f"{said}About {count} launches a side (now {have}) would tell: run both again "
+                   f"with `--repeat {have + 1}`, `--repeat {have + 2}`, …")
     failed = [point for point, why in diff.lost.items() if why != "not run"]
     if failed:
         yield f"{len(failed)} points that ran before do not run now: {diff.lost[failed[0]]}"

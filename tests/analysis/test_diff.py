@@ -91,6 +91,13 @@ def test_the_table_says_what_grew_and_what_to_do_next(tmp_path):
         assert word in done.stdout, (word, done.stdout)
 
 
+def test_hopeless_noise_is_called_so(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / name, launches("a" * 16, 1000, 0.5, 3, random.Random(5)))
+    text = analysis("diff", tmp_path / "a", tmp_path / "b").stdout
+    assert "a machine of their own" in text and "launches a side" not in text
+
+
 def test_exit_codes(tmp_path):
     write_run(tmp_path / "a", [line()])
     write_run(tmp_path / "same", [line()])
