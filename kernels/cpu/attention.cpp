@@ -13,7 +13,6 @@
 namespace helix::cpu {
 namespace {
 
-constexpr int64_t tile_tokens = 64;  // logits of a tile are kept, then weighted: one softmax step
 constexpr int64_t head_block =
     16;  // query heads between two polls: at MLA's size about 50 us a tile
 constexpr int64_t least_split =
@@ -43,23 +42,34 @@ struct Running {
 // Rows of a tile that are read next: they are fetched into cache while the tile before them is
 // computed with, K during V and V during K. Memory then never waits for arithmetic; without it the
 // two took turns.
-template <class Kv>
 struct Ahead {
-  const Kv* rows = nullptr;
-  int64_t stride = 0;
+  const char* rows = nullptr;
+  int64_t stride = 0;  // values
+  int64_t bits = 0;    // of a value
 
+  Ahead() = default;
+  template <class Kv>
+  Ahead(const Values<const Kv>& from, int64_t stride) : stride(stride) {
+    if constexpr (std::is_same_v<Kv, nvfp4>) {  // scales are few: the hardware sees to them
+      rows = reinterpret_cast<const char*>(from.codes);
+      bits = 4;
+    } else {
+      rows = reinterpret_cast<const char*>(from.data);
+      bits = 8 * sizeof(Kv);
+    }
+  }
   // `count` values of row t from d.
   void fetch(int64_t t, int64_t d, int64_t count) const {
     if (rows == nullptr) return;
-    for (int64_t i = 0; i < count; i += 64 / int64_t{sizeof(Kv)})
-      __builtin_prefetch(rows + t * stride + d + i, 0, 2);
+    const char* from = rows + (t * stride + d) * bits / 8;
+    for (int64_t i = 0; i < count * bits / 8; i += 64) __builtin_prefetch(from + i, 0, 2);
   }
 };
 
 // The query heads that read one KV head, in fp32, and where their results go.
 struct Group {
   int64_t heads, size, value_size, value_stride;
-  float scale;
+  float scale;     // of the logits, the keys' scale included
   const float* q;  // [heads][size]
   float* out;      // [heads][value_stride]
   Running* running;
@@ -68,12 +78,12 @@ struct Group {
 // Logits of Heads heads from h: logits[i][t] for t < tokens, -inf up to the next multiple of
 // sixteen.
 template <int Heads, class Kv>
-void logits_of(const Group& group, int64_t h, const Kv* k, int64_t stride, int64_t tokens,
-               const Ahead<Kv>& values_ahead, float* logits) {
+void logits_of(const Group& group, int64_t h, const Values<const Kv>& k, int64_t stride,
+               int64_t tokens, const Ahead& values_ahead, float* logits) {
   constexpr int columns = Heads == 1 ? 16 : Heads == 2 ? 8 : 4;
   for (int64_t t = 0; t < tokens; t += columns) {
-    const Kv* rows[columns];
-    for (int64_t c = 0; c < columns; ++c) rows[c] = k + std::min(t + c, tokens - 1) * stride;
+    Values<const Kv> rows[columns];
+    for (int64_t c = 0; c < columns; ++c) rows[c] = k.at(std::min(t + c, tokens - 1) * stride);
     for (int64_t c = 0; c < columns && t + c < tokens; ++c)
       values_ahead.fetch(t + c, 0, group.value_size);
     float values[16];
@@ -96,11 +106,11 @@ float weigh(float* logits, int64_t tokens, Running& running) {
   Lanes most = all(running.max);
   for (int64_t t = 0; t < tokens; t += lane_count) most = larger(load(logits + t), most);
   const float max = largest(most);
-  Lanes total = {};
+  Lanes total = zero();
   for (int64_t t = 0; t < tokens; t += lane_count) {
     const Lanes weight = exponential(load(logits + t) - max);
     store(weight, logits + t);
-    total += weight;
+    total = total + weight;
   }
   const float keep = exponential(running.max - max);
   running = {max, running.sum * keep + sum(total)};
@@ -109,9 +119,9 @@ float weigh(float* logits, int64_t tokens, Running& running) {
 
 // out[i][d] = keep[i] out[i][d] + sum over t of weights[i][t] v[t][d], in order of t.
 template <int Heads, int Vectors, class Kv, class Read>
-inline void add_values(const float* weights, const float* keep, const Kv* v, int64_t stride,
-                       int64_t tokens, const Ahead<Kv>& keys_ahead, int64_t d, float* out,
-                       int64_t out_stride, Read&& read) {
+inline void add_values(const float* weights, const float* keep, const Values<const Kv>& v,
+                       int64_t stride, int64_t tokens, const Ahead& keys_ahead, int64_t d,
+                       float* out, int64_t out_stride, Read&& read) {
   Lanes sum[Heads][Vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < Heads; ++i) {
@@ -123,9 +133,10 @@ inline void add_values(const float* weights, const float* keep, const Kv* v, int
     keys_ahead.fetch(t, d, Vectors * lane_count);
 #pragma GCC unroll 16
     for (int j = 0; j < Vectors; ++j) {
-      const Lanes value = read(v + t * stride + d + j * lane_count);
+      const Lanes value = read(v.at(t * stride + d + j * lane_count));
 #pragma GCC unroll 16
-      for (int i = 0; i < Heads; ++i) sum[i][j] += weights[i * tile_tokens + t] * value;
+      for (int i = 0; i < Heads; ++i)
+        sum[i][j] = multiply_add(all(weights[i * tile_tokens + t]), value, sum[i][j]);
     }
   }
 #pragma GCC unroll 16
@@ -135,19 +146,25 @@ inline void add_values(const float* weights, const float* keep, const Kv* v, int
   }
 }
 
-// One tile of tokens for Heads heads from h.
+// Tokens that stand in consecutive rows.
+template <class Kv>
+struct Tile {
+  Values<const Kv> k, v;
+  int64_t k_stride, v_stride, tokens;
+};
+
+// One tile for Heads heads from h.
 template <int Heads, class Kv>
-void attend_tile(const Group& group, int64_t h, const Kv* k, int64_t k_stride, const Kv* v,
-                 int64_t v_stride, int64_t tokens, const Ahead<Kv>& values_ahead,
-                 const Ahead<Kv>& keys_ahead) {
+void attend_tile(const Group& group, int64_t h, const Tile<Kv>& tile, const Ahead& values_ahead,
+                 const Ahead& keys_ahead) {
   alignas(64) float logits[Heads * tile_tokens];
   float keep[Heads];
-  logits_of<Heads>(group, h, k, k_stride, tokens, values_ahead, logits);
+  logits_of<Heads>(group, h, tile.k, tile.k_stride, tile.tokens, values_ahead, logits);
   for (int i = 0; i < Heads; ++i)
-    keep[i] = weigh(logits + i * tile_tokens, tokens, group.running[h + i]);
+    keep[i] = weigh(logits + i * tile_tokens, tile.tokens, group.running[h + i]);
   float* out = group.out + h * group.value_stride;
   const auto add = [&]<int Vectors>(int64_t d, auto read) {
-    add_values<Heads, Vectors>(logits, keep, v, v_stride, tokens, keys_ahead, d, out,
+    add_values<Heads, Vectors>(logits, keep, tile.v, tile.v_stride, tile.tokens, keys_ahead, d, out,
                                group.value_stride, read);
   };
   int64_t d = 0;
@@ -157,35 +174,76 @@ void attend_tile(const Group& group, int64_t h, const Kv* k, int64_t k_stride, c
   if (d < group.value_size) add.template operator()<1>(d, LoadTail{group.value_size - d});
 }
 
-// One split: every tile is read from memory once, by the first heads, and from cache by the others.
+// All heads over one tile: it is read from memory once, by the first heads, and from cache by the
+// others.
+template <class Kv>
+void attend_heads(const Group& group, const Tile<Kv>& tile, const Ahead& values, const Ahead& keys,
+                  Poller& poll) {
+  for (int64_t h = 0; h < group.heads; h += 4) {
+    const int64_t heads = std::min<int64_t>(4, group.heads - h);
+    const auto attend = heads == 4   ? attend_tile<4, Kv>
+                        : heads == 3 ? attend_tile<3, Kv>
+                        : heads == 2 ? attend_tile<2, Kv>
+                                     : attend_tile<1, Kv>;
+    attend(group, h, tile, h == 0 ? values : Ahead(), h == 0 ? keys : Ahead());
+    if ((h + heads) % head_block == 0) poll();
+  }
+}
+
+// Rows of codes as fp32, without their scale; of another stride.
+template <class Kv>
+Values<const float> widened(const Values<const Kv>& from, int64_t stride, int64_t tokens,
+                            int64_t width, std::vector<float>& to) {
+  const int64_t padded = round_up(width, lane_count);
+  to.resize(static_cast<size_t>(tile_tokens * padded));
+  for (int64_t t = 0; t < tokens; ++t)
+    for_lanes(width, [&](int64_t d, auto read, auto write) {
+      write(read(from.at(t * stride + d)), to.data() + t * padded + d);
+    });
+  return Values<const float>(to.data());
+}
+
 template <class Kv>
 void attend_split(const Group& group, const KvView<Kv>& kv, const Split& split, Poller& poll) {
+  const bool latent = kv.k == kv.v;
   for (int64_t t = 0; t < split.tokens; t += tile_tokens) {
-    const Kv* k = kv.k + (split.first + t) * kv.k_stride;
-    const Kv* v = kv.v + (split.first + t) * kv.v_stride;
-    const int64_t tokens = std::min(tile_tokens, split.tokens - t);
-    for (int64_t h = 0; h < group.heads; h += 4) {
-      const int64_t heads = std::min<int64_t>(4, group.heads - h);
-      const auto attend = heads == 4   ? attend_tile<4, Kv>
-                          : heads == 3 ? attend_tile<3, Kv>
-                          : heads == 2 ? attend_tile<2, Kv>
-                                       : attend_tile<1, Kv>;
-      const bool fetch = h == 0;
-      const Ahead<Kv> values{fetch && k != v ? v : nullptr, kv.v_stride};
-      const Ahead<Kv> keys{
-          fetch && t + 2 * tile_tokens <= split.tokens ? k + tile_tokens * kv.k_stride : nullptr,
-          kv.k_stride};
-      attend(group, h, k, kv.k_stride, v, kv.v_stride, tokens, values, keys);
-      if ((h + heads) % head_block == 0) poll();
+    const auto tile_at = [&](int64_t token) {
+      const int64_t row = kv.row(split.first + token);
+      return Tile<Kv>{kv.k.at(row * kv.k_stride), kv.v.at(row * kv.v_stride), kv.k_stride,
+                      kv.v_stride, std::min(tile_tokens, split.tokens - token)};
+    };
+    const Tile<Kv> tile = tile_at(t);
+    const Ahead keys = t + 2 * tile_tokens <= split.tokens
+                           ? Ahead(tile_at(t + tile_tokens).k, kv.k_stride)
+                           : Ahead();
+    // Codes that several groups of heads read are decoded once.
+    if constexpr (std::is_same_v<Kv, fp8> || std::is_same_v<Kv, nvfp4>) {
+      if (group.heads > 4) {
+        static thread_local std::vector<float> wide_k, wide_v;
+        const auto k = widened(tile.k, kv.k_stride, tile.tokens, group.size, wide_k);
+        const auto v =
+            latent ? k : widened(tile.v, kv.v_stride, tile.tokens, group.value_size, wide_v);
+        const int64_t k_stride = round_up(group.size, lane_count);
+        attend_heads(
+            group,
+            Tile<float>{k, v, k_stride, latent ? k_stride : round_up(group.value_size, lane_count),
+                        tile.tokens},
+            Ahead(), keys, poll);
+        poll();
+        continue;
+      }
     }
+    attend_heads(group, tile, latent ? Ahead() : Ahead(tile.v, kv.v_stride), keys, poll);
     poll();
   }
 }
 
-// Merges the splits of one query head in order, and writes its output and log-sum-exp.
+// Merges the splits of one query head in order, and writes its output, times the values' scale, and
+// log-sum-exp.
 template <class Activation>
 void merge_splits(int64_t splits, const float* outs, const Running* running, int64_t out_step,
-                  int64_t running_step, int64_t value_size, Activation* out, float* lse) {
+                  int64_t running_step, int64_t value_size, float value_scale, Activation* out,
+                  float* lse) {
   float max = std::numeric_limits<float>::lowest();
   for (int64_t s = 0; s < splits; ++s) max = std::max(max, running[s * running_step].max);
   float weights[most_splits];
@@ -197,10 +255,10 @@ void merge_splits(int64_t splits, const float* outs, const Running* running, int
   // Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
   *lse = splits == 0 ? -infinity : total > 0 ? max + std::log(total) : nan;
   for_lanes(value_size, [&](int64_t d, auto, auto write) {
-    Lanes merged = {};
+    Lanes merged = zero();
     for (int64_t s = 0; s < splits; ++s)
-      merged += load(outs + s * out_step + d) * (weights[s] / total);
-    write(merged, out + d);
+      merged = multiply_add(load(outs + s * out_step + d), all(weights[s] / total), merged);
+    write(merged * value_scale, out + d);
   });
 }
 
@@ -259,7 +317,7 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
                                    .size = shape.head_size,
                                    .value_size = shape.value_size,
                                    .value_stride = value_stride,
-                                   .scale = shape.scale,
+                                   .scale = shape.scale * code_scale(kv[split.pair].k),
                                    .q = queries.data(),
                                    .out = wave_outs + i * split_values,
                                    .running = wave_runnings + i * group_heads};
@@ -277,7 +335,7 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
           first_split[pair + 1] - base - first,
           wave_outs + first * split_values + i % group_heads * value_stride,
           wave_runnings + first * group_heads + i % group_heads, split_values, group_heads,
-          shape.value_size,
+          shape.value_size, code_scale(kv[pair].v),
           reinterpret_cast<Activation*>(message + part.output_offset(row, head % part.heads)),
           &lse);
       std::memcpy(message + part.lse_offset(row, head % part.heads), &lse, sizeof lse);
@@ -290,10 +348,12 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
   template void decode_attention(const AttentionShape&, const Activation*,                      \
                                  std::span<const KvView<Kv>>, const PartialLayout&, std::byte*, \
                                  const std::function<void()>&);
-INSTANTIATE(float, float)
-INSTANTIATE(float, bf16)
-INSTANTIATE(bf16, float)
-INSTANTIATE(bf16, bf16)
+#define FOR_ACTIVATIONS(Kv) INSTANTIATE(float, Kv) INSTANTIATE(bf16, Kv)
+FOR_ACTIVATIONS(float)
+FOR_ACTIVATIONS(bf16)
+FOR_ACTIVATIONS(fp8)
+FOR_ACTIVATIONS(nvfp4)
+#undef FOR_ACTIVATIONS
 #undef INSTANTIATE
 
 }  // namespace helix::cpu

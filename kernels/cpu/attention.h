@@ -11,15 +11,27 @@
 
 namespace helix::cpu {
 
+// A kernel's unit of tokens, and what the blocks of a paged cache are multiples of.
+inline constexpr int64_t tile_tokens = 64;
+
 // The tokens of one (request, KV head): K rows of head_size and V rows of value_size, token-major.
-// MLA: both point to the same rows of 576 values.
+// MLA: both are the same rows of 576 values. Dense, or paged: token t stands in row
+// block_table[t / block_tokens] * block_tokens + t % block_tokens of both planes.
 template <class T>
 struct KvView {
-  const T* k = nullptr;
-  const T* v = nullptr;
-  int64_t k_stride = 0;  // values between two tokens
+  Values<const T> k;
+  Values<const T> v;
+  int64_t k_stride = 0;  // values between two rows; nvfp4: a multiple of 16
   int64_t v_stride = 0;
   int64_t tokens = 0;
+  const int32_t* block_table = nullptr;  // null: dense
+  int64_t block_tokens = 0;              // a multiple of tile_tokens
+
+  int64_t row(int64_t token) const {
+    return block_table == nullptr
+               ? token
+               : block_table[token / block_tokens] * block_tokens + token % block_tokens;
+  }
 };
 
 struct AttentionShape {

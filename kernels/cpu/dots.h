@@ -6,22 +6,25 @@
 namespace helix::cpu {
 
 // Lane r * Columns + c of the result is the dot product of x[r] and w[c], r < Rows, c < Columns,
-// each summed in sixteen lanes in order of k and folded by one tree: its bits depend on its two
-// vectors alone.
+// without w's scale, each summed in sixteen lanes in order of k and folded by one tree: its bits
+// depend on its two vectors alone.
 template <int Rows, int Columns, class Weight>
-HELIX_INLINE Lanes dots(const float* x, int64_t x_stride, const Weight* const (&w)[Columns],
+HELIX_INLINE Lanes dots(const float* x, int64_t x_stride, const Values<const Weight> (&w)[Columns],
                         int64_t size) {
   static_assert(Rows * Columns <= 16);
-  Lanes sum[16] = {};
+  Lanes sum[16];
+#pragma GCC unroll 16
+  for (Lanes& lanes : sum) lanes = zero();
   const auto step = [&](int64_t k, auto&& read) {
     Lanes row[Rows];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) row[r] = read(x + r * x_stride + k);
 #pragma GCC unroll 16
     for (int c = 0; c < Columns; ++c) {
-      const Lanes column = read(w[c] + k);
+      const Lanes column = read(w[c].at(k));
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) sum[r * Columns + c] += row[r] * column;
+      for (int r = 0; r < Rows; ++r)
+        sum[r * Columns + c] = multiply_add(row[r], column, sum[r * Columns + c]);
     }
   };
   int64_t k = 0;

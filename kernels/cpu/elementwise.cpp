@@ -13,10 +13,10 @@ namespace {
 
 template <class Weight, class Activation>
 void norm_row(int64_t width, const Activation* x, const Weight* w, float eps, Activation* out) {
-  Lanes squares = {};
+  Lanes squares = zero();
   for_lanes(width, [&](int64_t i, auto read, auto) {
     const Lanes value = read(x + i);
-    squares += value * value;
+    squares = multiply_add(value, value, squares);
   });
   const float inverse = 1.0F / std::sqrt(sum(squares) / static_cast<float>(width) + eps);
   for_lanes(width, [&](int64_t i, auto read, auto write) {
@@ -75,7 +75,7 @@ void swiglu(int64_t rows, int64_t width, const Activation* x, Activation* out) {
     const Activation* gate = x + r * 2 * width;
     for_lanes(width, [&](int64_t i, auto read, auto write) {
       const Lanes g = read(gate + i);
-      write(g / (1.0F + exponential(-g)) * read(gate + width + i), out + r * width + i);
+      write(g / (all(1) + exponential(zero() - g)) * read(gate + width + i), out + r * width + i);
     });
   });
 }
@@ -86,8 +86,8 @@ void sum_in_order(int parts, int64_t count, const Activation* const* from, Activ
   for_blocks((count + chunk - 1) / chunk, parts * count, [&](int64_t c) {
     const int64_t begin = c * chunk;
     for_lanes(std::min(chunk, count - begin), [&](int64_t i, auto read, auto write) {
-      Lanes total = {};
-      for (int p = 0; p < parts; ++p) total += read(from[p] + begin + i);
+      Lanes total = zero();
+      for (int p = 0; p < parts; ++p) total = total + read(from[p] + begin + i);
       write(total, out + begin + i);
     });
   });
@@ -127,14 +127,10 @@ Best argmax(std::span<const Activation> logits, int64_t first_index) {
     const int64_t end = std::min(count, begin + chunk);
     // Whole chunks are first asked whether they hold anything better: mostly they do not.
     if (end - begin == chunk) {
-      IntLanes any = {};
-      for (int64_t i = begin; i < end; i += lane_count) {
-        const Lanes value = load(logits.data() + i);
-        any |= (value > best.value) | (value != value);
-      }
-      int32_t found = 0;
-      for (int lane = 0; lane < 16; ++lane) found |= any[lane];
-      if (found == 0) continue;
+      bool any = false;
+      for (int64_t i = begin; i < end; i += lane_count)
+        any |= any_larger(load(logits.data() + i), best.value);
+      if (!any) continue;
     }
     for (int64_t i = begin; i < end; ++i) {
       const float value = to_float(logits[static_cast<size_t>(i)]);

@@ -1,8 +1,13 @@
-// Sixteen fp32 values that move together, through the compiler's vector extension (gcc, clang).
-// Sums are kept in sixteen lanes and folded in one fixed tree, so their bits depend neither on the
-// machine's vector width nor on what is computed beside them.
+// Sixteen fp32 values that move together, over Highway: one source for SSE4, AVX2, AVX-512 and
+// NEON. Sums are kept in sixteen lanes and folded in one fixed tree, so that their bits depend
+// neither on how many of them a register holds nor on what is computed beside them.
+//
+// Dispatch is static: the program is built for one machine (ARCH) all over, its templates and
+// OpenMP regions need no copies for each target, and `make ARCH=x86-64-v3` makes one for older
+// ones.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -11,41 +16,173 @@
 
 #include "base/format.h"
 
-// Where these vectors are wider than the machine's, compilers warn about how they are passed. They
-// are not: whatever takes or returns one is inlined.
-#pragma GCC diagnostic ignored "-Wpsabi"
+// AVX2 alone is enough for AVX2: nothing here needs AES. Vectors of a length that only a run knows
+// cannot stand in a struct: there NEON's are used.
+#define HWY_DISABLE_PCLMUL_AES
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#include <hwy/highway.h>
+
 #define HELIX_INLINE [[gnu::always_inline]] inline
 
 namespace helix::cpu {
 
+namespace hn = hwy::HWY_NAMESPACE;
+
 inline constexpr int64_t lane_count = 16;
-using Lanes = float __attribute__((vector_size(64)));
-using IntLanes = int32_t __attribute__((vector_size(64)));
-using UintLanes = uint32_t __attribute__((vector_size(64)));
-using HalfLanes = uint16_t __attribute__((vector_size(32)));
 
 constexpr int64_t round_up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
 
-HELIX_INLINE Lanes all(float value) { return value - Lanes{}; }
+// What one register holds, and how many of them are sixteen lanes.
+using Tag = hn::CappedTag<float, 16>;
+using IntTag = hn::Rebind<int32_t, Tag>;
+using Register = hn::Vec<Tag>;
+inline constexpr int register_lanes = static_cast<int>(hn::MaxLanes(Tag()));
+inline constexpr int registers = 16 / register_lanes;
+
+struct Lanes {
+  Register v[registers];
+};
+
+// The same of each register.
+template <class F>
+HELIX_INLINE Lanes each(F&& f) {
+  Lanes out;
+#pragma GCC unroll 4
+  for (int i = 0; i < registers; ++i) out.v[i] = f(i);
+  return out;
+}
+
+HELIX_INLINE Lanes all(float value) {
+  return each([&](int) { return hn::Set(Tag(), value); });
+}
+HELIX_INLINE Lanes zero() { return all(0); }
+
+HELIX_INLINE Lanes operator+(Lanes a, Lanes b) {
+  return each([&](int i) { return hn::Add(a.v[i], b.v[i]); });
+}
+HELIX_INLINE Lanes operator-(Lanes a, Lanes b) {
+  return each([&](int i) { return hn::Sub(a.v[i], b.v[i]); });
+}
+HELIX_INLINE Lanes operator*(Lanes a, Lanes b) {
+  return each([&](int i) { return hn::Mul(a.v[i], b.v[i]); });
+}
+HELIX_INLINE Lanes operator/(Lanes a, Lanes b) {
+  return each([&](int i) { return hn::Div(a.v[i], b.v[i]); });
+}
+HELIX_INLINE Lanes operator*(Lanes a, float b) { return a * all(b); }
+HELIX_INLINE Lanes operator-(Lanes a, float b) { return a - all(b); }
+// a * b + c, rounded once where the machine can.
+HELIX_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+  return each([&](int i) { return hn::MulAdd(a.v[i], b.v[i], c.v[i]); });
+}
 
 HELIX_INLINE Lanes load(const float* from) {
-  Lanes value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
+  return each([&](int i) { return hn::LoadU(Tag(), from + i * register_lanes); });
 }
 HELIX_INLINE Lanes load(const bf16* from) {
-  HalfLanes half;
-  std::memcpy(&half, from, sizeof half);
-  return std::bit_cast<Lanes>(__builtin_convertvector(half, UintLanes) << 16);
+  const hn::Rebind<uint16_t, Tag> halves;
+  const hn::Rebind<uint32_t, Tag> words;
+  const auto* bits = reinterpret_cast<const uint16_t*>(from);
+  return each([&](int i) {
+    const auto half = hn::LoadU(halves, bits + i * register_lanes);
+    return hn::BitCast(Tag(), hn::ShiftLeft<16>(hn::PromoteTo(words, half)));
+  });
 }
 
-HELIX_INLINE void store(Lanes value, float* to) { std::memcpy(to, &value, sizeof value); }
-HELIX_INLINE void store(Lanes value, bf16* to) {
-  const auto bits = std::bit_cast<UintLanes>(value);  // to_bf16, sixteen at a time
-  const UintLanes rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
-  const UintLanes nan = (bits >> 16) | 0x40U;
-  const auto half = __builtin_convertvector(value == value ? rounded : nan, HalfLanes);
-  std::memcpy(static_cast<void*>(to), &half, sizeof half);
+// Reading of Values<T>, without the tensor's scale, which the caller multiplies in at its end.
+HELIX_INLINE Lanes load(const Values<const float>& from) { return load(from.data); }
+HELIX_INLINE Lanes load(const Values<const bf16>& from) { return load(from.data); }
+
+// e4m3 through fp16, whose exponent is biased by 8 more: the factor 2^8 that is lost in this stands
+// in `code_scale`. fp16 converts its subnormals at full speed, fp32 arithmetic does not everywhere.
+HELIX_INLINE Lanes load(const Values<const fp8>& from) {
+  const hn::Rebind<int8_t, Tag> bytes;
+  const hn::Rebind<int16_t, Tag> shorts;
+  const auto* codes = reinterpret_cast<const int8_t*>(from.data);
+  return each([&](int i) {
+    // The sign fills the upper byte: shifted, it stands in bit 15, and in 14, where it is cleared.
+    const auto wide = hn::PromoteTo(shorts, hn::LoadU(bytes, codes + i * register_lanes));
+    const auto half =
+        hn::And(hn::ShiftLeft<7>(wide), hn::Set(shorts, static_cast<int16_t>(0xbfff)));
+    const auto size = hn::And(half, hn::Set(shorts, 0x3f80));
+    const auto nan = hn::VecFromMask(shorts, size == hn::Set(shorts, 0x3f80));
+    const hn::Rebind<hwy::float16_t, Tag> fp16;
+    return hn::PromoteTo(Tag(), hn::BitCast(fp16, hn::Or(half, nan)));
+  });
+}
+
+namespace tables {
+// e2m1 codes in halves, for byte shuffles; and what a block's scale is then worth.
+alignas(16) inline constexpr int8_t e2m1_halves[16] = {0, 1,  2,  3,  4,  6,  8,  12,
+                                                       0, -1, -2, -3, -4, -6, -8, -12};
+inline constexpr std::array<float, 256> half_scales = [] {
+  std::array<float, 256> all{};
+  for (int i = 0; i < 256; ++i)
+    all[static_cast<size_t>(i)] = to_float(fp8{static_cast<uint8_t>(i)}) / 2;
+  return all;
+}();
+}  // namespace tables
+
+HELIX_INLINE Lanes load(const Values<const nvfp4>& from) {  // one block
+  const hn::FixedTag<uint8_t, 8> packed;
+  const hn::FixedTag<uint8_t, 16> bytes;
+  const auto low_bits = hn::Set(packed, 15);
+  const auto two = hn::LoadU(packed, from.codes);
+  const auto low = hn::And(two, low_bits);
+  const auto high = hn::And(hn::ShiftRight<4>(two), low_bits);
+  const auto codes = hn::Combine(bytes, hn::InterleaveUpper(packed, low, high),
+                                 hn::InterleaveLower(packed, low, high));
+  const hn::FixedTag<int8_t, 16> halves;
+  const auto sizes =
+      hn::TableLookupBytes(hn::Load(halves, tables::e2m1_halves), hn::BitCast(halves, codes));
+  alignas(16) int8_t apart[16];
+  if constexpr (registers > 1) hn::Store(sizes, halves, apart);
+  const auto scale = hn::Set(Tag(), tables::half_scales[from.scales->bits]);
+  return each([&](int i) {
+    const hn::Rebind<int8_t, Tag> part;
+    const auto mine = [&] {
+      if constexpr (registers > 1) return hn::LoadU(part, apart + i * register_lanes);
+      else return sizes;
+    }();
+    return hn::Mul(hn::ConvertTo(Tag(), hn::PromoteTo(IntTag(), mine)), scale);
+  });
+}
+
+// What loaded values are to be multiplied by.
+template <class T>
+constexpr float code_scale(const Values<const T>& from) {
+  if constexpr (std::is_same_v<T, fp8>) return from.scale * 0x1p8F;
+  else return from.scale;
+}
+
+HELIX_INLINE void store(Lanes value, float* to) {
+#pragma GCC unroll 4
+  for (int i = 0; i < registers; ++i) hn::StoreU(value.v[i], Tag(), to + i * register_lanes);
+}
+HELIX_INLINE void store(Lanes value, bf16* to) {  // to_bf16, many at a time
+  const hn::Rebind<uint32_t, Tag> words;
+  const hn::Rebind<uint16_t, Tag> halves;
+  auto* out = reinterpret_cast<uint16_t*>(to);
+#pragma GCC unroll 4
+  for (int i = 0; i < registers; ++i) {
+    const auto bits = hn::BitCast(words, value.v[i]);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(words, 1));
+    const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(words, 0x7fff)));
+    const auto nan = hn::Or(bits, hn::Set(words, 0x400000));
+    const auto is_nan = hn::RebindMask(words, hn::IsNaN(value.v[i]));
+    const auto best = hn::ShiftRight<16>(hn::IfThenElse(is_nan, nan, rounded));
+    hn::StoreU(hn::TruncateTo(halves, best), halves, out + i * register_lanes);
+  }
+}
+
+// A place in an array: a pointer, or Values.
+template <class T>
+HELIX_INLINE const T* at(const T* from, int64_t i) {
+  return from + i;
+}
+template <class T>
+HELIX_INLINE Values<T> at(const Values<T>& from, int64_t i) {
+  return from.at(i);
 }
 
 // The first `count` < 16 values; the other lanes are 0.
@@ -54,6 +191,15 @@ HELIX_INLINE Lanes load_tail(const T* from, int64_t count) {
   T padded[lane_count] = {};
   std::memcpy(static_cast<void*>(padded), from, static_cast<size_t>(count) * sizeof(T));
   return load(padded);
+}
+template <class T>
+HELIX_INLINE Lanes load_tail(const Values<const T>& from, int64_t count) {
+  T padded[lane_count] = {};
+  std::memcpy(static_cast<void*>(padded), from.data, static_cast<size_t>(count) * sizeof(T));
+  return load(Values<const T>(padded));
+}
+HELIX_INLINE Lanes load_tail(const Values<const nvfp4>& from, int64_t) {
+  return load(from);  // blocks are whole
 }
 template <class T>
 HELIX_INLINE void store_tail(Lanes value, T* to, int64_t count) {
@@ -65,14 +211,14 @@ HELIX_INLINE void store_tail(Lanes value, T* to, int64_t count) {
 // The same as things to pass on: a vector, or what is left of a row.
 struct Load {
   template <class T>
-  HELIX_INLINE Lanes operator()(const T* from) const {
+  HELIX_INLINE Lanes operator()(const T& from) const {
     return load(from);
   }
 };
 struct LoadTail {
   int64_t count;
   template <class T>
-  HELIX_INLINE Lanes operator()(const T* from) const {
+  HELIX_INLINE Lanes operator()(const T& from) const {
     return load_tail(from, count);
   }
 };
@@ -99,14 +245,34 @@ HELIX_INLINE void for_lanes(int64_t count, Body&& body) {
 }
 
 // One level of the tree: lanes whose index has bit `Half` clear get a's pair sums, the others b's.
-template <int Half, int... I>
-HELIX_INLINE Lanes fold(Lanes a, Lanes b, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, (I & Half ? 16 + I : I)...) +
-         __builtin_shufflevector(a, b, (I & Half ? 16 + (I ^ Half) : (I ^ Half))...);
+// In a register: what stays where it is, plus what changes places.
+template <int Half>
+HELIX_INLINE Register fold_inside(Register a, Register b) {
+  const Tag d;
+  if constexpr (Half == 8) {
+    return hn::Add(hn::ConcatUpperLower(d, b, a), hn::ConcatLowerUpper(d, b, a));
+  } else if constexpr (Half == 4) {
+    return hn::Add(hn::OddEvenBlocks(b, a), hn::SwapAdjacentBlocks(hn::OddEvenBlocks(a, b)));
+  } else if constexpr (Half == 2) {
+    const hn::Repartition<double, Tag> pairs;
+    const auto pa = hn::BitCast(pairs, a);
+    const auto pb = hn::BitCast(pairs, b);
+    return hn::Add(hn::BitCast(d, hn::OddEven(pb, pa)),
+                   hn::BitCast(d, hn::Shuffle01(hn::OddEven(pa, pb))));
+  } else {
+    return hn::Add(hn::OddEven(b, a), hn::Shuffle2301(hn::OddEven(a, b)));
+  }
 }
 template <int Half>
 HELIX_INLINE Lanes fold(Lanes a, Lanes b) {
-  return fold<Half>(a, b, std::make_integer_sequence<int, 16>());
+  if constexpr (Half < register_lanes) {
+    return each([&](int i) { return fold_inside<Half>(a.v[i], b.v[i]); });
+  } else {
+    constexpr int apart = Half / register_lanes;
+    return each([&](int i) {
+      return (i & apart) != 0 ? hn::Add(b.v[i], b.v[i ^ apart]) : hn::Add(a.v[i], a.v[i ^ apart]);
+    });
+  }
 }
 
 // Lane i of the result is the sum of the lanes of v[i]. Every sum takes the same tree (halves 8, 4,
@@ -119,49 +285,69 @@ HELIX_INLINE Lanes sums(const Lanes (&v)[16]) {
   for (int i = 0; i < 4; ++i) b[i] = fold<4>(a[i], a[i + 4]);
   return fold<1>(fold<2>(b[0], b[2]), fold<2>(b[1], b[3]));
 }
+HELIX_INLINE float first(Lanes v) { return hn::GetLane(v.v[0]); }
 HELIX_INLINE float sum(Lanes v) {
   v = fold<8>(v, v);
   v = fold<4>(v, v);
   v = fold<2>(v, v);
-  return fold<1>(v, v)[0];
+  return first(fold<1>(v, v));
 }
 
 // Lanewise; a NaN in `value` is passed over (the caller's exponentials carry it on).
-HELIX_INLINE Lanes larger(Lanes value, Lanes than) { return value > than ? value : than; }
+HELIX_INLINE Lanes larger(Lanes value, Lanes than) {
+  return each(
+      [&](int i) { return hn::IfThenElse(hn::Gt(value.v[i], than.v[i]), value.v[i], than.v[i]); });
+}
 HELIX_INLINE float largest(Lanes v) {
-  float best = v[0];
-  for (int i = 1; i < 16; ++i) best = v[i] > best ? v[i] : best;
+  float lanes[16];
+  store(v, lanes);
+  float best = lanes[0];
+  for (int i = 1; i < 16; ++i) best = lanes[i] > best ? lanes[i] : best;
   return best;
 }
-
-HELIX_INLINE Lanes power_of_two(IntLanes exponent) {
-  return std::bit_cast<Lanes>(std::bit_cast<UintLanes>(exponent + 127) << 23);
+// Is any lane larger than `bound`, or NaN?
+HELIX_INLINE bool any_larger(Lanes v, float bound) {
+  bool any = false;
+#pragma GCC unroll 4
+  for (int i = 0; i < registers; ++i)
+    any |= !hn::AllTrue(Tag(), hn::Le(v.v[i], hn::Set(Tag(), bound)));
+  return any;
 }
 
 // e^x within 2 units in the last place, denormal results too; 0 for -inf, +inf on overflow, NaN for
 // NaN, 1 for 0. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (off
 // by 8e-9 at most there); 2^n in two factors, because 2^n alone leaves the exponents of normal
 // numbers.
-HELIX_INLINE Lanes exponential(Lanes x) {
-  x = x > 104.0F ? all(104.0F) : x;
-  x = x < -104.0F ? all(-104.0F) : x;
+HELIX_INLINE Register exponential(Register x) {
+  const Tag d;
+  const IntTag integers;
+  const auto set = [&](float value) { return hn::Set(d, value); };
+  x = hn::IfThenElse(hn::Gt(x, set(104)), set(104), x);  // not Min: NaN stays
+  x = hn::IfThenElse(hn::Lt(x, set(-104)), set(-104), x);
   // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
   constexpr float magic = 12582912.0F;
-  const Lanes shifted = x * 1.44269504F + magic;
-  const Lanes n = shifted - magic;
+  const auto shifted = hn::MulAdd(x, set(1.44269504F), set(magic));
+  const auto n = hn::Sub(shifted, set(magic));
   // ln 2 in two parts; n times the first is exact.
-  const Lanes r = (x - n * 0.693359375F) - n * -2.12194440e-4F;
-  Lanes p = r * (1.0F / 5040.0F) + 1.0F / 720.0F;
-  p = p * r + 1.0F / 120.0F;
-  p = p * r + 1.0F / 24.0F;
-  p = p * r + 1.0F / 6.0F;
-  p = p * r + 0.5F;
-  p = (p * r) * r + r;
-  p = p + 1.0F;
-  const IntLanes whole = std::bit_cast<IntLanes>(shifted) - std::bit_cast<int32_t>(magic);
-  const IntLanes half = whole >> 1;
-  return p * power_of_two(half) * power_of_two(whole - half);
+  const auto r = hn::NegMulAdd(n, set(-2.12194440e-4F), hn::NegMulAdd(n, set(0.693359375F), x));
+  auto p = hn::MulAdd(r, set(1.0F / 5040.0F), set(1.0F / 720.0F));
+  p = hn::MulAdd(p, r, set(1.0F / 120.0F));
+  p = hn::MulAdd(p, r, set(1.0F / 24.0F));
+  p = hn::MulAdd(p, r, set(1.0F / 6.0F));
+  p = hn::MulAdd(p, r, set(0.5F));
+  p = hn::MulAdd(hn::Mul(p, r), r, r);
+  p = hn::Add(p, set(1));
+  const auto whole =
+      hn::Sub(hn::BitCast(integers, shifted), hn::Set(integers, std::bit_cast<int32_t>(magic)));
+  const auto half = hn::ShiftRight<1>(whole);
+  const auto power_of_two = [&](auto exponent) {
+    return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(exponent, hn::Set(integers, 127))));
+  };
+  return hn::Mul(hn::Mul(p, power_of_two(half)), power_of_two(hn::Sub(whole, half)));
 }
-HELIX_INLINE float exponential(float x) { return exponential(all(x))[0]; }
+HELIX_INLINE Lanes exponential(Lanes x) {
+  return each([&](int i) { return exponential(x.v[i]); });
+}
+HELIX_INLINE float exponential(float x) { return hn::GetLane(exponential(hn::Set(Tag(), x))); }
 
 }  // namespace helix::cpu

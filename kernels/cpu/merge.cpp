@@ -56,11 +56,11 @@ void merge_partials(const PartialLayout& part, int parts, const std::byte* messa
     };
     const Shares shares(parts, lse);
     for_lanes(part.value_size, [&](int64_t d, auto read, auto write) {
-      Lanes merged = {};
+      Lanes merged = zero();
       for (int p = 0; p < parts; ++p) {
         if (lse(p) == -infinity) continue;
-        merged += read(outputs<Activation>(part, messages + p * part.bytes(), row, head) + d) *
-                  shares.of(lse(p));
+        const auto* from = outputs<Activation>(part, messages + p * part.bytes(), row, head);
+        merged = multiply_add(read(from + d), all(shares.of(lse(p))), merged);
       }
       write(merged, out + i * part.value_size + d);
     });
@@ -79,7 +79,7 @@ void rescale_partial(const PartialLayout& part, int parts, const std::byte* mess
     const bool empty = own == -infinity;
     const float share = empty ? 0.0F : shares.of(own);
     for_lanes(part.value_size, [&](int64_t d, auto read, auto write) {
-      write(empty ? Lanes{} : read(outputs<Activation>(part, message, row, head) + d) * share,
+      write(empty ? zero() : read(outputs<Activation>(part, message, row, head) + d) * share,
             out + i * part.value_size + d);
     });
   });

@@ -113,7 +113,7 @@ void router_scores(const Routing& routing, int64_t rows, int64_t width, const Ac
                            .x_stride = width,
                            .y_stride = routing.experts,
                            .fixed_order = true};
-  product<Weight, float>(shape, gather({}, 0, rows, width, x), w, scores);
+  product<Weight, float>(shape, gather({}, 0, rows, width, x), Values(w), scores);
   for (int64_t row = 0; row < rows; ++row)
     score(routing, {scores + row * routing.experts, static_cast<size_t>(routing.experts)});
 }
@@ -169,8 +169,8 @@ double shortfall(const Routing& routing, std::span<const float> scores, std::spa
 
 template <class Weight, class Activation, class Out>
 void experts_product(std::span<const ExpertRows> experts, std::span<const int32_t> row_of,
-                     int64_t outputs, int64_t inputs, const Activation* x, const Weight* w,
-                     Out* y) {
+                     int64_t outputs, int64_t inputs, const Activation* x,
+                     const Values<const Weight>& w, Out* y) {
   for (const ExpertRows& e : experts) {
     const ProductShape shape{.rows = e.count,
                              .outputs = outputs,
@@ -178,7 +178,7 @@ void experts_product(std::span<const ExpertRows> experts, std::span<const int32_
                              .x_stride = inputs,
                              .y_stride = outputs};
     const float* rows = gather(row_of, e.first, e.count, inputs, x);
-    const Weight* matrix = w + e.expert * outputs * inputs;
+    const Values<const Weight> matrix = w.at(e.expert * outputs * inputs);
     if constexpr (std::is_same_v<Out, float>) {
       product<Weight, float>(shape, rows, matrix, y + e.first * outputs);
     } else {
@@ -199,27 +199,35 @@ void sum_pairs(std::span<const int32_t> row_of, std::span<const float> gates, in
   for (size_t p = 0; p < row_of.size(); ++p) pairs_of[row_of[p]].push_back(static_cast<int32_t>(p));
   for_blocks(rows, static_cast<int64_t>(row_of.size()) * width, [&](int64_t row) {
     for_lanes(width, [&](int64_t i, auto read, auto write) {
-      Lanes sum = {};
-      for (const int32_t p : pairs_of[row]) sum += gates[p] * read(y + p * width + i);
+      Lanes sum = zero();
+      for (const int32_t p : pairs_of[row])
+        sum = multiply_add(all(gates[p]), read(y + p * width + i), sum);
       write(sum, out + row * width + i);
     });
   });
 }
 
-#define INSTANTIATE(Weight, Activation)                                                           \
+#define ROUTER(Weight, Activation)                                                                \
   template void router_scores(const Routing&, int64_t, int64_t, const Activation*, const Weight*, \
-                              float*);                                                            \
-  template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t,   \
-                                int64_t, const Activation*, const Weight*, Activation*);
-INSTANTIATE(float, float)
-INSTANTIATE(float, bf16)
-INSTANTIATE(bf16, float)
-INSTANTIATE(bf16, bf16)
-#undef INSTANTIATE
-template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t,
-                              int64_t, const bf16*, const float*, float*);
-template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t,
-                              int64_t, const bf16*, const bf16*, float*);
+                              float*);
+ROUTER(float, float)
+ROUTER(float, bf16)
+ROUTER(bf16, float)
+ROUTER(bf16, bf16)
+#undef ROUTER
+#define EXPERTS(Weight, Activation, Out)                                                        \
+  template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t, \
+                                int64_t, const Activation*, const Values<const Weight>&, Out*);
+#define ALL_EXPERTS(Weight)     \
+  EXPERTS(Weight, float, float) \
+  EXPERTS(Weight, bf16, bf16)   \
+  EXPERTS(Weight, bf16, float)
+ALL_EXPERTS(float)
+ALL_EXPERTS(bf16)
+ALL_EXPERTS(fp8)
+ALL_EXPERTS(nvfp4)
+#undef ALL_EXPERTS
+#undef EXPERTS
 template void sum_pairs(std::span<const int32_t>, std::span<const float>, int64_t, int64_t,
                         const float*, float*);
 template void sum_pairs(std::span<const int32_t>, std::span<const float>, int64_t, int64_t,

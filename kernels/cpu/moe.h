@@ -55,7 +55,8 @@ struct ExpertRows {
 // x: [..][inputs], w: [..][outputs][inputs], y: [pairs][outputs].
 template <class Weight, class Activation, class Out>
 void experts_product(std::span<const ExpertRows> experts, std::span<const int32_t> row_of,
-                     int64_t outputs, int64_t inputs, const Activation* x, const Weight* w, Out* y);
+                     int64_t outputs, int64_t inputs, const Activation* x,
+                     const Values<const Weight>& w, Out* y);
 
 // out[r] = sum over the pairs of row r, in the order of pairs, of gate * y[p], rounded once; zero
 // where there is none. y: [pairs][width], out: [rows][width].

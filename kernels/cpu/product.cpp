@@ -23,7 +23,7 @@ struct Matrix {
   int64_t rows, inputs;
   const float* x;
   int64_t x_stride;
-  const Weight* w;
+  Values<const Weight> w;
   Activation* y;
   int64_t y_stride;
 };
@@ -34,10 +34,11 @@ void rows_of_panel(const Matrix<Weight, Activation>& a, int64_t m, int64_t n, in
   constexpr int columns = Rows < 3 ? 8 : 4;
   for (int64_t first = n; first < n + count; first += columns) {
     const int64_t left = std::min<int64_t>(columns, n + count - first);
-    const Weight* w[columns];
-    for (int64_t c = 0; c < columns; ++c) w[c] = a.w + (first + std::min(c, left - 1)) * a.inputs;
+    Values<const Weight> w[columns];
+    for (int64_t c = 0; c < columns; ++c) w[c] = a.w.at((first + std::min(c, left - 1)) * a.inputs);
     float sums[16];
-    store(dots<Rows, columns>(a.x + m * a.x_stride, a.x_stride, w, a.inputs), sums);
+    store(dots<Rows, columns>(a.x + m * a.x_stride, a.x_stride, w, a.inputs) * code_scale(a.w),
+          sums);
     for (int64_t r = 0; r < Rows; ++r) {
       Activation* y = a.y + (m + r) * a.y_stride + first;
       for (int64_t c = 0; c < left; ++c) y[c] = from_float<Activation>(sums[r * columns + c]);
@@ -62,7 +63,7 @@ void blas_block(const Matrix<float, float>& a, int64_t begin, int64_t end) {
   static_cast<void>(single);
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(a.rows),
               static_cast<int>(end - begin), static_cast<int>(a.inputs), 1.0F, a.x,
-              static_cast<int>(a.x_stride), a.w + begin * a.inputs, static_cast<int>(a.inputs),
+              static_cast<int>(a.x_stride), a.w.data + begin * a.inputs, static_cast<int>(a.inputs),
               0.0F, a.y + begin, static_cast<int>(a.y_stride));
 }
 
@@ -84,60 +85,62 @@ const float* as_float(const Activation* x, int64_t rows, int64_t stride, int64_t
 }
 
 template <class Weight, class Activation>
-void multiply(const ProductShape& shape, int64_t heads, const Activation* x, const Weight* w,
-              Activation* y, const std::function<void()>& poll) {
+void multiply(const ProductShape& shape, int64_t heads, const Activation* x,
+              const Values<const Weight>& w, Activation* y, const std::function<void()>& poll) {
   if (shape.rows == 0 || shape.outputs == 0) return;
   constexpr bool fp32 = std::is_same_v<Weight, float> && std::is_same_v<Activation, float>;
   const bool wide = fp32 && shape.rows >= wide_rows && !shape.fixed_order && shape.inputs > 0;
-  const int64_t row_bytes = std::max<int64_t>(1, shape.inputs * int64_t{sizeof(Weight)});
+  const int64_t row_bytes = std::max<int64_t>(1, bytes_for<Weight>(shape.inputs));
   const int64_t block =
       wide ? blas_outputs : std::max(panel, block_bytes / row_bytes / panel * panel);
   const int64_t blocks = (shape.outputs + block - 1) / block;
   const float* x_float = as_float(x, shape.rows * heads, shape.x_stride, shape.inputs);
   Poller poller(poll);
-  for_blocks(heads * blocks, heads * shape.rows * shape.outputs * shape.inputs, poller,
-             [&](int64_t i) {
-               const int64_t head = i / blocks;
-               const int64_t begin = i % blocks * block;
-               const int64_t end = std::min(shape.outputs, begin + block);
-               const Matrix<Weight, Activation> matrix{.rows = shape.rows,
-                                                       .inputs = shape.inputs,
-                                                       .x = x_float + head * shape.x_stride,
-                                                       .x_stride = heads * shape.x_stride,
-                                                       .w = w + head * shape.outputs * shape.inputs,
-                                                       .y = y + head * shape.y_stride,
-                                                       .y_stride = heads * shape.y_stride};
-               if constexpr (fp32) {
-                 if (wide) return blas_block(matrix, begin, end);
-               }
-               our_block(matrix, begin, end);
-             });
+  for_blocks(
+      heads * blocks, heads * shape.rows * shape.outputs * shape.inputs, poller, [&](int64_t i) {
+        const int64_t head = i / blocks;
+        const int64_t begin = i % blocks * block;
+        const int64_t end = std::min(shape.outputs, begin + block);
+        const Matrix<Weight, Activation> matrix{.rows = shape.rows,
+                                                .inputs = shape.inputs,
+                                                .x = x_float + head * shape.x_stride,
+                                                .x_stride = heads * shape.x_stride,
+                                                .w = w.at(head * shape.outputs * shape.inputs),
+                                                .y = y + head * shape.y_stride,
+                                                .y_stride = heads * shape.y_stride};
+        if constexpr (fp32) {
+          if (wide) return blas_block(matrix, begin, end);
+        }
+        our_block(matrix, begin, end);
+      });
   poller.finish();
 }
 
 }  // namespace
 
 template <class Weight, class Activation>
-void product(const ProductShape& shape, const Activation* x, const Weight* w, Activation* y,
-             const std::function<void()>& poll) {
+void product(const ProductShape& shape, const Activation* x, const Values<const Weight>& w,
+             Activation* y, const std::function<void()>& poll) {
   multiply(shape, 1, x, w, y, poll);
 }
 
 template <class Weight, class Activation>
 void product_per_head(const ProductShape& shape, int64_t heads, const Activation* x,
-                      const Weight* w, Activation* y) {
+                      const Values<const Weight>& w, Activation* y) {
   multiply(shape, heads, x, w, y, {});
 }
 
-#define INSTANTIATE(Weight, Activation)                                                          \
-  template void product(const ProductShape&, const Activation*, const Weight*, Activation*,      \
-                        const std::function<void()>&);                                           \
-  template void product_per_head(const ProductShape&, int64_t, const Activation*, const Weight*, \
-                                 Activation*);
-INSTANTIATE(float, float)
-INSTANTIATE(float, bf16)
-INSTANTIATE(bf16, float)
-INSTANTIATE(bf16, bf16)
+#define INSTANTIATE(Weight, Activation)                                                      \
+  template void product(const ProductShape&, const Activation*, const Values<const Weight>&, \
+                        Activation*, const std::function<void()>&);                          \
+  template void product_per_head(const ProductShape&, int64_t, const Activation*,            \
+                                 const Values<const Weight>&, Activation*);
+#define FOR_ACTIVATIONS(Weight) INSTANTIATE(Weight, float) INSTANTIATE(Weight, bf16)
+FOR_ACTIVATIONS(float)
+FOR_ACTIVATIONS(bf16)
+FOR_ACTIVATIONS(fp8)
+FOR_ACTIVATIONS(nvfp4)
+#undef FOR_ACTIVATIONS
 #undef INSTANTIATE
 
 }  // namespace helix::cpu

@@ -61,7 +61,7 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
         double sum = 0;
         for (int64_t d = 0; d < shape.head_size; ++d) {
           sum += double{to_float(q[(row * shape.heads + head) * shape.head_size + d])} *
-                 double{to_float(view.k[t * view.k_stride + d])};
+                 double{value_at(view.k, view.row(t) * view.k_stride + d)};
         }
         logits.push_back(shape.scale * sum);
         max = logits.back() > max ? logits.back() : max;
@@ -78,7 +78,7 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
       for (int64_t d = 0; d < shape.value_size; ++d) {
         double sum = 0;
         for (int64_t t = 0; t < view.tokens; ++t) {
-          sum += weights[t] / total * to_float(view.v[t * view.v_stride + d]);
+          sum += weights[t] / total * value_at(view.v, view.row(t) * view.v_stride + d);
         }
         write(message + part.output_offset(row, slot) + d * part.element_bytes,
               rounded<Activation>(sum));
@@ -134,14 +134,14 @@ void rescale_partial(const PartialLayout& part, int parts, const std::byte* mess
 
 template <class Weight, class Activation>
 void product_per_head(const ProductShape& shape, int64_t heads, const Activation* x,
-                      const Weight* w, Activation* y) {
+                      const Values<const Weight>& w, Activation* y) {
   for (int64_t m = 0; m < shape.rows; ++m) {
     for (int64_t h = 0; h < heads; ++h) {
       for (int64_t n = 0; n < shape.outputs; ++n) {
         double sum = 0;
         for (int64_t k = 0; k < shape.inputs; ++k) {
           sum += double{to_float(x[(m * heads + h) * shape.x_stride + k])} *
-                 double{to_float(w[(h * shape.outputs + n) * shape.inputs + k])};
+                 double{value_at(w, (h * shape.outputs + n) * shape.inputs + k)};
         }
         y[(m * heads + h) * shape.y_stride + n] = rounded<Activation>(sum);
       }
@@ -150,7 +150,8 @@ void product_per_head(const ProductShape& shape, int64_t heads, const Activation
 }
 
 template <class Weight, class Activation>
-void product(const ProductShape& shape, const Activation* x, const Weight* w, Activation* y) {
+void product(const ProductShape& shape, const Activation* x, const Values<const Weight>& w,
+             Activation* y) {
   reference::product_per_head(shape, 1, x, w,
                               y);  // qualified: the arguments alone would find the tuned one
 }
@@ -252,19 +253,29 @@ Best argmax(std::span<const Activation> logits, int64_t first_index) {
   return best;
 }
 
-#define INSTANTIATE(Weight, Activation)                                                          \
-  template void decode_attention(const AttentionShape&, const Activation*,                       \
-                                 std::span<const KvView<Weight>>, const PartialLayout&,          \
-                                 std::byte*);                                                    \
-  template void product(const ProductShape&, const Activation*, const Weight*, Activation*);     \
-  template void product_per_head(const ProductShape&, int64_t, const Activation*, const Weight*, \
-                                 Activation*);                                                   \
-  template void rms_norm(int64_t, int64_t, int64_t, int64_t, const Activation*, const Weight*,   \
-                         float, Activation*);                                                    \
-  template void add_rms_norm(int64_t, int64_t, Activation*, const Activation*, const Weight*,    \
-                             float, Activation*);                                                \
-  template void embed(std::span<const int32_t>, int64_t, int64_t, int64_t, const Weight*,        \
-                      Activation*);                                                              \
+#define INSTANTIATE(Stored, Activation)                                                      \
+  template void decode_attention(const AttentionShape&, const Activation*,                   \
+                                 std::span<const KvView<Stored>>, const PartialLayout&,      \
+                                 std::byte*);                                                \
+  template void product(const ProductShape&, const Activation*, const Values<const Stored>&, \
+                        Activation*);                                                        \
+  template void product_per_head(const ProductShape&, int64_t, const Activation*,            \
+                                 const Values<const Stored>&, Activation*);
+#define FOR_ACTIVATIONS(Stored) INSTANTIATE(Stored, float) INSTANTIATE(Stored, bf16)
+FOR_ACTIVATIONS(float)
+FOR_ACTIVATIONS(bf16)
+FOR_ACTIVATIONS(fp8)
+FOR_ACTIVATIONS(nvfp4)
+#undef FOR_ACTIVATIONS
+#undef INSTANTIATE
+
+#define INSTANTIATE(Weight, Activation)                                                        \
+  template void rms_norm(int64_t, int64_t, int64_t, int64_t, const Activation*, const Weight*, \
+                         float, Activation*);                                                  \
+  template void add_rms_norm(int64_t, int64_t, Activation*, const Activation*, const Weight*,  \
+                             float, Activation*);                                              \
+  template void embed(std::span<const int32_t>, int64_t, int64_t, int64_t, const Weight*,      \
+                      Activation*);                                                            \
   template void convert(int64_t, const Weight*, Activation*);
 INSTANTIATE(float, float)
 INSTANTIATE(float, bf16)

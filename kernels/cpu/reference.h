@@ -23,10 +23,11 @@ void rescale_partial(const PartialLayout& part, int parts, const std::byte* mess
                      const float* lses, Activation* out);
 
 template <class Weight, class Activation>
-void product(const ProductShape& shape, const Activation* x, const Weight* w, Activation* y);
+void product(const ProductShape& shape, const Activation* x, const Values<const Weight>& w,
+             Activation* y);
 template <class Weight, class Activation>
 void product_per_head(const ProductShape& shape, int64_t heads, const Activation* x,
-                      const Weight* w, Activation* y);
+                      const Values<const Weight>& w, Activation* y);
 
 template <class Weight, class Activation>
 void rms_norm(int64_t rows, int64_t width, int64_t x_stride, int64_t out_stride,

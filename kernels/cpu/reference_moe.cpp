@@ -9,9 +9,9 @@
 namespace helix::cpu::reference {
 namespace {
 
-double dot(int64_t size, const auto* a, const auto* b) {
+double dot(int64_t size, const auto* a, const auto& b) {
   double sum = 0;
-  for (int64_t i = 0; i < size; ++i) sum += double{to_float(a[i])} * double{to_float(b[i])};
+  for (int64_t i = 0; i < size; ++i) sum += double{to_float(a[i])} * double{value_at(b, i)};
   return sum;
 }
 
@@ -32,7 +32,7 @@ void router_scores(const Routing& routing, int64_t rows, int64_t width, const Ac
   for (int64_t row = 0; row < rows; ++row) {
     std::vector<double> logits;
     for (int64_t e = 0; e < routing.experts; ++e)
-      logits.push_back(dot(width, x + row * width, w + e * width) +
+      logits.push_back(dot(width, x + row * width, Values(w + e * width)) +
                        (routing.skew.empty() ? 0 : routing.skew[e]));
     double sum = 0;
     for (const double logit : logits) sum += std::exp(logit);
@@ -69,14 +69,14 @@ void choose(const Routing& routing, std::span<const float> scores, std::span<con
 
 template <class Weight, class Activation, class Out>
 void experts_product(std::span<const ExpertRows> experts, std::span<const int32_t> row_of,
-                     int64_t outputs, int64_t inputs, const Activation* x, const Weight* w,
-                     Out* y) {
+                     int64_t outputs, int64_t inputs, const Activation* x,
+                     const Values<const Weight>& w, Out* y) {
   for (const ExpertRows& e : experts)
     for (int64_t p = e.first; p < e.first + e.count; ++p)
       for (int64_t n = 0; n < outputs; ++n)
         y[p * outputs + n] = from_float<Out>(
             static_cast<float>(dot(inputs, x + (row_of.empty() ? p : row_of[p]) * inputs,
-                                   w + (e.expert * outputs + n) * inputs)));
+                                   w.at((e.expert * outputs + n) * inputs))));
 }
 
 template <class Activation>
@@ -91,24 +91,27 @@ void sum_pairs(std::span<const int32_t> row_of, std::span<const float> gates, in
     }
 }
 
-#define INSTANTIATE(Weight, Activation)                                                           \
+#define ROUTER(Weight, Activation)                                                                \
   template void router_scores(const Routing&, int64_t, int64_t, const Activation*, const Weight*, \
-                              float*);                                                            \
-  template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t,   \
-                                int64_t, const Activation*, const Weight*, Activation*);          \
-  template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t,   \
-                                int64_t, const Activation*, const Weight*, float*);
-#define INSTANTIATE_FLOAT(Weight)                                                               \
-  template void router_scores(const Routing&, int64_t, int64_t, const float*, const Weight*,    \
-                              float*);                                                          \
+                              float*);
+ROUTER(float, float)
+ROUTER(float, bf16)
+ROUTER(bf16, float)
+ROUTER(bf16, bf16)
+#undef ROUTER
+#define EXPERTS(Weight, Activation, Out)                                                        \
   template void experts_product(std::span<const ExpertRows>, std::span<const int32_t>, int64_t, \
-                                int64_t, const float*, const Weight*, float*);
-INSTANTIATE(float, bf16)
-INSTANTIATE(bf16, bf16)
-INSTANTIATE_FLOAT(float)
-INSTANTIATE_FLOAT(bf16)
-#undef INSTANTIATE
-#undef INSTANTIATE_FLOAT
+                                int64_t, const Activation*, const Values<const Weight>&, Out*);
+#define ALL_EXPERTS(Weight)     \
+  EXPERTS(Weight, float, float) \
+  EXPERTS(Weight, bf16, bf16)   \
+  EXPERTS(Weight, bf16, float)
+ALL_EXPERTS(float)
+ALL_EXPERTS(bf16)
+ALL_EXPERTS(fp8)
+ALL_EXPERTS(nvfp4)
+#undef ALL_EXPERTS
+#undef EXPERTS
 template void sum_pairs(std::span<const int32_t>, std::span<const float>, int64_t, int64_t,
                         const float*, float*);
 template void sum_pairs(std::span<const int32_t>, std::span<const float>, int64_t, int64_t,

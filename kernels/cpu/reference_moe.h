@@ -12,7 +12,8 @@ void choose(const Routing& routing, std::span<const float> scores, std::span<con
             std::span<Choice> out);
 template <class Weight, class Activation, class Out>
 void experts_product(std::span<const ExpertRows> experts, std::span<const int32_t> row_of,
-                     int64_t outputs, int64_t inputs, const Activation* x, const Weight* w, Out* y);
+                     int64_t outputs, int64_t inputs, const Activation* x,
+                     const Values<const Weight>& w, Out* y);
 template <class Activation>
 void sum_pairs(std::span<const int32_t> row_of, std::span<const float> gates, int64_t rows,
                int64_t width, const float* y, Activation* out);

@@ -146,6 +146,13 @@ struct Values<T> {
   friend constexpr bool operator==(const Values&, const Values&) = default;
 };
 
+// Bytes of `count` values; nvfp4: a multiple of 16.
+template <class T>
+constexpr int64_t bytes_for(int64_t count) {
+  if constexpr (std::is_same_v<std::remove_const_t<T>, nvfp4>) return count / nvfp4_block * 9;
+  else return count * static_cast<int64_t>(sizeof(T));
+}
+
 // The `count` values of a tensor whose memory begins at `base`.
 template <class T>
 Values<T> values_at(std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>* base,

@@ -32,7 +32,8 @@ struct Input {
   AttentionShape shape;
   std::vector<int64_t> tokens;  // of each row
   std::vector<Activation> q;
-  std::vector<std::vector<Kv>> k, v;  // of each (row, KV head); MLA has no v of its own
+  std::vector<std::vector<float>> keys, values;  // of each (row, KV head), before they are rounded
+  std::vector<Array<Kv>> k, v;                   // MLA has no v of its own
 
   Input(Random& random, AttentionShape of, std::vector<int64_t> row_tokens, bool peaky)
       : shape(of), tokens(std::move(row_tokens)) {
@@ -41,12 +42,14 @@ struct Input {
     q = random.normals<Activation>(shape.rows * shape.heads * shape.head_size);
     for (int64_t pair = 0; pair < shape.rows * shape.kv_heads; ++pair) {
       const int64_t count = tokens[pair / shape.kv_heads];
-      k.push_back(random.normals<Kv>(count * shape.head_size));
-      v.push_back(random.normals<Kv>(latent() ? 0 : count * shape.value_size));
+      keys.push_back(random.normals<float>(count * shape.head_size));
+      values.push_back(random.normals<float>(latent() ? 0 : count * shape.value_size));
       for (int peak = 0; peaky && count > 0 && peak < 3; ++peak) {
         point(pair, random.integer(0, count - 1),
               random.integer(0, shape.heads / shape.kv_heads - 1));
       }
+      k.emplace_back(keys.back());
+      v.emplace_back(values.back());
     }
   }
 
@@ -58,8 +61,7 @@ struct Input {
     for (int64_t d = 0; d < shape.head_size; ++d) square += std::pow(to_float(query[d]), 2);
     const double factor = 20 / (shape.scale * square);
     for (int64_t d = 0; d < shape.head_size; ++d) {
-      k[pair][token * shape.head_size + d] =
-          from_float<Kv>(static_cast<float>(factor * to_float(query[d])));
+      keys[pair][token * shape.head_size + d] = static_cast<float>(factor * to_float(query[d]));
     }
   }
 
@@ -70,9 +72,9 @@ struct Input {
       const int64_t count = tokens[pair / shape.kv_heads];
       const int64_t begin = count * shard / of;
       const int64_t v_stride = latent() ? shape.head_size : shape.value_size;
-      const Kv* values = latent() ? k[pair].data() : v[pair].data();
-      all.push_back({.k = k[pair].data() + begin * shape.head_size,
-                     .v = values + begin * v_stride,
+      const auto own = latent() ? k[pair].view() : v[pair].view();
+      all.push_back({.k = k[pair].view().at(begin * shape.head_size),
+                     .v = own.at(begin * v_stride),
                      .k_stride = shape.head_size,
                      .v_stride = v_stride,
                      .tokens = count * (shard + 1) / of - begin});
@@ -155,6 +157,7 @@ void expect_like(Output<Activation> actual, Output<Activation> expected) {
   }
 }
 
+template <class Kv>
 AttentionShape random_shape(Random& random) {
   struct Heads {
     int64_t heads, kv_heads;
@@ -170,11 +173,12 @@ AttentionShape random_shape(Random& random) {
                                          {24, 3},
                                          {24, 8},
                                          {40, 2}});
-  const auto size = random.pick<int64_t>({8, 16, 24, 64, 100, 128, 576});
-  return {.heads = heads.heads,
-          .kv_heads = heads.kv_heads,
-          .head_size = size,
-          .value_size = size == 576 ? 512 : random.pick<int64_t>({size, 8, 72})};
+  const int64_t size = up_to(granule<Kv>, random.pick<int64_t>({8, 16, 24, 64, 100, 128, 576}));
+  return {
+      .heads = heads.heads,
+      .kv_heads = heads.kv_heads,
+      .head_size = size,
+      .value_size = size == 576 ? 512 : up_to(granule<Kv>, random.pick<int64_t>({size, 8, 72}))};
 }
 
 std::vector<int64_t> random_tokens(Random& random) {
@@ -194,15 +198,16 @@ struct Types {
   using Kv = B;
 };
 using Combinations =
-    testing::Types<Types<float, float>, Types<float, bf16>, Types<bf16, float>, Types<bf16, bf16>>;
+    testing::Types<Types<float, float>, Types<float, bf16>, Types<bf16, float>, Types<bf16, bf16>,
+                   Types<float, fp8>, Types<bf16, fp8>, Types<float, nvfp4>, Types<bf16, nvfp4>>;
 TYPED_TEST_SUITE(Attention, Combinations);
 
 TYPED_TEST(Attention, MatchesItsTwin) {
   using A = typename TypeParam::Activation;
   Random random(1);
   for (int i = 0; i < 40; ++i) {
-    const Input<A, typename TypeParam::Kv> input(random, random_shape(random),
-                                                 random_tokens(random), i % 2 == 0);
+    using Kv = typename TypeParam::Kv;
+    const Input<A, Kv> input(random, random_shape<Kv>(random), random_tokens(random), i % 2 == 0);
     int64_t parts = random.integer(1, 8);
     while (input.shape.heads % parts != 0) --parts;
     SCOPED_TRACE(testing::Message()
@@ -229,7 +234,7 @@ TYPED_TEST(Attention, BitsDependOnTheRowAlone) {
   using Kv = typename TypeParam::Kv;
   Random random(3);
   for (int i = 0; i < 12; ++i) {
-    AttentionShape shape = random_shape(random);
+    AttentionShape shape = random_shape<Kv>(random);
     auto tokens = random_tokens(random);
     if (i % 5 == 0) tokens.push_back(3000);
     const Input<A, Kv> input(random, shape, tokens, true);
@@ -257,8 +262,8 @@ TYPED_TEST(Attention, ShardsMergeToTheWhole) {
   using A = typename TypeParam::Activation;
   Random random(4);
   for (int i = 0; i < 20; ++i) {
-    const Input<A, typename TypeParam::Kv> input(random, random_shape(random),
-                                                 random_tokens(random), i % 2 == 0);
+    using Kv = typename TypeParam::Kv;
+    const Input<A, Kv> input(random, random_shape<Kv>(random), random_tokens(random), i % 2 == 0);
     const auto shards = static_cast<int>(random.integer(1, 8));
     Output<A> gathered(input.shape, 1);
     gathered.messages.clear();
@@ -278,7 +283,8 @@ TYPED_TEST(Attention, NansAreSeen) {
   using Kv = typename TypeParam::Kv;
   Random random(5);
   for (int64_t token : {0, 63, 64, 300}) {
-    const AttentionShape shape{.heads = 6, .kv_heads = 2, .head_size = 24, .value_size = 24};
+    constexpr int64_t size = up_to(granule<Kv>, 24);
+    const AttentionShape shape{.heads = 6, .kv_heads = 2, .head_size = size, .value_size = size};
     const auto count_nans = [](const std::vector<A>& values) {
       return std::ranges::count_if(values, [](A value) { return std::isnan(to_float(value)); });
     };
@@ -286,15 +292,56 @@ TYPED_TEST(Attention, NansAreSeen) {
     ASSERT_EQ(count_nans(attend(clean).values()), 0);
     auto input = clean;
     input.q[0] = from_float<A>(NAN);
-    EXPECT_EQ(count_nans(attend(input).values()), 24);  // one head
+    EXPECT_EQ(count_nans(attend(input).values()), size);  // one head
     EXPECT_TRUE(std::isnan(attend(input).lses()[0]));
     input = clean;
-    input.k[1][token * 24 + 23] = from_float<Kv>(NAN);
-    EXPECT_EQ(count_nans(attend(input).values()), 3 * 24);  // one KV head
+    input.k[1].make_nan(token * size + 23);
+    EXPECT_EQ(count_nans(attend(input).values()), 3 * size);  // one KV head
     EXPECT_TRUE(std::isnan(attend(input).lses()[3]));
     input = clean;
-    input.v[1][token * 24 + 23] = from_float<Kv>(NAN);
-    EXPECT_EQ(count_nans(attend(input).values()), 3);  // one value of three heads
+    input.v[1].make_nan(token * size + 23);
+    EXPECT_EQ(count_nans(attend(input).values()), 3 * granule<Kv>);  // of three heads
+  }
+}
+
+// Blocks in any order, of which some are not this request's, behind a table.
+TYPED_TEST(Attention, PagedIsAsDense) {
+  using A = typename TypeParam::Activation;
+  using Kv = typename TypeParam::Kv;
+  Random random(9);
+  for (int i = 0; i < 12; ++i) {
+    const Input<A, Kv> input(random, random_shape<Kv>(random), random_tokens(random), true);
+    const auto block_tokens = random.pick<int64_t>({64, 128});
+    std::vector<std::vector<int32_t>> tables(input.k.size());
+    std::vector<Array<Kv>> k, v;
+    auto views = input.views();
+    for (size_t pair = 0; pair < views.size(); ++pair) {
+      std::vector<int32_t>& table = tables[pair];
+      for (int64_t t = 0; t < views[pair].tokens; t += block_tokens)
+        table.push_back(static_cast<int32_t>(2 * std::ssize(table) + 1));
+      std::ranges::reverse(table);
+      const auto paged = [&](const std::vector<float>& rows, int64_t width) {
+        std::vector<float> pool(static_cast<size_t>(2 * std::ssize(table) * block_tokens * width),
+                                1e3F);
+        for (int64_t t = 0; t * width < std::ssize(rows); ++t)
+          std::copy_n(&rows[t * width], width,
+                      &pool[(table[t / block_tokens] * block_tokens + t % block_tokens) * width]);
+        return Array<Kv>(pool);
+      };
+      k.push_back(paged(input.keys[pair], input.shape.head_size));
+      v.push_back(paged(input.values[pair], input.shape.value_size));
+    }
+    for (size_t pair = 0; pair < views.size(); ++pair) {
+      views[pair].k = k[pair].view();
+      views[pair].v = input.latent() ? k[pair].view() : v[pair].view();
+      views[pair].block_table = tables[pair].data();
+      views[pair].block_tokens = block_tokens;
+    }
+    EXPECT_TRUE(same_bits(attend(input, views).messages, attend(input).messages));
+    if (std::ranges::all_of(input.tokens, [](int64_t tokens) { return tokens == 0; })) continue;
+    std::ranges::for_each(tables, [](auto& table) { std::ranges::reverse(table); });
+    const bool one_block = std::ranges::all_of(tables, [](const auto& t) { return t.size() < 2; });
+    EXPECT_EQ(same_bits(attend(input, views).messages, attend(input).messages), one_block);
   }
 }
 
@@ -331,11 +378,14 @@ TEST(AttentionControls, LogitsThatAreAllMinusInfinityAreAnError) {
   const AttentionShape shape{.heads = 1, .kv_heads = 1, .head_size = 8, .value_size = 8};
   Input<float, float> input(random, shape, {100}, false);
   std::ranges::fill(input.q, 1.0F);
-  std::ranges::fill(input.k[0], -infinity);
+  input.k[0] = Array<float>(std::vector<float>(800, -infinity));
   EXPECT_TRUE(std::isnan(attend(input).lses()[0]));
   EXPECT_TRUE(std::isnan(attend(input).values()[0]));
-  std::fill_n(input.k[0].begin(), 8, 0.5F);  // one token is finite: it has all the weight
-  EXPECT_EQ(attend(input).values(), std::vector<float>(input.v[0].begin(), input.v[0].begin() + 8));
+  std::vector<float> keys(800, -infinity);
+  std::fill_n(keys.begin(), 8, 0.5F);  // one token is finite: it has all the weight
+  input.k[0] = Array<float>(keys);
+  EXPECT_EQ(attend(input).values(),
+            std::vector<float>(input.values[0].begin(), input.values[0].begin() + 8));
 }
 
 TEST(AttentionPoll, OnlyTheCallerPollsAndItsExceptionsArrive) {

@@ -14,6 +14,38 @@
 
 namespace helix::cpu {
 
+// Numbers of a format in memory of their own, as the program stores them.
+template <class T>
+class Array {
+ public:
+  Array() = default;
+  explicit Array(const std::vector<float>& from) : count_(std::ssize(from)) {
+    memory_.resize(static_cast<size_t>(bytes_for<T>(count_)));
+    encode(from.data(), count_, values());
+  }
+  Values<const T> view() const { return values_at<const T>(memory_.data(), count_, scale); }
+  float operator[](int64_t i) const { return value_at(view(), i); }
+  void make_nan(int64_t i) {  // of nvfp4 its whole block
+    if constexpr (std::is_same_v<T, nvfp4>) values().scales[i / nvfp4_block] = {0xff};
+    else encode(&nan, 1, values().at(i));
+  }
+
+ private:
+  // Not a power of two: forgetting it is seen.
+  static constexpr float scale = std::is_same_v<T, fp8> || std::is_same_v<T, nvfp4> ? 0.3F : 1.0F;
+  static constexpr float nan = NAN;
+  Values<T> values() { return values_at<T>(memory_.data(), count_, scale); }
+  std::vector<std::byte> memory_;
+  int64_t count_ = 0;
+};
+
+// What rows of a format are multiples of.
+template <class T>
+constexpr int64_t granule = std::is_same_v<T, nvfp4> ? nvfp4_block : 1;
+constexpr int64_t up_to(int64_t granule, int64_t count) {
+  return (count + granule - 1) / granule * granule;
+}
+
 // One generator for a test: a failure is repeated by running the test again.
 class Random {
  public:
@@ -31,6 +63,10 @@ class Random {
     std::vector<T> values(static_cast<size_t>(count));
     for (T& value : values) value = from_float<T>(deviation * normal());
     return values;
+  }
+  template <class T>
+  Array<T> stored(int64_t count) {
+    return Array<T>(normals<float>(count));
   }
 
  private:

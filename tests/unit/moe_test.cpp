@@ -179,22 +179,22 @@ void check_products() {
   Random random(4);
   for (int round = 0; round < 20; ++round) {
     const int64_t rows = random.integer(0, 12), outputs = random.integer(1, 70),
-                  inputs = random.integer(1, 90);
+                  inputs = up_to(granule<Weight>, random.integer(1, 90));
     const Pairs pairs = random_pairs(random, 6, rows);
     const auto x = random.normals<Activation>(rows * inputs);
-    const auto w = random.normals<Weight>(6 * outputs * inputs);
+    const auto w = random.stored<Weight>(6 * outputs * inputs);
     std::vector<Activation> actual(pairs.row_of.size() * static_cast<size_t>(outputs));
     std::vector<Activation> expected = actual;
-    experts_product(pairs.experts, pairs.row_of, outputs, inputs, x.data(), w.data(),
+    experts_product(pairs.experts, pairs.row_of, outputs, inputs, x.data(), w.view(),
                     actual.data());
-    reference::experts_product(pairs.experts, pairs.row_of, outputs, inputs, x.data(), w.data(),
+    reference::experts_product(pairs.experts, pairs.row_of, outputs, inputs, x.data(), w.view(),
                                expected.data());
     expect_close(actual, expected, 2e-6 + rounding_of<Activation>);
     std::vector<float> sums(actual.size());
     std::vector<float> expected_sums = sums;
     const auto gathered = random.normals<Activation>(std::ssize(pairs.row_of) * inputs);
-    experts_product(pairs.experts, {}, outputs, inputs, gathered.data(), w.data(), sums.data());
-    reference::experts_product(pairs.experts, {}, outputs, inputs, gathered.data(), w.data(),
+    experts_product(pairs.experts, {}, outputs, inputs, gathered.data(), w.view(), sums.data());
+    reference::experts_product(pairs.experts, {}, outputs, inputs, gathered.data(), w.view(),
                                expected_sums.data());
     expect_close(sums, expected_sums, 2e-6);
   }
@@ -205,6 +205,8 @@ TEST(Experts, ProductsAreThoseOfTheTwin) {
   check_products<float, bf16>();
   check_products<bf16, float>();
   check_products<bf16, bf16>();
+  check_products<fp8, float>();
+  check_products<nvfp4, bf16>();
 }
 
 template <class Activation>
