@@ -66,7 +66,8 @@ struct Verified {
   std::string scope = "step";  // or "tasks"
   double max_rel_err = 0;      // not finite: null in the line, and failed
   double tolerance = 0;
-  // {"choices", "differing"}: of routers, and how many differed and were forced; null when dense.
+  // {"choices", "differing"}: of routers, and how many differed and were forced; {"codes",
+  // "codes_differing"}: the same of a quantised KV cache; null when there are none.
   Json forced = {};
   bool passed() const { return max_rel_err <= tolerance; }  // NaN fails
 };

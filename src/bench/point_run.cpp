@@ -20,9 +20,11 @@ constexpr int instrumented_passes = 3;
 
 Verified verified_by(const Comparison& comparison, double tolerance) {
   Verified verified{.max_rel_err = comparison.max_rel_err, .tolerance = tolerance};
-  if (comparison.choices > 0)
+  if (comparison.choices + comparison.codes > 0)
     verified.forced = {{"choices", comparison.choices},
-                       {"differing", comparison.choices_differing}};
+                       {"differing", comparison.choices_differing},
+                       {"codes", comparison.codes},
+                       {"codes_differing", comparison.codes_differing}};
   // Whatever the logits say, other tokens or ranks that disagree are wrong.
   if (!comparison.passed(tolerance) && verified.passed())
     verified.max_rel_err = std::numeric_limits<double>::infinity();

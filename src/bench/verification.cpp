@@ -27,8 +27,18 @@ Verdict verdict_of(const std::vector<JudgeStep>& steps, int64_t chosen) {
     for (const JudgeRouting& routing : step.routing)
       for (int64_t i = 0; i < chosen; ++i)
         v.experts.push_back(routing.experts.empty() ? -1 : routing.experts[static_cast<size_t>(i)]);
+    for (const std::vector<std::byte>& codes : step.codes)
+      v.codes.insert(v.codes.end(), codes.begin(), codes.end());
   }
   return v;
+}
+
+// Of one layer's newest token in a quantised KV cache; 0 where it is not quantised.
+size_t code_bytes(const Model& model, Format kv) {
+  if (!quantised(kv)) return 0;
+  const Attention& a = model.attention;
+  const int64_t values = a.kv_heads * (a.head_size + (a.mla() ? 0 : a.value_size));
+  return static_cast<size_t>(static_cast<double>(values) * bytes_of(kv));
 }
 
 }  // namespace
@@ -73,6 +83,9 @@ std::vector<const Verdict*> Judges::judge(const Assignment& work, int64_t steps)
     world_->broadcast(v.logits, root);
     v.experts.resize(static_cast<size_t>(steps * work.model->layers * work.model->experts.chosen));
     world_->broadcast(v.experts, root);
+    v.codes.resize(static_cast<size_t>(steps * work.model->layers) *
+                   code_bytes(*work.model, work.precision.kv));
+    world_->broadcast(v.codes, root);
     verdicts_[key(work, missing[i], steps)] = std::move(v);
   }
   std::vector<const Verdict*> all;
@@ -82,15 +95,18 @@ std::vector<const Verdict*> Judges::judge(const Assignment& work, int64_t steps)
 }
 
 double tolerance(const Precision& p) {
-  const bool exact = p.weights == Format::fp32 && p.attention == Format::fp32 &&
-                     p.experts == Format::fp32 && p.lm_head == Format::fp32 && p.kv == Format::fp32;
   if (p.activations == Format::bf16) return 2.5e-2;
-  return exact ? 1e-5 : 5e-3;
+  // Weights are exact as stored, and quantised newest tokens are the judge's; bf16 ones may be
+  // rounded to neighbours.
+  return p.kv == Format::bf16 ? 5e-3 : 1e-5;
 }
 
 // Met over the layouts of the tiny models: fp32 none, bf16 a shortfall of 2e-3.
-RoutingBounds routing_bounds(Format activations) {
-  return activations == Format::fp32 ? RoutingBounds{1e-5, 1e-3} : RoutingBounds{2e-2, 3e-2};
+ChoiceBounds routing_bounds(Format activations) {
+  return activations == Format::fp32 ? ChoiceBounds{1e-5, 1e-3} : ChoiceBounds{2e-2, 3e-2};
+}
+ChoiceBounds code_bounds(Format activations) {
+  return activations == Format::fp32 ? ChoiceBounds{1e-5, 1e-3} : ChoiceBounds{5e-2, 0.3};
 }
 
 namespace {
@@ -189,10 +205,19 @@ namespace {
 class Forced {
  public:
   Forced(Executor& executor, const std::vector<const Verdict*>& verdicts)
-      : routing_(executor.hooks().routing) {
+      : routing_(executor.hooks().routing), codes_(executor.hooks().codes) {
     const Model& model = executor.model();
-    if (model.experts.count == 0) return;
     routing_ = {};
+    codes_ = {};
+    if (!verdicts.front()->codes.empty())
+      codes_.judged = [&verdicts, &model](int64_t step, int layer, int64_t request) {
+        const Verdict& v = *verdicts[static_cast<size_t>(request)];
+        if (step >= std::ssize(v.tokens)) return std::span<const std::byte>();
+        const size_t bytes = v.codes.size() / (v.tokens.size() * static_cast<size_t>(model.layers));
+        return std::span(v.codes).subspan(static_cast<size_t>(step * model.layers + layer) * bytes,
+                                          bytes);
+      };
+    if (model.experts.count == 0) return;
     routing_.judged = [&verdicts, &model](int64_t step, int layer, int64_t request) {
       const auto chosen = static_cast<size_t>(model.experts.chosen);
       const Verdict& v = *verdicts[static_cast<size_t>(request)];
@@ -202,13 +227,24 @@ class Forced {
       return std::span(v.experts).subspan(at, chosen);
     };
   }
-  ~Forced() { routing_.judged = {}; }
+  ~Forced() {
+    routing_.judged = {};
+    codes_.judged = {};
+  }
   Forced(const Forced&) = delete;
   Forced& operator=(const Forced&) = delete;
-  const ForcedRouting& met() const { return routing_; }
+  void count_in(Comparison& result) const {
+    result.choices = routing_.choices;
+    result.choices_differing = routing_.differing;
+    result.shortfall = routing_.shortfall;
+    result.codes = codes_.codes;
+    result.codes_differing = codes_.differing;
+    result.beyond = codes_.beyond;
+  }
 
  private:
   ForcedRouting& routing_;
+  ForcedCodes& codes_;
 };
 
 // Sampled tokens that are not the judge's, though its margin leaves no doubt.
@@ -237,8 +273,9 @@ Format activations_of(const Schedule& s) {
 
 Comparison compare_steps(MPI_Comm ranks, Executor& executor,
                          const std::vector<const Verdict*>& verdicts, int64_t steps) {
-  Comparison result{.allowed_shortfall =
-                        routing_bounds(activations_of(executor.schedule())).shortfall};
+  const Format activations = activations_of(executor.schedule());
+  Comparison result{.allowed_shortfall = routing_bounds(activations).off,
+                    .allowed_beyond = code_bounds(activations).off};
   std::optional<Hashes> hashes;
   Forced forced(executor, verdicts);
   for (int64_t step = 0; step < steps; ++step) {
@@ -255,13 +292,12 @@ Comparison compare_steps(MPI_Comm ranks, Executor& executor,
     if (hashes)
       result.hashes_differing += count_differing(ranks, executor.schedule().place, hashes->take());
   }
-  result.choices = forced.met().choices;
-  result.choices_differing = forced.met().differing;
-  result.shortfall = forced.met().shortfall;
-  for (double* value : {&result.max_rel_err, &result.shortfall})
+  forced.count_in(result);
+  for (double* value : {&result.max_rel_err, &result.shortfall, &result.beyond})
     HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, value, 1, MPI_DOUBLE, MPI_MAX, ranks));
   HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &result.tokens_differing, 1, MPI_INT64_T, MPI_MAX, ranks));
-  for (int64_t* count : {&result.choices, &result.choices_differing})
+  for (int64_t* count :
+       {&result.choices, &result.choices_differing, &result.codes, &result.codes_differing})
     HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, count, 1, MPI_INT64_T, MPI_SUM, ranks));
   return result;
 }

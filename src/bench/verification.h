@@ -22,6 +22,8 @@ struct Verdict {
   std::vector<float> logits;    // [steps][vocabulary], rounded once
   std::vector<int32_t>
       experts;  // [steps][layers][chosen], ascending; -1 in dense layers; empty without experts
+  std::vector<std::byte>
+      codes;  // [steps][layers] newest tokens, as a quantised KV cache stores them
 };
 
 // Judges the requests of an assignment, each on one rank, and gives the verdicts to all. Cached by
@@ -45,11 +47,13 @@ double tolerance(const Precision& precision);
 
 // Discrete choices that fall otherwise than the judge's are no errors, if they are near a tie and
 // few.
-struct RoutingBounds {
-  double shortfall;  // how near: a score relative to the one that it should have reached
-  double share;      // how few, of all choices: for the sum over many cases
+struct ChoiceBounds {
+  double off;  // how near: a score relative to the one that it should have reached; a value beyond
+               // the next code, relative to the largest of its vector
+  double share;  // how few, of all choices: for the sum over many cases
 };
-RoutingBounds routing_bounds(Format activations);
+ChoiceBounds routing_bounds(Format activations);
+ChoiceBounds code_bounds(Format activations);
 
 struct Comparison {
   double max_rel_err = 0;  // max |a - b| / max |b| over one request's logits, the worst of all; NaN
@@ -63,9 +67,13 @@ struct Comparison {
   double shortfall =
       0;  // the most by which one of the judge's was not the executor's, relative to its threshold
   double allowed_shortfall = 0;
+  int64_t codes = 0;            // of newest tokens, each rank's counted
+  int64_t codes_differing = 0;  // of these, not the judge's; the judge's were used
+  double beyond = 0;            // ForcedCodes
+  double allowed_beyond = 0;
   bool passed(double tolerance) const {
     return max_rel_err <= tolerance && tokens_differing == 0 && hashes_differing == 0 &&
-           shortfall <= allowed_shortfall;
+           shortfall <= allowed_shortfall && beyond <= allowed_beyond;
   }
 };
 

@@ -35,7 +35,8 @@ struct Outcome {
   std::map<std::string_view, double> worst;  // a precision
   int64_t controls = 0;
   std::vector<std::string> missed;
-  std::map<Format, Choices> choices;  // a format of activations
+  std::map<Format, Choices> choices;  // a format of activations: of routers
+  std::map<Format, Choices> codes;    // of quantised KV caches
 
   void add(const Outcome& other) {
     cases += other.cases;
@@ -45,6 +46,10 @@ struct Outcome {
     for (const auto& [format, c] : other.choices) {
       choices[format].made += c.made;
       choices[format].differing += c.differing;
+    }
+    for (const auto& [format, c] : other.codes) {
+      codes[format].made += c.made;
+      codes[format].differing += c.differing;
     }
   }
 };
@@ -108,19 +113,22 @@ void Verifier::check(const Assignment& work, std::string_view precision, Outcome
   ++outcome.cases;
   double& worst = outcome.worst[precision];
   worst = std::max(worst, result.max_rel_err);
-  if (result.choices > 0) {
-    Choices& choices = outcome.choices[work.precision.activations];
-    choices.made += result.choices;
-    choices.differing += result.choices_differing;
-  }
+  const auto note = [&](std::map<Format, Choices>& all, int64_t made, int64_t differing) {
+    if (made == 0) return;
+    all[work.precision.activations].made += made;
+    all[work.precision.activations].differing += differing;
+  };
+  note(outcome.choices, result.choices, result.choices_differing);
+  note(outcome.codes, result.codes, result.codes_differing);
   if (!world_.leads() || result.passed(tolerance(work.precision))) return;
   ++outcome.failed;
   fmt::print(
       "FAILED {} {}: {}, chunks {}, interval {}, batch {}: error {} above {}, tokens {}, layers "
-      "unequal {}, choices of experts {} short\n",
+      "unequal {}, choices of experts {} short, codes {} beyond the next\n",
       work.model->name, describe(work.layout), precision, work.chunks, work.interval,
       work.lengths.size(), error_text(result.max_rel_err), error_text(tolerance(work.precision)),
-      result.tokens_differing, result.hashes_differing, error_text(result.shortfall));
+      result.tokens_differing, result.hashes_differing, error_text(result.shortfall),
+      error_text(result.beyond));
 }
 
 void Verifier::run_controls(const Model& model, const Layout& layout, Outcome& outcome) {
@@ -143,20 +151,28 @@ void Verifier::layout(const Model& model, const Layout& layout, const std::vecto
     check(assignment_of(model, layout, c), verified_precisions()[static_cast<size_t>(c[0])].name,
           outcome);
   }
-  if (controlled_.emplace(layout.strategy, layout.ranks()).second)
+  if (!refuse(model, verified_precisions().front().precision, layout) &&
+      controlled_.emplace(layout.strategy, layout.ranks()).second)
     run_controls(model, layout, outcome);
   if (outcome.cases + outcome.controls > 0 && world_.leads()) print_row(layout, outcome);
   total_.add(outcome);
 }
 
 void Verifier::print_row(const Layout& layout, const Outcome& outcome) const {
-  const auto worst = [&](size_t i) {
-    const auto at = outcome.worst.find(verified_precisions()[i].name);
-    return at == outcome.worst.end() ? std::string("-") : error_text(at->second);
+  const auto worst = [&](bool quantised_too, Format activations, Format weights) {
+    double most = -1;
+    for (const auto& [name, p] : verified_precisions())
+      if (const auto at = outcome.worst.find(name);
+          at != outcome.worst.end() && p.activations == activations &&
+          (quantised_too ? quantised(p.kv) : p.weights == weights && p.kv == weights))
+        most = std::max(most, at->second);
+    return most < 0 ? std::string("-") : error_text(most);
   };
+  using enum Format;
   fmt::print(
-      "{:<52} {:>5} {:>6} {:>9} {:>9} {:>9}   {}{}\n", describe(layout), layout.ranks(),
-      outcome.cases, worst(0), worst(1), worst(2),
+      "{:<52} {:>5} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}   {}{}\n", describe(layout), layout.ranks(),
+      outcome.cases, worst(false, fp32, fp32), worst(false, bf16, bf16), worst(false, fp32, bf16),
+      worst(true, fp32, fp8), worst(true, bf16, fp8),
       outcome.controls == 0 ? "-"
                             : fmt::format("{} of {}", outcome.controls - std::ssize(outcome.missed),
                                           outcome.controls),
@@ -165,14 +181,19 @@ void Verifier::print_row(const Layout& layout, const Outcome& outcome) const {
   std::fflush(stdout);
 }
 
-std::string text_of(const std::map<Format, Choices>& choices) {
+using BoundsOf = ChoiceBounds(Format);
+std::string text_of(std::string_view what, const std::map<Format, Choices>& choices,
+                    BoundsOf* bounds) {
   std::string text;
   for (const auto& [format, c] : choices)
     text += fmt::format(
-        " Routing so far, {} activations: {} of {} choices were not the judge's ({:.2g} %, "
-        "at most {:.2g} %).",
-        name_of(format), c.differing, c.made, 100 * c.share(), 100 * routing_bounds(format).share);
+        " {} so far, {} activations: {} of {} were not the judge's ({:.2g} %, at most {:.2g} %).",
+        what, name_of(format), c.differing, c.made, 100 * c.share(), 100 * bounds(format).share);
   return text;
+}
+std::string text_of(const Outcome& outcome) {
+  return text_of("Choices of experts", outcome.choices, routing_bounds) +
+         text_of("KV codes", outcome.codes, code_bounds);
 }
 
 void Verifier::print_coverage(const Model& model, const CaseDealer& dealer) const {
@@ -186,7 +207,18 @@ void Verifier::print_coverage(const Model& model, const CaseDealer& dealer) cons
                  std::ranges::count_if(
                      run_, [&](const Trial& c) { return c[axis] == static_cast<int>(level); }));
   }
-  fmt::print(".{}\n\n", text_of(total_.choices));
+  fmt::print(".{}\n\n", text_of(total_));
+}
+
+// Those of plain formats, then those that only nvfp4 cuts so.
+std::vector<Layout> legal_layouts(const Model& model, const Strategy& strategy, int64_t ranks,
+                                  const LayoutQuery& query) {
+  std::vector<Layout> all =
+      layouts(model, verified_precisions().front().precision, strategy, ranks, query);
+  for (const Layout& l :
+       layouts(model, verified_precisions().back().precision, strategy, ranks, query))
+    if (std::ranges::find(all, l) == all.end()) all.push_back(l);
+  return all;
 }
 
 void Verifier::model(const Model& model) {
@@ -195,12 +227,14 @@ void Verifier::model(const Model& model) {
   controlled_.clear();
   if (world_.leads())
     fmt::print(
-        "{}: {} steps a case, tolerance {} (fp32), {} (bf16), {} (bf16, activations fp32)\n{:<52} "
-        "{:>5} {:>6} {:>9} {:>9} {:>9}   {}\n",
+        "{}: {} steps a case, tolerance {} (fp32), {} (bf16), {} (bf16, activations fp32), {} "
+        "(quantised KV, activations fp32)\n{:<52} {:>5} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}   "
+        "{}\n",
         model.name, verified_steps, error_text(tolerance(verified_precisions()[0].precision)),
         error_text(tolerance(verified_precisions()[1].precision)),
-        error_text(tolerance(verified_precisions()[2].precision)), "layout", "ranks", "cases",
-        "err fp32", "err bf16", "err mixed", "controls caught");
+        error_text(tolerance(verified_precisions()[2].precision)),
+        error_text(tolerance(verified_precisions()[4].precision)), "layout", "ranks", "cases",
+        "err fp32", "err bf16", "err mixed", "fp8/4 f32", "fp8/4 b16", "controls caught");
   int64_t not_executed = 0;
   for (const Strategy& strategy : strategies()) {
     LayoutQuery query;  // all choices, not the strategy's own alone
@@ -209,8 +243,7 @@ void Verifier::model(const Model& model) {
     query.merge = strategy.merge;
     if (model.attention.mla()) query.mla = {Mla::latent, Mla::value};
     for (int64_t ranks = 1; ranks <= world_.size(); ++ranks)
-      for (const Layout& l :
-           layouts(model, verified_precisions()[0].precision, strategy, ranks, query)) {
+      for (const Layout& l : legal_layouts(model, strategy, ranks, query)) {
         if (!refusal(options_.how, l, verified_precisions()[0].precision).empty()) {
           ++not_executed;
           continue;
@@ -255,14 +288,17 @@ int Verifier::sweep(const std::string& path) {
 
 // Single choices may fall otherwise near a tie; many that do are an error.
 bool Verifier::few_differ() const {
-  return std::ranges::all_of(total_.choices, [](const auto& entry) {
-    return entry.second.share() <= routing_bounds(entry.first).share;
-  });
+  const auto few = [](const std::map<Format, Choices>& choices, BoundsOf* bounds) {
+    return std::ranges::all_of(choices, [&](const auto& entry) {
+      return entry.second.share() <= bounds(entry.first).share;
+    });
+  };
+  return few(total_.choices, routing_bounds) && few(total_.codes, code_bounds);
 }
 
 int Verifier::finish() {
   if (world_.leads() && !few_differ())
-    fmt::print("FAILED too many choices of experts differ.{}\n", text_of(total_.choices));
+    fmt::print("FAILED too many choices differ.{}\n", text_of(total_));
   const bool good = total_.failed == 0 && total_.missed.empty() && total_.cases > 0 && few_differ();
   if (world_.leads())
     fmt::print("{}: {} cases, {} failed; {} negative controls, {} missed; {:.0f} s on {} ranks\n",

@@ -1,6 +1,9 @@
 #include "bench/verify_cases.h"
 
+#include <iterator>
+
 #include "bench/controls.h"
+#include "layout/strategy.h"
 
 namespace helix {
 
@@ -9,9 +12,19 @@ namespace {
 constexpr Precision all_of(Format f) { return {f, f, f, f, f, f}; }
 constexpr Precision mixed = {Format::bf16, Format::bf16, Format::fp32,
                              Format::bf16, Format::bf16, Format::bf16};
-constexpr NamedPrecision precisions[] = {{"fp32", all_of(Format::fp32)},
-                                         {"bf16", all_of(Format::bf16)},
-                                         {"bf16, activations fp32", mixed}};
+constexpr Precision stored(Format weights, Format kv, Format activations) {
+  return {weights, kv, activations, weights, weights, weights};
+}
+// Weights/KV/activations; of the quantised ones each pair that meets in a kernel or a rounding.
+constexpr NamedPrecision precisions[] = {
+    {"fp32", all_of(Format::fp32)},
+    {"bf16", all_of(Format::bf16)},
+    {"bf16, activations fp32", mixed},
+    {"bf16/fp8/bf16", stored(Format::bf16, Format::fp8, Format::bf16)},
+    {"fp8/nvfp4/fp32", stored(Format::fp8, Format::nvfp4, Format::fp32)},
+    {"nvfp4/fp8/fp32", stored(Format::nvfp4, Format::fp8, Format::fp32)},
+    {"nvfp4/nvfp4/bf16", stored(Format::nvfp4, Format::nvfp4, Format::bf16)}};
+constexpr int first_quantised = 3;
 constexpr int chunk_counts[] = {1, 2, 3, 8};
 constexpr int64_t intervals[] = {1, 16, 32};
 constexpr int64_t batches[] = {1, 3, 8};
@@ -36,10 +49,11 @@ std::vector<int64_t> ragged_lengths(int64_t batch, int64_t interval, int kvp) {
 }
 
 // A replica must have a request for each chunk; without an exchange there is nothing to overlap.
-bool allowed(const Layout& layout, const Trial& c) {
+bool allowed(const Model& model, const Layout& layout, const Trial& c) {
   const int chunks = chunk_counts[static_cast<size_t>(c[1])];
   const int64_t requests = batches[static_cast<size_t>(c[3])] / (layout.dp * layout.pp);
-  return chunks == 1 || (layout.kvp > 1 && chunks <= requests);
+  return (chunks == 1 || (layout.kvp > 1 && chunks <= requests)) &&
+         !refuse(model, precisions[static_cast<size_t>(c[0])].precision, layout);
 }
 
 }  // namespace
@@ -79,18 +93,35 @@ Assignment control_assignment(const Model& model, const Layout& layout) {
 }
 
 std::vector<Trial> CaseDealer::deal(const Layout& layout) {
-  const auto fits = [&](const Trial& c) { return allowed(layout, c); };
+  const auto fits = [&](const Trial& c) { return allowed(*model_, layout, c); };
   std::vector<Trial> all = full_product(level_counts(), fits);
   possible_.insert(possible_.end(), all.begin(), all.end());
   if (full_) return all;
-  // What a layout allows depends on its exchange and on how requests are divided.
-  const int kind = (layout.kvp > 1 ? 1000 : 0) + layout.dp * layout.pp;
-  auto [at, made] = decks_.try_emplace(kind);
-  Deck& deck = at->second;
-  if (made) deck.cards = covering_array(level_counts(), fits, seed_);
   const bool spine = model_->experts.count == 0 && layout.dp == 1 && layout.pp == 1 &&
                      (layout.strategy == "helix" || layout.strategy == "tp");
-  if (spine) return deck.cards;
+  std::vector<Trial> cases = take(layout, fits, false, spine);
+  if (layouts_++ % 3 != 0) return cases;
+  const std::vector<Trial> more = take(layout, fits, true, false);
+  cases.insert(cases.end(), more.begin(), more.end());
+  return cases;
+}
+
+std::vector<Trial> CaseDealer::take(const Layout& layout,
+                                    const std::function<bool(const Trial&)>& fits, bool quantised,
+                                    bool whole_deck) {
+  const auto mine = [&](const Trial& c) {
+    return (c[0] >= first_quantised) == quantised && fits(c);
+  };
+  // What a layout allows depends on its exchange, on how requests are divided, and on which formats
+  // can be cut as it cuts.
+  const auto legal = [&](int i) {
+    return !refuse(*model_, precisions[static_cast<size_t>(i)].precision, layout);
+  };
+  auto [at, made] = decks_.try_emplace({quantised, layout.kvp > 1, layout.dp * layout.pp, legal(0),
+                                        legal(static_cast<int>(std::size(precisions)) - 1)});
+  Deck& deck = at->second;
+  if (made) deck.cards = covering_array(level_counts(), mine, seed_);
+  if (whole_deck || deck.cards.empty()) return deck.cards;
   return {deck.cards[deck.next++ % deck.cards.size()]};
 }
 

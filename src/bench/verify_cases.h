@@ -1,10 +1,12 @@
 // What `verify` crosses layouts with, and which of it each layout is dealt.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -31,7 +33,8 @@ Assignment assignment_of(const Model& model, const Layout& layout, const Trial& 
 Assignment control_assignment(const Model& model, const Layout& layout);
 
 // Deals the cases of one model. Layouts of which each meets all pairs of values: helix and tp
-// without experts, DP and PP; the others share a deck of them, a card each.
+// without experts, DP and PP; the others share a deck of them, a card each. Quantised formats have
+// decks of their own, of which every third layout gets a card; only nvfp4 cuts some as it does.
 class CaseDealer {
  public:
   CaseDealer(const Model& model, uint64_t seed, bool full)
@@ -47,7 +50,10 @@ class CaseDealer {
     std::vector<Trial> cards;
     size_t next = 0;
   };
-  std::map<int, Deck> decks_;  // by the cases that a layout allows
+  std::vector<Trial> take(const Layout& layout, const std::function<bool(const Trial&)>& fits,
+                          bool quantised, bool whole_deck);
+  int64_t layouts_ = 0;
+  std::map<std::tuple<bool, bool, int, bool, bool>, Deck> decks_;  // by the cases that it holds
   std::vector<Trial> possible_;
 };
 

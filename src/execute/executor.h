@@ -57,9 +57,20 @@ struct ForcedRouting {
                           // relative to its threshold
 };
 
+// The same for the codes of quantised KV caches: the judge's newest token of a request, each KV
+// head's key, then its value, as stored (base/format.h).
+struct ForcedCodes {
+  std::function<std::span<const std::byte>(int64_t step, int layer, int64_t request)> judged;
+  int64_t codes = 0;      // of the tokens that this rank appended
+  int64_t differing = 0;  // of these, not worth what the judge's are
+  double beyond = 0;  // the most by which one was off by more than a step of its code, relative to
+                      // the largest of its vector
+};
+
 struct Hooks {
   Newest newest = Newest::by_owner;
   ForcedRouting routing;
+  ForcedCodes codes;
   // After each task: what is in its tensors may be read or changed. Slow; unset in measured steps.
   std::function<void(const Task& task, int layer)> after;
 };

@@ -40,7 +40,7 @@ MicroBatch Store::make_micro_batch(const Assignment& work, const Slice& requests
   m.cache.heads = me.kv_heads(a.kv_heads).count;
   m.cache.key_values = a.head_size;
   m.cache.value_values = a.mla() ? 0 : a.value_size;
-  m.cache.element = static_cast<int64_t>(bytes_of(work.precision.kv));
+  m.cache.format = work.precision.kv;
   const Slice mine = m.replicas[static_cast<size_t>(me.dp)];
   int64_t tokens = 0;
   for (int64_t i = mine.first; i < mine.first + mine.count; ++i) {
@@ -158,6 +158,7 @@ void Store::for_each_history(const std::function<void(const HistoryPart&)>& f) c
         f({.layer = first_layer_ + static_cast<int64_t>(i / micro_batches_.size()),
            .request = request,
            .length = length,
+           .capacity = m.cache.capacity[static_cast<size_t>(row)],
            .kv_head = m.cache.first_head + head,
            .positions = {global_position(0, interval_, me.l.kvp, me.kvp),
                          local_length(length, interval_, me.l.kvp, me.kvp), interval_,

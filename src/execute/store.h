@@ -29,17 +29,19 @@ struct KvCache {
   int64_t heads = 0;
   int64_t key_values = 0;    // of one token and head: D
   int64_t value_values = 0;  // Dv; 0 where the value is a part of the key (MLA)
-  int64_t element = 0;       // bytes
+  Format format = Format::bf16;
 
+  int64_t bytes(int64_t values) const {  // whole numbers: nvfp4 counts blocks of 16
+    return static_cast<int64_t>(static_cast<double>(values) * bytes_of(format));
+  }
   int64_t head_bytes(int64_t row) const {
-    return capacity[row] * (key_values + value_values) * element;
+    return bytes(capacity[row] * (key_values + value_values));
   }
   int64_t key_offset(int64_t row, int64_t head) const {
-    return before[row] * heads * (key_values + value_values) * element + head * head_bytes(row);
+    return bytes(before[row] * heads * (key_values + value_values)) + head * head_bytes(row);
   }
   int64_t value_offset(int64_t row, int64_t head) const {
-    return value_values == 0 ? key_offset(row, head)
-                             : key_offset(row, head) + capacity[row] * key_values * element;
+    return key_offset(row, head) + (value_values == 0 ? 0 : bytes(capacity[row] * key_values));
   }
 };
 
@@ -62,7 +64,8 @@ struct WeightPart {
 struct HistoryPart {
   int64_t layer;
   int64_t request;
-  int64_t length;  // of the whole history
+  int64_t length;    // of the whole history
+  int64_t capacity;  // tokens for which keys and values have room
   int64_t kv_head;
   Generator::Positions positions;
   std::byte* keys;

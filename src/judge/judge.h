@@ -35,6 +35,8 @@ struct JudgeStep {
   std::vector<JudgeRouting> routing;  // a layer
   std::vector<std::vector<float>>
       appended;  // a layer: keys [K][D], then values [K][Dv] (MLA: [kv_lora + rope])
+  // Where the cache is quantised, a layer: each KV head's key, then its value, as stored.
+  std::vector<std::vector<std::byte>> codes;
 };
 
 // Steps count from 0; those of a prompt before it.

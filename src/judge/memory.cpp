@@ -8,13 +8,27 @@ namespace {
 
 constexpr int64_t block_positions = 256;
 
-float stored(Format format, double value) {
-  const auto single = static_cast<float>(value);
-  return format == Format::bf16 ? to_float(to_bf16(single)) : single;
+// Adds to `to` what a cache of format T gives back for `from`, and to `codes` what it stores.
+template <class T>
+void store_as(std::span<const double> from, float scale, std::vector<float>& to,
+              std::vector<std::byte>& codes) {
+  const auto count = static_cast<int64_t>(from.size());
+  const std::vector<float> single(from.begin(), from.end());
+  std::vector<std::byte> memory(static_cast<size_t>(bytes_for<T>(count)));
+  const auto values = values_at<T>(memory.data(), count, scale);
+  encode(single.data(), count, values);
+  for (int64_t i = 0; i < count; ++i) to.push_back(value_at(values, i));
+  codes.insert(codes.end(), memory.begin(), memory.end());
 }
 
-void store(Format format, std::span<const double> from, std::vector<float>& to) {
-  for (const double value : from) to.push_back(stored(format, value));
+void store(Format format, float scale, std::span<const double> from, std::vector<float>& to,
+           std::vector<std::byte>& codes) {
+  switch (format) {
+    case Format::bf16: return store_as<bf16>(from, scale, to, codes);
+    case Format::fp8: return store_as<fp8>(from, scale, to, codes);
+    case Format::nvfp4: return store_as<nvfp4>(from, scale, to, codes);
+    default: return store_as<float>(from, scale, to, codes);
+  }
 }
 
 }  // namespace
@@ -34,9 +48,21 @@ Memory::Memory(const Tensors& tensors, int64_t cached_values, int64_t request, i
 void Memory::append(int64_t layer, int64_t kv_head, std::span<const double> key,
                     std::span<const double> value) {
   const Format format = generator_.precision().kv;
+  const float scale = generator_.kv_scale(layer, kv_head);
   Store& to = appended_[slot(layer, kv_head)];
-  store(format, key, to.keys);
-  store(format, value, to.values);
+  to.codes.clear();
+  store(format, scale, key, to.keys, to.codes);
+  store(format, scale, value, to.values, to.codes);
+}
+
+std::vector<std::byte> Memory::newest_codes(int64_t layer) const {
+  std::vector<std::byte> all;
+  if (!quantised(generator_.precision().kv)) return all;
+  for (int64_t head = 0; head < attention_.kv_heads; ++head) {
+    const std::vector<std::byte>& mine = appended_[slot(layer, head)].codes;
+    all.insert(all.end(), mine.begin(), mine.end());
+  }
+  return all;
 }
 
 std::vector<float> Memory::newest(int64_t layer) const {

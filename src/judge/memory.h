@@ -1,6 +1,7 @@
 // The judge's KV memory of one request: history from the generator, and what the model appended.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -30,6 +31,8 @@ class Memory {
               std::span<const double> value);
   // Keys of all KV heads that `layer` appended last, then values.
   std::vector<float> newest(int64_t layer) const;
+  // The same as a quantised cache stores it: each KV head's key, then its value. Else empty.
+  std::vector<std::byte> newest_codes(int64_t layer) const;
 
   int64_t positions(int64_t layer) const;  // 0 … the newest
   // Blocks cover them in order. Fetch a layer before blocks of it are read in a parallel region.
@@ -40,6 +43,7 @@ class Memory {
  private:
   struct Store {
     std::vector<float> keys, values;
+    std::vector<std::byte> codes;  // of the newest token
   };
   size_t slot(int64_t layer, int64_t kv_head) const {
     return static_cast<size_t>(layer * attention_.kv_heads + kv_head);

@@ -124,6 +124,23 @@ std::string allowed_text(const Case& c, const std::vector<T>& allowed) {
   return fmt::format("{} allows {}", c.strategy.name, names);
 }
 
+// Blocks of 16 run along what is contracted, and along a token's numbers in the cache.
+bool fills_blocks(const Case& c) {
+  const Model& m = c.model;
+  const Attention& a = m.attention;
+  const auto whole = [](std::initializer_list<int64_t> widths) {
+    return std::ranges::all_of(widths, [](int64_t width) { return width % 16 == 0; });
+  };
+  const Precision& p = c.precision;
+  return (p.attention != Format::nvfp4 ||
+          whole({m.hidden, a.output_size(), a.q_lora, a.kv_lora, a.nope})) &&
+         (p.weights != Format::nvfp4 ||
+          whole({m.hidden, m.ffn, m.experts.shared * m.experts.width})) &&
+         (p.experts != Format::nvfp4 || whole({m.hidden, m.experts.width})) &&
+         (p.lm_head != Format::nvfp4 || whole({m.hidden})) &&
+         (p.kv != Format::nvfp4 || whole({a.head_size, a.value_size}));
+}
+
 std::string positive_text(const Case&) { return "1 or more"; }
 template <int Layout::*width>
 bool positive(const Case& c) {
@@ -144,6 +161,11 @@ constexpr Rule table[] = {
      },
      [](const Case& c) {
        return fmt::format("{} is not for MLA models: helix, dcp, tp, dp_ep", c.strategy.name);
+     }},
+    {"precision", fills_blocks,
+     [](const Case& c) {
+       return fmt::format("nvfp4 has blocks of 16, and {} has a width that is no multiple of it",
+                          c.model.name);
      }},
     {"pp", [](const Case& c) { return c.layout.pp <= c.model.layers; },
      [](const Case& c) {

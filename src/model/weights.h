@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/format.h"
 #include "base/slice.h"
 #include "model/model.h"
 
@@ -70,10 +71,15 @@ class Generator {
   Generator(const Model& model, const Precision& precision, uint64_t seed, double zipf = 0)
       : model_(&model), precision_(precision), seed_(seed), zipf_(zipf) {}
 
-  // Fills out[...] with the part of a weight, row-major, rounded to the weight's format. T is float
-  // or bf16 (bf16 only for tensors of that format).
+  // Fills out[...] with the part of a weight, row-major, as it is stored: T is the weight's format,
+  // and the scale of `out` is scale(). Or with what the stored values mean, in fp32. Of nvfp4 the
+  // part is cut at multiples of 16.
   template <class T>
-  void weights(W weight, int64_t layer, const Part& part, T* out) const;
+  void weights(W weight, int64_t layer, const Part& part, const Values<T>& out) const;
+  void weights(W weight, int64_t layer, const Part& part, float* out) const;
+  // A quantised tensor's scale: a constant of (tensor, layer), so that a shard needs no one else's
+  // maximum. 1 where the format has none.
+  float scale(W weight, int64_t layer) const;
 
   // Which tokens of a history: `count` of them in runs of `run`, the runs `jump` positions apart.
   // Token i stands at first + i / run * jump + i % run; as it is, one run.
@@ -85,11 +91,14 @@ class Generator {
     int64_t at(int64_t i) const { return first + i / run * jump + i % run; }
   };
   // History of one request of `length` tokens, for one KV head.
-  // k: [count][head_size] after RoPE, v: [count][value_size] (MLA: v is null, k is latent then
-  // rotated key).
+  // k: [count][head_size] after RoPE, v: [count][value_size] (MLA: v is not written, k is latent
+  // then rotated key). As stored, with kv_scale(), or what that means, in fp32 (MLA: v is null).
   template <class T>
   void history(int64_t layer, int64_t request, int64_t length, int64_t kv_head, Positions positions,
-               T* k, T* v) const;
+               const Values<T>& k, const Values<T>& v) const;
+  void history(int64_t layer, int64_t request, int64_t length, int64_t kv_head, Positions positions,
+               float* k, float* v) const;
+  float kv_scale(int64_t layer, int64_t kv_head) const;  // of keys and values
 
   // Where values come from: value i of a tensor is uniform_at(stream, i) * scale + offset
   // (base/random.h), rounded, and then, in a marked model, changed. Keys of W::kv are drawn
@@ -118,6 +127,13 @@ class Generator {
   double zipf() const { return zipf_; }
 
  private:
+  // Calls out(first, values) for runs of values of the part, `first` counted in it.
+  template <class Out>
+  void draw_weights(W weight, int64_t layer, const Part& part, Out&& out) const;
+  template <class Out>
+  void draw_history(int64_t layer, int64_t request, int64_t length, int64_t kv_head,
+                    const Positions& positions, Out&& keys, Out&& values) const;
+
   const Model* model_;
   Precision precision_;
   uint64_t seed_;

@@ -82,7 +82,20 @@ std::string text_of(const Assignment& work) {
 struct Routed {
   int64_t choices = 0;
   int64_t differing = 0;
+  int64_t codes = 0;
+  int64_t codes_differing = 0;
 };
+
+void expect_few(const std::map<Format, Routed>& routed, const std::string& text) {
+  for (const auto& [format, r] : routed) {
+    EXPECT_LE(static_cast<double>(r.differing),
+              routing_bounds(format).share * static_cast<double>(r.choices))
+        << text << ", activations " << name_of(format);
+    EXPECT_LE(static_cast<double>(r.codes_differing),
+              code_bounds(format).share * static_cast<double>(r.codes))
+        << text << ", activations " << name_of(format);
+  }
+}
 
 // After a rewind and on its own: the judge's tokens, until one of its steps was a near tie.
 void check_free_run(Executor& executor, const std::vector<const Verdict*>& verdicts,
@@ -111,8 +124,12 @@ void check(World& world, Judges& judges, const Assignment& work, std::map<Format
     EXPECT_EQ(c.tokens_differing, 0) << text;
     EXPECT_EQ(c.hashes_differing, 0) << text;
     EXPECT_LE(c.shortfall, c.allowed_shortfall) << text;
-    routed[work.precision.activations].choices += c.choices;
-    routed[work.precision.activations].differing += c.choices_differing;
+    EXPECT_LE(c.beyond, c.allowed_beyond) << text;
+    Routed& r = routed[work.precision.activations];
+    r.choices += c.choices;
+    r.differing += c.choices_differing;
+    r.codes += c.codes;
+    r.codes_differing += c.codes_differing;
     if (work.precision == all_of(Format::fp32))
       check_free_run(executor, verdicts, tolerance(work.precision), text);
   }
@@ -131,10 +148,7 @@ void check_model(const char* name) {
     for (size_t i = 0; i < std::min(cases_each, all.size()); ++i)
       check(world, judges, assignment(model, all[deal.below(all.size())], deal), routed);
   }
-  for (const auto& [format, r] : routed)
-    EXPECT_LE(static_cast<double>(r.differing),
-              routing_bounds(format).share * static_cast<double>(r.choices))
-        << name << ", activations " << name_of(format);
+  expect_few(routed, name);
 }
 
 TEST(Layouts, DecodeTinyLlama) { check_model("tiny-llama"); }
@@ -163,9 +177,7 @@ TEST(Layouts, DecodeSkewedRouting) {
           work.zipf = skewed ? 2 : 0;
           std::map<Format, Routed> routed;
           check(world, judges, work, routed);
-          for (const auto& [format, r] : routed)
-            EXPECT_LE(static_cast<double>(r.differing),
-                      routing_bounds(format).share * static_cast<double>(r.choices));
+          expect_few(routed, name);
           if (const Communicator& ranks = world.first(layout.ranks()); ranks) {
             cpu::CpuExecutor executor(ranks.get(), work);
             executor.step();
@@ -208,6 +220,49 @@ TEST(Layouts, AnotherChoiceOfExpertsIsSeen) {
     EXPECT_FALSE(c.passed(1e9));
   }
   world.meet();
+}
+
+// Codes of quantised KV caches: near ties are forced and few, and a cache that is off is seen.
+TEST(Layouts, QuantisedCachesAreForcedAndBounded) {
+  World world;
+  Judges judges(world);
+  set_threads(world, 1);
+  const Layout layout{
+      .strategy = "helix", .kvp = 2, .tpf = 2, .query = Query::replicate, .merge = Merge::a2a};
+  const Model model = read_model(preset_path("tiny-llama"));
+  for (const Format kv : {Format::fp8, Format::nvfp4})
+    for (const Format activations : {Format::fp32, Format::bf16}) {
+      const Assignment work{
+          .model = &model,
+          .layout = layout,
+          .precision = {Format::nvfp4, kv, activations, Format::fp8, Format::nvfp4, Format::fp8},
+          .lengths = {100, 40},
+          .steps = steps};
+      std::map<Format, Routed> routed;
+      check(world, judges, work, routed);
+      expect_few(routed, std::string(name_of(kv)));
+      const auto verdicts = judges.judge(work, steps);
+      if (const Communicator& ranks = world.first(2); ranks) {
+        EXPECT_GT(routed[activations].codes, 0);
+        cpu::CpuExecutor executor(ranks.get(), work);
+        executor.hooks().after = [&](const Task& task, int) {
+          if (task.op != Op::rope) return;  // keys a quarter too large
+          const TensorView x = executor.view(task.writes[0], all_chunks);
+          for (int64_t i = 0; i < x.rows * x.values; ++i) {
+            if (activations == Format::fp32) {
+              reinterpret_cast<float*>(x.data)[i] *= 1.25F;
+            } else {
+              auto& value = reinterpret_cast<bf16*>(x.data)[i];
+              value = to_bf16(1.25F * to_float(value));
+            }
+          }
+        };
+        const Comparison c = compare_steps(ranks.get(), executor, verdicts, steps);
+        EXPECT_GT(c.beyond, c.allowed_beyond) << name_of(kv);
+        EXPECT_FALSE(c.passed(1e9));
+      }
+      world.meet();
+    }
 }
 
 }  // namespace

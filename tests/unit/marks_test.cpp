@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "layout/requests.h"
@@ -93,6 +94,85 @@ TEST(Generator, PartsEqualTheWhole) {
           EXPECT_EQ(v[static_cast<size_t>(i * d + n)], values[from]);
         }
     }
+}
+
+// Stored parts of quantised tensors are the whole's, and mean what the judge reads.
+template <class T>
+void check_stored(const Model& model, Format format) {
+  const Precision precision = {format, format, Format::fp32, format, format, format};
+  const Generator generator(model, precision, 7);
+  for (const W weight : {W::q, W::o, W::up, W::experts_down, W::lm_head}) {
+    const Extents e = extents_of(model, weight);
+    if (e[0] * e[1] * e[2] * e[3] == 0 || (weight != W::lm_head && !in_layer(model, weight, 1)))
+      continue;
+    int axis = 3;
+    while (e[axis] == 1) --axis;
+    Part part = {whole(e[0]), whole(e[1]), whole(e[2]), whole(e[3])};
+    std::vector<float> meant(static_cast<size_t>(e[0] * e[1] * e[2] * e[3]));
+    generator.weights(weight, 1, part, meant.data());
+    part[axis] = {16, e[axis] - 16};  // cut where blocks are
+    if (part[axis].count == 0) part[axis] = {0, 16};
+    const int64_t rows = std::ssize(meant) / e[axis];
+    const int64_t count = rows * part[axis].count;
+    std::vector<std::byte> memory(static_cast<size_t>(bytes_for<T>(count)));
+    const auto stored = values_at<T>(memory.data(), count, generator.scale(weight, 1));
+    generator.weights(weight, 1, part, stored);
+    int64_t differing = 0;
+    double largest = 0, sum = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const auto from = i / part[axis].count * e[axis] + part[axis].first + i % part[axis].count;
+      differing += value_at(stored, i) != meant[static_cast<size_t>(from)];
+      largest = std::max(largest, std::abs(double{value_at(stored, i)}));
+      sum += std::abs(double{value_at(stored, i)});
+    }
+    EXPECT_EQ(differing, 0) << model.name << " " << name_of(weight);
+    EXPECT_GT(sum, 0) << name_of(weight);
+  }
+}
+
+TEST(Generator, QuantisedPartsAreWhatTheJudgeReads) {
+  for (const char* name : {"tiny-llama", "tiny-deepseek", "tiny-qwen3-moe"}) {
+    check_stored<fp8>(read_model(preset_path(name)), Format::fp8);
+    check_stored<nvfp4>(read_model(preset_path(name)), Format::nvfp4);
+  }
+}
+
+// What is drawn and what stands in the cache differ by roundings alone: no scale is too small or
+// too large for what the models hold.
+TEST(Generator, QuantisedValuesAreNearTheDrawnOnes) {
+  for (const std::string& name : preset_names()) {
+    const Model model = read_model(preset_path(name));
+    const Attention& a = model.attention;
+    for (const auto& [format, allowed] : {std::pair(Format::fp8, 0.04), {Format::nvfp4, 0.25}}) {
+      const auto with = [&](Format f) {
+        return Generator(model, {f, f, Format::fp32, f, f, f}, 3);
+      };
+      const auto off = [&](const std::vector<float>& plain, const std::vector<float>& coded) {
+        double difference = 0, size = 0;
+        for (size_t i = 0; i < plain.size(); ++i) {
+          difference += std::pow(double{plain[i]} - coded[i], 2);
+          size += std::pow(double{plain[i]}, 2);
+        }
+        return std::sqrt(difference / size);
+      };
+      const Part rows = {Slice{0, 1}, Slice{0, 16}, whole(extents_of(model, W::q)[2]), Slice{0, 1}};
+      std::vector<float> plain(static_cast<size_t>(16 * rows[2].count)), coded = plain;
+      with(Format::fp32).weights(W::q, 1, rows, plain.data());
+      with(format).weights(W::q, 1, rows, coded.data());
+      EXPECT_LE(off(plain, coded), allowed) << name << " weights " << name_of(format);
+      std::vector<float> keys(static_cast<size_t>(300 * a.head_size)), coded_keys = keys;
+      std::vector<float> values(static_cast<size_t>(300 * a.value_size)), coded_values = values;
+      const bool mla = a.mla();
+      with(Format::fp32)
+          .history(1, 0, 300, 0, {0, 300}, keys.data(), mla ? nullptr : values.data());
+      with(format).history(1, 0, 300, 0, {0, 300}, coded_keys.data(),
+                           mla ? nullptr : coded_values.data());
+      EXPECT_LE(off(keys, coded_keys), allowed) << name << " keys " << name_of(format);
+      if (!mla) {
+        EXPECT_LE(off(values, coded_values), allowed) << name << " values " << name_of(format);
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "execute/cpu/executor.h"
 #include "execute/cpu/types.h"
+#include "execute/forced_codes.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/product.h"
@@ -83,9 +84,9 @@ void CpuExecutor::product(const Task& task, int layer) {
   const Array in = array(task.reads[0], task.chunk);
   const Array out = array(task.writes[0], task.chunk);
   const Id w = task.reads[1];
-  with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+  with_stored(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
     cpu::product(ProductShape{in.rows, out.width, in.width, in.width, out.width}, in.as<A>(),
-                 reinterpret_cast<const T*>(weight(w, layer)), out.as<A>(), {});
+                 values<T>(w, layer), out.as<A>(), {});
   });
 }
 
@@ -102,8 +103,8 @@ void CpuExecutor::per_head(const Task& task, int layer) {
   const bool messages = task.writes.size() == 2;
   const PartialLayout part =
       messages ? store_.message(task.writes[0], task.chunk) : PartialLayout{};
-  with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
-    const T* weights = reinterpret_cast<const T*>(weight(w, layer));
+  with_stored(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+    const Values<const T> weights = values<T>(w, layer);
     if (!messages) {
       product_per_head(ProductShape{in.rows, made, contracted, in.extents[2], out.extents[2]},
                        heads, in.as<A>(), weights, out.as<A>());
@@ -118,7 +119,7 @@ void CpuExecutor::per_head(const Task& task, int layer) {
       for (int64_t head = 0; head < heads; head += part.heads) {
         std::byte* message = out.data + head / part.heads * part.bytes();
         product_per_head(one_row, part.heads, in.as<A>() + row * in.width + head * in.extents[2],
-                         weights + head * made * contracted,
+                         weights.at(head * made * contracted),
                          reinterpret_cast<A*>(message + part.output_offset(row, 0)));
         std::memcpy(message + part.lse_offset(row, 0), in.data + from.lse_offset(row, head),
                     static_cast<size_t>(part.heads) * sizeof(float));
@@ -157,25 +158,59 @@ void CpuExecutor::rope(const Task& task) {
   });
 }
 
+// Where the keys and the values of a KV head of a row stand, each with room for its capacity.
+template <class T>
+CpuExecutor::Cached<T> CpuExecutor::cached(int layer, int64_t row, int64_t head) const {
+  const KvCache& cache = store_.cache();
+  const float scale = generator_.kv_scale(layer, cache.first_head + head);
+  const int64_t capacity = cache.capacity[static_cast<size_t>(row)];
+  std::byte* base = store_.history(layer);
+  return {values_at<T>(base + cache.key_offset(row, head), capacity * cache.key_values, scale),
+          values_at<T>(base + cache.value_offset(row, head),
+                       capacity * (cache.value_values == 0 ? cache.key_values : cache.value_values),
+                       scale)};
+}
+
 void CpuExecutor::append(const Task& task, int layer) {
   const Array kv = array(task.reads[0], all_chunks);
   const KvCache& cache = store_.cache();
   const Place& me = schedule_.place;
-  with_types(work_.precision.activations, work_.precision.kv, [&]<class A, class K>(A*, K*) {
+  std::vector<float> wide(static_cast<size_t>(std::max(cache.key_values, cache.value_values)));
+  with_stored(work_.precision.kv, work_.precision.activations, [&]<class K, class A>(K*, A*) {
     for (int64_t row = 0; row < kv.rows; ++row) {
       if (!owns_newest(row)) continue;
       const int64_t at = local_length(position(row), work_.interval, me.l.kvp, me.kvp);
+      const std::byte* judged = judged_codes(layer, row);
+      const auto put = [&](const A* from, int64_t count, const Values<K>& to) {
+        convert(count, from, wide.data());
+        encode(wide.data(), count, to);
+        if constexpr (std::is_same_v<K, fp8> || std::is_same_v<K, nvfp4>) {
+          if (judged == nullptr) return;
+          force_codes(values_at<const K>(judged, count, to.scale), count, to, hooks_.codes);
+          judged += bytes_for<K>(count);
+        }
+      };
       for (int64_t head = 0; head < cache.heads; ++head) {
         const A* key = kv.as<A>() + row * kv.width + head * cache.key_values;
-        auto* keys = reinterpret_cast<K*>(store_.history(layer) + cache.key_offset(row, head));
-        convert(cache.key_values, key, keys + at * cache.key_values);
+        const auto [keys, values] = cached<K>(layer, row, head);
+        put(key, cache.key_values, keys.at(at * cache.key_values));
         if (cache.value_values == 0) continue;
-        auto* values = reinterpret_cast<K*>(store_.history(layer) + cache.value_offset(row, head));
-        convert(cache.value_values, key + cache.heads * cache.key_values,
-                values + at * cache.value_values);
+        put(key + cache.heads * cache.key_values, cache.value_values,
+            values.at(at * cache.value_values));
       }
     }
   });
+}
+
+// Of this rank's first KV head; null where the executor's own codes stand.
+const std::byte* CpuExecutor::judged_codes(int layer, int64_t row) const {
+  if (!hooks_.codes.judged) return nullptr;
+  const KvCache& cache = store_.cache();
+  const int64_t request = store_.now().requests.first + requests_.first + row;
+  const auto all = hooks_.codes.judged(step_, layer, request);
+  return all.empty()
+             ? nullptr
+             : all.data() + cache.first_head * cache.bytes(cache.key_values + cache.value_values);
 }
 
 void CpuExecutor::attend(const Task& task, int layer) {
@@ -185,19 +220,20 @@ void CpuExecutor::attend(const Task& task, int layer) {
   const PartialLayout part = store_.message(task.writes[0], task.chunk);
   const AttentionShape shape{query.rows,       query.extents[1], cache.heads,
                              query.extents[2], part.value_size,  scale_};
-  with_types(work_.precision.activations, work_.precision.kv, [&]<class A, class K>(A*, K*) {
+  with_stored(work_.precision.kv, work_.precision.activations, [&]<class K, class A>(K*, A*) {
     std::vector<KvView<K>> views;
     for (int64_t i = 0; i < query.rows; ++i) {
       const int64_t row = store_.first_row(task.chunk) + i;
       const int64_t tokens = local_length(position(row), work_.interval, me.l.kvp, me.kvp) +
                              (owns_newest(row) ? 1 : 0);
       for (int64_t head = 0; head < cache.heads; ++head) {
-        const auto at = [&](int64_t offset) {
-          return reinterpret_cast<const K*>(store_.history(layer) + offset);
-        };
-        views.push_back({at(cache.key_offset(row, head)), at(cache.value_offset(row, head)),
-                         cache.key_values,
-                         cache.value_values == 0 ? cache.key_values : cache.value_values, tokens});
+        const auto [keys, values] = cached<K>(layer, row, head);
+        views.push_back(
+            {.k = keys,
+             .v = values,
+             .k_stride = cache.key_values,
+             .v_stride = cache.value_values == 0 ? cache.key_values : cache.value_values,
+             .tokens = tokens});
       }
     }
     decode_attention<A, K>(shape, query.as<A>(), views, part,

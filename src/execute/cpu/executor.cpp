@@ -23,13 +23,13 @@ double now_us() {
 
 std::string CpuExecutor::refusal(const Layout&, const Precision& p) {
   for (const Format format : {p.weights, p.kv, p.attention, p.experts, p.lm_head})
-    if (format != Format::fp32 && format != Format::bf16)
-      return fmt::format("the CPU executor does not execute {} yet", name_of(format));
+    if (format == Format::fp4) return "fp4 is priced, never executed: nvfp4 is";
   return "";
 }
 
 CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
     : PassageExecutor(ranks, work, cpu_fusions()),
+      generator_(*work.model, work.precision, work.seed, work.zipf),
       collectives_(ranks, schedule_, store_, work),
       store_(schedule_, work_, allocate),
       frequencies_(rope_frequencies(*work.model)),
@@ -37,9 +37,8 @@ CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
       present_(store_.capacity()),
       observed_(static_cast<size_t>(work.layout.pp)) {
   generate(store_, work_);
-  const Generator generator(*work.model, work.precision, work.seed, work.zipf);
   for (int64_t layer = 0; layer < work.model->layers; ++layer)
-    skew_.push_back(generator.routing_skew(layer));
+    skew_.push_back(generator_.routing_skew(layer));
   if (work.chunks > 1) poll_ = [this] { advance_lane(Lane::exchange); };
   rewind();
 }

@@ -73,10 +73,25 @@ class CpuExecutor final : public PassageExecutor {
   void experts(const Task& task, int layer);
   void pair_up(const Array& choice, const Slice& mine);
   std::byte* weight(Id id, int layer) const { return store_.weight(id, layer); }
+  template <class T>
+  Values<const T> values(Id id, int layer) const {  // of a weight that may be quantised
+    const Tensor& t = schedule_[id];
+    int64_t count = 1;
+    for (const Dim& dim : t.dims) count *= dim.mine.count;
+    return values_at<const T>(weight(id, layer), count, generator_.scale(t.weight, layer));
+  }
+  template <class T>
+  struct Cached {
+    Values<T> keys, values;
+  };
+  template <class T>
+  Cached<T> cached(int layer, int64_t row, int64_t head) const;
+  const std::byte* judged_codes(int layer, int64_t row) const;
   Format weight_format(Id id) const { return format_of(work_.precision, schedule_[id].weight); }
   int64_t position(int64_t row) const;  // of the newest token of a row of this replica
   bool owns_newest(int64_t row) const;
 
+  Generator generator_;
   // Made first: a rank that runs out of memory must not leave the others in a split.
   Collectives collectives_;
   Store store_;

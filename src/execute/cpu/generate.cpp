@@ -24,8 +24,11 @@ Block allocate(size_t bytes) {
 void generate(const Store& store, const Assignment& work) {
   const Generator generator(*work.model, work.precision, work.seed);
   store.for_each_weight([&](const WeightPart& w) {
-    with_type(format_of(work.precision, w.weight), [&]<class T>(T*) {
-      generator.weights(w.weight, w.layer, w.part, reinterpret_cast<T*>(w.data));
+    int64_t count = 1;
+    for (const Slice& slice : w.part) count *= slice.count;
+    with_stored(format_of(work.precision, w.weight), [&]<class T>(T*) {
+      generator.weights(w.weight, w.layer, w.part,
+                        values_at<T>(w.data, count, generator.scale(w.weight, w.layer)));
     });
     beat();
   });
@@ -33,15 +36,17 @@ void generate(const Store& store, const Assignment& work) {
   const int64_t block = std::max(work.interval, 4096 / work.interval * work.interval);
   const Attention& a = work.model->attention;
   store.for_each_history([&](const HistoryPart& h) {
-    with_type(work.precision.kv, [&]<class T>(T*) {
-      T* keys = reinterpret_cast<T*>(h.keys);
-      T* values = reinterpret_cast<T*>(h.values);
+    with_stored(work.precision.kv, [&]<class T>(T*) {
+      const float scale = generator.kv_scale(h.layer, h.kv_head);
+      const auto keys = values_at<T>(h.keys, h.capacity * a.head_size, scale);
+      const auto values =
+          values_at<T>(h.values == nullptr ? h.keys : h.values, h.capacity * a.value_size, scale);
       for (int64_t i = 0; i < h.positions.count; i += block) {
         Generator::Positions some = h.positions;
         some.first = h.positions.at(i);
         some.count = std::min(block, h.positions.count - i);
-        generator.history(h.layer, h.request, h.length, h.kv_head, some, keys + i * a.head_size,
-                          values == nullptr ? nullptr : values + i * a.value_size);
+        generator.history(h.layer, h.request, h.length, h.kv_head, some, keys.at(i * a.head_size),
+                          values.at(i * a.value_size));
         beat();
       }
     });

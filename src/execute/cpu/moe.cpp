@@ -82,8 +82,8 @@ void CpuExecutor::experts(const Task& task, int layer) {
   if (up) pair_up(choice, schedule_[w].dims[0].mine);
   const Array in = array(task.reads[0], all_chunks);
   const Array out = array(task.writes[0], all_chunks);
-  with_types(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
-    const T* weights = reinterpret_cast<const T*>(weight(w, layer));
+  with_stored(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
+    const Values<const T> weights = values<T>(w, layer);
     if (up)
       return experts_product(pairs_.experts, pairs_.row_of, out.width, in.width, in.as<A>(),
                              weights, out.as<A>());

@@ -1,0 +1,54 @@
+// In verified steps the codes of a newest token are the judge's: two roundings of almost equal
+// numbers may fall on neighbouring codes, and what follows would differ by more than rounding.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "base/format.h"
+#include "execute/executor.h"
+
+namespace helix {
+
+// How far the next code is from the one that stands at `index`.
+template <class T>
+float code_step(const Values<const T>& at, int64_t index) {
+  if constexpr (std::is_same_v<T, nvfp4>) {
+    const unsigned code = at.codes[index / 2] >> (index % 2 * 4) & 7U;
+    const float size = code < 4 ? 0.5F : code < 6 ? 1.0F : 2.0F;
+    return size * to_float(at.scales[index / nvfp4_block]) * at.scale;
+  } else {
+    const unsigned exponent = at.data[index].bits >> 3 & 15U;
+    return std::ldexp(at.scale, static_cast<int>(std::max(exponent, 1U)) - 10);
+  }
+}
+
+template <class T>
+void copy(const Values<const T>& from, int64_t count, const Values<T>& to) {
+  if constexpr (std::is_same_v<T, nvfp4>) {
+    std::memcpy(to.codes, from.codes, static_cast<size_t>(count / 2));
+    std::memcpy(to.scales, from.scales, static_cast<size_t>(count / nvfp4_block));
+  } else {
+    std::memcpy(to.data, from.data, static_cast<size_t>(count) * sizeof(T));
+  }
+}
+
+// Goes on with the judge's codes of one vector, and counts how the own ones, in `stored`, differ.
+template <class T>
+void force_codes(const Values<const T>& judged, int64_t count, const Values<T>& stored,
+                 ForcedCodes& met) {
+  const Values<const T> own = stored;
+  float largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::abs(value_at(judged, i)));
+  met.codes += count;
+  for (int64_t i = 0; i < count; ++i) {
+    const float difference = std::abs(value_at(own, i) - value_at(judged, i));
+    if (difference == 0) continue;
+    ++met.differing;
+    const double beyond = difference - std::max(code_step(own, i), code_step(judged, i));
+    if (!(beyond <= met.beyond * largest)) met.beyond = beyond / largest;
+  }
+  copy(judged, count, stored);
+}
+
+}  // namespace helix
