@@ -134,7 +134,8 @@ $(BUILD)/obj/%.o: %.cc $(BUILD)/flags
 	@echo "c++ $<"; mkdir -p $(@D)
 	$(Q)$(CCACHE) $(compile) -MMD -MP -c $< -o $@
 $(VERSION_OBJ): EXTRA = -include $(BUILD)/version.h
-$(BUILD)/obj/kernels/%: EXTRA = $(if $(filter 1,$(SANITIZE)),,-O3)
+# What runs long over numbers.
+$(BUILD)/obj/kernels/% $(BUILD)/obj/src/model/weights.o: EXTRA = $(if $(filter 1,$(SANITIZE)),,-O3)
 $(VERSION_OBJ): $(BUILD)/version.h
 
 # Written anew only when the content changes, so that what depends on them is rebuilt just then.

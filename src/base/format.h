@@ -173,12 +173,12 @@ constexpr fp8 block_scale(float largest, float tensor_scale) {
   return to_fp8(largest / e2m1_largest / tensor_scale);
 }
 constexpr float largest_of(const float* block) {
-  float largest = 0;
+  uint32_t largest = 0;  // sizes of floats are ordered as their bits are, NaN above all
   for (int i = 0; i < nvfp4_block; ++i) {
-    const float size = block[i] < 0 ? -block[i] : block[i];
-    if (size > largest || size != size) largest = size;
+    const uint32_t size = std::bit_cast<uint32_t>(block[i]) & 0x7fffffffU;
+    largest = size > largest ? size : largest;
   }
-  return largest;
+  return std::bit_cast<float>(largest);
 }
 
 // Rounds `count` values to a format (nvfp4: a multiple of 16). One division a scale, then one
@@ -190,9 +190,10 @@ constexpr void encode(const float* from, int64_t count, const Values<T>& to) {
       to.scales[block] = block_scale(largest_of(from), to.scale);
       const float step = to_float(to.scales[block]) * to.scale;
       const float inverse = step > 0 ? 1 / step : 0;
-      for (int i = 0; i < nvfp4_block; i += 2)
-        to.codes[block * 8 + i / 2] =
-            static_cast<uint8_t>(to_e2m1(from[i] * inverse) | to_e2m1(from[i + 1] * inverse) << 4);
+      uint32_t codes[nvfp4_block] = {};
+      for (int i = 0; i < nvfp4_block; ++i) codes[i] = to_e2m1(from[i] * inverse);
+      for (int i = 0; i < nvfp4_block / 2; ++i)
+        to.codes[block * 8 + i] = static_cast<uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);
     }
   } else if constexpr (std::is_same_v<T, fp8>) {
     const float inverse = 1 / to.scale;
