@@ -78,8 +78,9 @@ struct Group {
 // Logits of Heads heads from h: logits[i][t] for t < tokens, -inf up to the next multiple of
 // sixteen.
 template <int Heads, class Kv>
-void logits_of(const Group& group, int64_t h, const Values<const Kv>& k, int64_t stride,
-               int64_t tokens, const Ahead& values_ahead, float* logits) {
+[[gnu::noinline]] void logits_of(const Group& group, int64_t h, const Values<const Kv>& k,
+                                 int64_t stride, int64_t tokens, const Ahead& values_ahead,
+                                 float* logits) {
   constexpr int columns = Heads == 1 ? 16 : Heads == 2 ? 8 : 4;
   for (int64_t t = 0; t < tokens; t += columns) {
     Values<const Kv> rows[columns];
@@ -100,28 +101,42 @@ void logits_of(const Group& group, int64_t h, const Values<const Kv>& k, int64_t
   }
 }
 
-// Turns a tile's logits into weights under the new maximum; returns what the older sums are
-// multiplied by.
-float weigh(float* logits, int64_t tokens, Running& running) {
-  Lanes most = all(running.max);
-  for (int64_t t = 0; t < tokens; t += lane_count) most = larger(load(logits + t), most);
-  const float max = largest(most);
-  Lanes total = zero();
-  for (int64_t t = 0; t < tokens; t += lane_count) {
-    const Lanes weight = exponential(load(logits + t) - max);
-    store(weight, logits + t);
-    total = total + weight;
+// Turns a tile's logits into weights under the new maximum; keep: what the older sums are
+// multiplied by. Heads go side by side: each step alone waits for the one before.
+template <int Heads>
+[[gnu::noinline]] void weigh(float* logits, int64_t tokens, Running* running, float (&keep)[16]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < Heads; ++i) {
+    Lanes most = all(running[i].max);
+    for (int64_t t = 0; t < tokens; t += lane_count)
+      most = larger(load(logits + i * tile_tokens + t), most);
+    const float max = largest(most);
+    keep[i] = running[i].max - max;
+    running[i].max = max;
   }
-  const float keep = exponential(running.max - max);
-  running = {max, running.sum * keep + sum(total)};
-  return keep;
+  store(exponential(load(keep)), keep);
+  for (int64_t t = 0; t < tokens; t += lane_count) {
+#pragma GCC unroll 4
+    for (int i = 0; i < Heads; ++i) {
+      float* const at = logits + i * tile_tokens + t;
+      store(exponential(load(at) - running[i].max), at);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < Heads; ++i) {
+    Lanes total = zero();
+    for (int64_t t = 0; t < tokens; t += lane_count)
+      total = total + load(logits + i * tile_tokens + t);
+    running[i].sum = running[i].sum * keep[i] + sum(total);
+  }
 }
 
 // out[i][d] = keep[i] out[i][d] + sum over t of weights[i][t] v[t][d], in order of t.
 template <int Heads, int Vectors, class Kv, class Read>
-inline void add_values(const float* weights, const float* keep, const Values<const Kv>& v,
-                       int64_t stride, int64_t tokens, const Ahead& keys_ahead, int64_t d,
-                       float* out, int64_t out_stride, Read&& read) {
+[[gnu::noinline]] void add_values(const float* weights, const float* keep,
+                                  const Values<const Kv>& v, int64_t stride, int64_t tokens,
+                                  const Ahead& keys_ahead, int64_t d, float* out,
+                                  int64_t out_stride, Read&& read) {
   Lanes sum[Heads][Vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < Heads; ++i) {
@@ -131,12 +146,14 @@ inline void add_values(const float* weights, const float* keep, const Values<con
   }
   for (int64_t t = 0; t < tokens; ++t) {
     keys_ahead.fetch(t, d, Vectors * lane_count);
+    Lanes value[Vectors];
+    if constexpr (Vectors == 4) load_four(v.at(t * stride + d), value);
+    else value[0] = read(v.at(t * stride + d));
 #pragma GCC unroll 16
-    for (int j = 0; j < Vectors; ++j) {
-      const Lanes value = read(v.at(t * stride + d + j * lane_count));
+    for (int i = 0; i < Heads; ++i) {
+      const Lanes weight = all(weights[i * tile_tokens + t]);
 #pragma GCC unroll 16
-      for (int i = 0; i < Heads; ++i)
-        sum[i][j] = multiply_add(all(weights[i * tile_tokens + t]), value, sum[i][j]);
+      for (int j = 0; j < Vectors; ++j) sum[i][j] = multiply_add(weight, value[j], sum[i][j]);
     }
   }
 #pragma GCC unroll 16
@@ -158,10 +175,9 @@ template <int Heads, class Kv>
 void attend_tile(const Group& group, int64_t h, const Tile<Kv>& tile, const Ahead& values_ahead,
                  const Ahead& keys_ahead) {
   alignas(64) float logits[Heads * tile_tokens];
-  float keep[Heads];
+  alignas(64) float keep[lane_count] = {};
   logits_of<Heads>(group, h, tile.k, tile.k_stride, tile.tokens, values_ahead, logits);
-  for (int i = 0; i < Heads; ++i)
-    keep[i] = weigh(logits + i * tile_tokens, tile.tokens, group.running[h + i]);
+  weigh<Heads>(logits, tile.tokens, group.running + h, keep);
   float* out = group.out + h * group.value_stride;
   const auto add = [&]<int Vectors>(int64_t d, auto read) {
     add_values<Heads, Vectors>(logits, keep, tile.v, tile.v_stride, tile.tokens, keys_ahead, d, out,
@@ -193,14 +209,14 @@ void attend_heads(const Group& group, const Tile<Kv>& tile, const Ahead& values,
 // Rows of codes as fp32, without their scale; of another stride.
 template <class Kv>
 Values<const float> widened(const Values<const Kv>& from, int64_t stride, int64_t tokens,
-                            int64_t width, std::vector<float>& to) {
+                            int64_t width, Scratch& to) {
   const int64_t padded = round_up(width, lane_count);
-  to.resize(static_cast<size_t>(tile_tokens * padded));
+  float* const rows = to.take(tile_tokens * padded);
   for (int64_t t = 0; t < tokens; ++t)
     for_lanes(width, [&](int64_t d, auto read, auto write) {
-      write(read(from.at(t * stride + d)), to.data() + t * padded + d);
+      write(read(from.at(t * stride + d)), rows + t * padded + d);
     });
-  return Values<const float>(to.data());
+  return Values<const float>(rows);
 }
 
 template <class Kv>
@@ -219,7 +235,7 @@ void attend_split(const Group& group, const KvView<Kv>& kv, const Split& split, 
     // Codes that several groups of heads read are decoded once.
     if constexpr (std::is_same_v<Kv, fp8> || std::is_same_v<Kv, nvfp4>) {
       if (group.heads > 4) {
-        static thread_local std::vector<float> wide_k, wide_v;
+        static thread_local Scratch wide_k, wide_v;
         const auto k = widened(tile.k, kv.k_stride, tile.tokens, group.size, wide_k);
         const auto v =
             latent ? k : widened(tile.v, kv.v_stride, tile.tokens, group.value_size, wide_v);
@@ -287,7 +303,7 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
   }
   first_split.push_back(std::ssize(splits));
 
-  static thread_local std::vector<float> outs;  // kept: fresh pages would cost more than the sums
+  static thread_local Scratch outs;
   static thread_local std::vector<Running> runnings;
   Poller poller(poll);
   // Pairs go in waves that fit the scratch; what a wave holds changes no bits.
@@ -297,32 +313,31 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
     end = begin + 1;
     while (end < pairs && first_split[end + 1] <= fitting) ++end;
     const int64_t count = first_split[end] - base;
-    outs.assign(static_cast<size_t>(count * split_values), 0.0F);
     runnings.assign(static_cast<size_t>(count * group_heads), Running{});
-    float* const wave_outs = outs.data();
+    float* const wave_outs = outs.take(count * split_values);
+    std::fill_n(wave_outs, count * split_values, 0.0F);
     Running* const wave_runnings = runnings.data();
 
     int64_t tokens = 0;
     for (int64_t i = base; i < base + count; ++i) tokens += splits[i].tokens;
-    for_blocks(count, tokens * group_heads * (shape.head_size + shape.value_size), poller,
-               [&](int64_t i) {
-                 const Split& split = splits[base + i];
-                 static thread_local std::vector<float> queries;
-                 queries.resize(static_cast<size_t>(group_heads * shape.head_size));
-                 const Activation* from = q + split.pair * group_heads * shape.head_size;
-                 for_lanes(group_heads * shape.head_size, [&](int64_t d, auto read, auto write) {
-                   write(read(from + d), queries.data() + d);
-                 });
-                 const Group group{.heads = group_heads,
-                                   .size = shape.head_size,
-                                   .value_size = shape.value_size,
-                                   .value_stride = value_stride,
-                                   .scale = shape.scale * code_scale(kv[split.pair].k),
-                                   .q = queries.data(),
-                                   .out = wave_outs + i * split_values,
-                                   .running = wave_runnings + i * group_heads};
-                 attend_split(group, kv[split.pair], split, poller);
-               });
+    for_blocks(
+        count, tokens * group_heads * (shape.head_size + shape.value_size), poller, [&](int64_t i) {
+          const Split& split = splits[base + i];
+          static thread_local Scratch scratch;
+          float* const queries = scratch.take(group_heads * shape.head_size);
+          const Activation* from = q + split.pair * group_heads * shape.head_size;
+          for_lanes(group_heads * shape.head_size,
+                    [&](int64_t d, auto read, auto write) { write(read(from + d), queries + d); });
+          const Group group{.heads = group_heads,
+                            .size = shape.head_size,
+                            .value_size = shape.value_size,
+                            .value_stride = value_stride,
+                            .scale = shape.scale * code_scale(kv[split.pair].k),
+                            .q = queries,
+                            .out = wave_outs + i * split_values,
+                            .running = wave_runnings + i * group_heads};
+          attend_split(group, kv[split.pair], split, poller);
+        });
 
     for_blocks((end - begin) * group_heads, count * split_values, poller, [&](int64_t i) {
       const int64_t pair = begin + i / group_heads;

@@ -28,6 +28,21 @@ HELIX_INLINE Lanes dots(const float* x, int64_t x_stride, const Values<const Wei
     }
   };
   int64_t k = 0;
+  if constexpr (std::is_same_v<Weight, nvfp4>) {
+    for (; k + 4 * lane_count <= size; k += 4 * lane_count) {
+#pragma GCC unroll 16
+      for (int c = 0; c < Columns; ++c) {
+        Lanes column[4];
+        load_four(w[c].at(k), column);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+#pragma GCC unroll 16
+          for (int r = 0; r < Rows; ++r)
+            sum[r * Columns + c] = multiply_add(load(x + r * x_stride + k + i * lane_count),
+                                                column[i], sum[r * Columns + c]);
+      }
+    }
+  }
   for (; k + lane_count <= size; k += lane_count) step(k, Load{});
   if (k < size) step(k, LoadTail{size - k});
   return sums(sum);

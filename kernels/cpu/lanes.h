@@ -104,10 +104,11 @@ HELIX_INLINE Lanes load(const Values<const fp8>& from) {
     const auto wide = hn::PromoteTo(shorts, hn::LoadU(bytes, codes + i * register_lanes));
     const auto half =
         hn::And(hn::ShiftLeft<7>(wide), hn::Set(shorts, static_cast<int16_t>(0xbfff)));
-    const auto size = hn::And(half, hn::Set(shorts, 0x3f80));
-    const auto nan = hn::VecFromMask(shorts, size == hn::Set(shorts, 0x3f80));
+    // NaN's size is the largest: one more carries into bit 14, which makes an fp16 NaN of it.
+    const auto carried = hn::Add(half, hn::Set(shorts, 0x80));
     const hn::Rebind<hwy::float16_t, Tag> fp16;
-    return hn::PromoteTo(Tag(), hn::BitCast(fp16, hn::Or(half, nan)));
+    return hn::PromoteTo(Tag(),
+                         hn::BitCast(fp16, hn::OrAnd(half, carried, hn::Set(shorts, 0x4000))));
   });
 }
 
@@ -123,29 +124,70 @@ inline constexpr std::array<float, 256> half_scales = [] {
 }();
 }  // namespace tables
 
-HELIX_INLINE Lanes load(const Values<const nvfp4>& from) {  // one block
-  const hn::FixedTag<uint8_t, 8> packed;
-  const hn::FixedTag<uint8_t, 16> bytes;
-  const auto low_bits = hn::Set(packed, 15);
-  const auto two = hn::LoadU(packed, from.codes);
-  const auto low = hn::And(two, low_bits);
-  const auto high = hn::And(hn::ShiftRight<4>(two), low_bits);
-  const auto codes = hn::Combine(bytes, hn::InterleaveUpper(packed, low, high),
-                                 hn::InterleaveLower(packed, low, high));
-  const hn::FixedTag<int8_t, 16> halves;
-  const auto sizes =
-      hn::TableLookupBytes(hn::Load(halves, tables::e2m1_halves), hn::BitCast(halves, codes));
-  alignas(16) int8_t apart[16];
-  if constexpr (registers > 1) hn::Store(sizes, halves, apart);
-  const auto scale = hn::Set(Tag(), tables::half_scales[from.scales->bits]);
+// e2m1 codes in halves, of which `from` has sixteen, times their block's scale.
+HELIX_INLINE Lanes scaled(const int8_t* halves, fp8 block_scale) {
+  const hn::Rebind<int8_t, Tag> bytes;
+  const auto scale = hn::Set(Tag(), tables::half_scales[block_scale.bits]);
   return each([&](int i) {
-    const hn::Rebind<int8_t, Tag> part;
-    const auto mine = [&] {
-      if constexpr (registers > 1) return hn::LoadU(part, apart + i * register_lanes);
-      else return sizes;
-    }();
+    const auto mine = hn::LoadU(bytes, halves + i * register_lanes);
     return hn::Mul(hn::ConvertTo(Tag(), hn::PromoteTo(IntTag(), mine)), scale);
   });
+}
+
+// Takes the codes of `Bytes` / 8 blocks apart: even ones to `to`, odd ones to `to` + 32.
+template <class D>
+HELIX_INLINE void codes_to_halves(D packed, const uint8_t* codes, int8_t* to) {
+  const hn::Rebind<int8_t, D> bytes;
+  const auto table = hn::LoadDup128(bytes, tables::e2m1_halves);
+  const auto two = hn::LoadU(packed, codes);
+  const auto low = hn::And(two, hn::Set(packed, 15));
+  const auto high = hn::ShiftRight<4>(two);
+  // In each 16 bytes the lower eight are a block, and the upper.
+  const auto even = hn::InterleaveLower(packed, low, high);
+  const auto odd = hn::InterleaveUpper(packed, low, high);
+  hn::Store(hn::TableLookupBytes(table, hn::BitCast(bytes, even)), bytes, to);
+  hn::Store(hn::TableLookupBytes(table, hn::BitCast(bytes, odd)), bytes, to + 32);
+}
+
+HELIX_INLINE Lanes load(const Values<const nvfp4>& from) {  // one block
+  const hn::FixedTag<uint8_t, 8> packed;
+  const hn::FixedTag<int8_t, 16> bytes;
+  const auto two = hn::LoadU(packed, from.codes);
+  const auto low = hn::And(two, hn::Set(packed, 15));
+  const auto high = hn::ShiftRight<4>(two);
+  const auto codes =
+      hn::Combine(hn::FixedTag<uint8_t, 16>(), hn::InterleaveUpper(packed, low, high),
+                  hn::InterleaveLower(packed, low, high));
+  alignas(16) int8_t halves[16];
+  hn::Store(hn::TableLookupBytes(hn::Load(bytes, tables::e2m1_halves), hn::BitCast(bytes, codes)),
+            bytes, halves);
+  return scaled(halves, *from.scales);
+}
+
+// A place in an array: a pointer, or Values.
+template <class T>
+HELIX_INLINE const T* at(const T* from, int64_t i) {
+  return from + i;
+}
+template <class T>
+HELIX_INLINE Values<T> at(const Values<T>& from, int64_t i) {
+  return from.at(i);
+}
+
+// Four times sixteen values that follow each other: of nvfp4 the codes are taken apart together.
+template <class T>
+HELIX_INLINE void load_four(const T& from, Lanes (&to)[4]) {
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < 4; ++i) to[i] = load(at(from, i * lane_count));
+}
+HELIX_INLINE void load_four(const Values<const nvfp4>& from, Lanes (&to)[4]) {
+  const hn::CappedTag<uint8_t, 32> packed;
+  constexpr int step = static_cast<int>(hn::MaxLanes(packed));  // 32, or 16 bytes twice
+  alignas(32) int8_t halves[64];
+#pragma GCC unroll 2
+  for (int i = 0; i < 32; i += step) codes_to_halves(packed, from.codes + i, halves + i);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) to[i] = scaled(halves + i % 2 * 32 + i / 2 * 16, from.scales[i]);
 }
 
 // What loaded values are to be multiplied by.
@@ -173,16 +215,6 @@ HELIX_INLINE void store(Lanes value, bf16* to) {  // to_bf16, many at a time
     const auto best = hn::ShiftRight<16>(hn::IfThenElse(is_nan, nan, rounded));
     hn::StoreU(hn::TruncateTo(halves, best), halves, out + i * register_lanes);
   }
-}
-
-// A place in an array: a pointer, or Values.
-template <class T>
-HELIX_INLINE const T* at(const T* from, int64_t i) {
-  return from + i;
-}
-template <class T>
-HELIX_INLINE Values<T> at(const Values<T>& from, int64_t i) {
-  return from.at(i);
 }
 
 // The first `count` < 16 values; the other lanes are 0.
@@ -298,12 +330,10 @@ HELIX_INLINE Lanes larger(Lanes value, Lanes than) {
   return each(
       [&](int i) { return hn::IfThenElse(hn::Gt(value.v[i], than.v[i]), value.v[i], than.v[i]); });
 }
-HELIX_INLINE float largest(Lanes v) {
-  float lanes[16];
-  store(v, lanes);
-  float best = lanes[0];
-  for (int i = 1; i < 16; ++i) best = lanes[i] > best ? lanes[i] : best;
-  return best;
+HELIX_INLINE float largest(Lanes v) {  // of numbers
+#pragma GCC unroll 4
+  for (int i = 1; i < registers; ++i) v.v[0] = hn::Max(v.v[0], v.v[i]);
+  return hn::GetLane(hn::MaxOfLanes(Tag(), v.v[0]));
 }
 // Is any lane larger than `bound`, or NaN?
 HELIX_INLINE bool any_larger(Lanes v, float bound) {

@@ -91,15 +91,15 @@ const float* gather(std::span<const int32_t> row_of, int64_t first, int64_t coun
   if constexpr (std::is_same_v<Activation, float>) {
     if (row_of.empty()) return x + first * width;
   }
-  thread_local std::vector<float> rows;
-  rows.resize(static_cast<size_t>(count * width));
+  thread_local Scratch scratch;
+  float* const rows = scratch.take(count * width);
   for (int64_t i = 0; i < count; ++i) {
     const Activation* from = x + (row_of.empty() ? first + i : row_of[first + i]) * width;
     for_lanes(width, [&](int64_t k, auto read, auto write) {
-      write(read(from + k), rows.data() + i * width + k);
+      write(read(from + k), rows + i * width + k);
     });
   }
-  return rows.data();
+  return rows;
 }
 
 }  // namespace
@@ -182,11 +182,11 @@ void experts_product(std::span<const ExpertRows> experts, std::span<const int32_
     if constexpr (std::is_same_v<Out, float>) {
       product<Weight, float>(shape, rows, matrix, y + e.first * outputs);
     } else {
-      thread_local std::vector<float> sums;
-      sums.resize(static_cast<size_t>(e.count * outputs));
-      product<Weight, float>(shape, rows, matrix, sums.data());
+      thread_local Scratch scratch;
+      float* const sums = scratch.take(e.count * outputs);
+      product<Weight, float>(shape, rows, matrix, sums);
       for_lanes(e.count * outputs, [&](int64_t i, auto read, auto write) {
-        write(read(sums.data() + i), y + e.first * outputs + i);
+        write(read(sums + i), y + e.first * outputs + i);
       });
     }
   }

@@ -4,8 +4,11 @@
 #include <omp.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <functional>
+#include <memory>
+#include <new>
 
 namespace helix::cpu {
 
@@ -30,6 +33,28 @@ class Poller {
  private:
   const std::function<void()>& poll_;
   std::exception_ptr error_;
+};
+
+// Floats that a thread keeps between calls, since fresh pages would cost more than the sums over
+// them. On cache lines: a load that crosses two of them costs twice.
+class Scratch {
+ public:
+  float* take(int64_t count) {  // what was in it is lost
+    if (count > count_) {
+      const auto bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
+      data_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+      if (!data_) throw std::bad_alloc();
+      count_ = count;
+    }
+    return data_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  std::unique_ptr<float, Free> data_;
+  int64_t count_ = 0;
 };
 
 // Less work than this many multiplications (about 10 us on one core) stays on the calling thread.

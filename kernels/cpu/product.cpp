@@ -73,14 +73,14 @@ const float* as_float(const Activation* x, int64_t rows, int64_t stride, int64_t
   if constexpr (std::is_same_v<Activation, float>) {
     return x;
   } else {
-    thread_local std::vector<float> converted;
-    converted.resize(static_cast<size_t>(rows * stride));
+    thread_local Scratch scratch;
+    float* const converted = scratch.take(rows * stride);
     for (int64_t r = 0; r < rows; ++r) {
       for_lanes(width, [&](int64_t i, auto read, auto write) {
-        write(read(x + r * stride + i), converted.data() + r * stride + i);
+        write(read(x + r * stride + i), converted + r * stride + i);
       });
     }
-    return converted.data();
+    return converted;
   }
 }
 

@@ -205,7 +205,7 @@ TYPED_TEST_SUITE(Attention, Combinations);
 TYPED_TEST(Attention, MatchesItsTwin) {
   using A = typename TypeParam::Activation;
   Random random(1);
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < 24; ++i) {
     using Kv = typename TypeParam::Kv;
     const Input<A, Kv> input(random, random_shape<Kv>(random), random_tokens(random), i % 2 == 0);
     int64_t parts = random.integer(1, 8);
@@ -261,7 +261,7 @@ TYPED_TEST(Attention, BitsDependOnTheRowAlone) {
 TYPED_TEST(Attention, ShardsMergeToTheWhole) {
   using A = typename TypeParam::Activation;
   Random random(4);
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < 12; ++i) {
     using Kv = typename TypeParam::Kv;
     const Input<A, Kv> input(random, random_shape<Kv>(random), random_tokens(random), i % 2 == 0);
     const auto shards = static_cast<int>(random.integer(1, 8));

@@ -102,7 +102,7 @@ TYPED_TEST(Product, MatchesItsTwin) {
   using W = typename TypeParam::Weight;
   using A = typename TypeParam::Activation;
   Random random(2);
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < 40; ++i) {
     ProductShape shape{
         .rows = random.pick<int64_t>({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 31, 256, 257}),
         .outputs = random.pick<int64_t>({1, 3, 8, 15, 16, 17, 24, 130, 300}),
