@@ -61,7 +61,7 @@ test-slurm: deps-slurm ## jobs/ on a private Slurm of virtual nodes; the ReFrame
 	@$(PYTHON) tests/run --build $(BUILD) --slurm
 
 bench: $(call program,$(BENCH)) ## the kernels alone, one program after another
-	$(if $(BENCH),@for b in $^; do echo "$$b"; $$b || exit 1; done,@echo "bench: tests/bench/ has no program")
+	$(if $(BENCH),@for b in $^; do echo "$$b"; OMP_WAIT_POLICY=passive $$b || exit 1; done,@echo "bench: tests/bench/ has no program")
 
 FORMATTED := $(sort $(shell find src kernels tests -name '*.h' -o -name '*.cc' -o -name '*.cpp' \
   -o -name '*.cu' -o -name '*.cuh' 2>/dev/null))

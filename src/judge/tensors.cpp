@@ -97,8 +97,9 @@ Part Tensors::whole_part(W weight) const {
 }
 
 void Tensors::draw(W weight, int64_t layer, const Part& part, float* out) const {
-  if (model().checkpoint) read_stored(model(), generator_.precision(), weight, layer, part, out);
-  else generator_.weights(weight, layer, part, out);
+  if (!model().checkpoint) return generator_.weights(weight, layer, part, out);
+  read_stored(model(), generator_.precision(), weight, layer, part, out);
+  generator_.round(weight, layer, volume(part), out);
 }
 
 const float* Tensors::kept(W weight, int64_t layer) const {

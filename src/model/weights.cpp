@@ -249,8 +249,7 @@ void Generator::draw_weights(W weight, int64_t layer, const Part& part, Out&& ou
       const int64_t first = ((index[0] * e[1] + index[1]) * e[2] + index[2]) * e[3] + index[3];
       Draw here = draw;
       if (which == W::kv && index[0] == 0) here.scale *= keys_gain;
-      if (model_->checkpoint)
-        model_->checkpoint->read(which, at_layer, first, width, drawn.data());
+      if (model_->checkpoint) model_->checkpoint->read(which, at_layer, first, width, drawn.data());
       else fill(here, first, width, drawn.data());
       for (int64_t n = 0; model_->marked && n < width; ++n, ++index[run])
         drawn[n] = marked_weight(*model_, which, at_layer, index, drawn[n]);
@@ -267,12 +266,14 @@ void Generator::weights(W weight, int64_t layer, const Part& part, const Values<
 }
 
 void Generator::weights(W weight, int64_t layer, const Part& part, float* out) const {
-  const Format format = format_of(precision_, weight);
-  const float factor = scale(weight, layer);
   draw_weights(weight, layer, part, [&](int64_t first, const std::vector<float>& drawn) {
     std::ranges::copy(drawn, out + first);
-    round_to(format, std::ssize(drawn), factor, out + first);
+    round(weight, layer, std::ssize(drawn), out + first);
   });
+}
+
+void Generator::round(W weight, int64_t layer, int64_t count, float* values) const {
+  round_to(format_of(precision_, weight), count, scale(weight, layer), values);
 }
 
 // Marks are up to 700 times what is drawn beside them, and blocks a twentieth: both fit.

@@ -80,6 +80,8 @@ class Generator {
   // A quantised tensor's scale: a constant of (tensor, layer), so that a shard needs no one else's
   // maximum. 1 where the format has none.
   float scale(W weight, int64_t layer) const;
+  // Rounds values of a weight to what its format holds; of nvfp4 whole blocks.
+  void round(W weight, int64_t layer, int64_t count, float* values) const;
 
   // Which tokens of a history: `count` of them in runs of `run`, the runs `jump` positions apart.
   // Token i stands at first + i / run * jump + i % run; as it is, one run.

@@ -1,7 +1,11 @@
 // The memory-bound kernels beside OpenBLAS and beside the time that this machine needs to read
 // their data once. Five repeats; in each, reading, ours and OpenBLAS take turns and the least of
-// each counts, so that a share compares what was measured in the same moment. Other work on the
-// machine only adds to a time; the median of the five shares stands in the table.
+// each counts, so that a share compares what was measured in the same moment; the median of the
+// five shares stands in the table.
+//
+// Times are what the threads worked, over their number: CPU clocks, because on a shared machine a
+// wall clock measures the others, too. (`make bench` lets idle threads sleep instead of spin.) Wall
+// times stand in the lines.
 //
 //   kernels [FILE]   a JSON line for each row is appended to FILE
 #include <cblas.h>
@@ -10,7 +14,7 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
+#include <ctime>
 #include <fstream>
 #include <functional>
 #include <new>
@@ -19,8 +23,10 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/slice.h"
 #include "base/version.h"
 #include "bench/environment.h"
+#include "execute/forced_codes.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/product.h"
@@ -29,17 +35,28 @@ namespace helix::cpu {
 namespace {
 
 constexpr int repeats = 5;
-constexpr int turns = 12;                        // of which the least counts
-constexpr int64_t piece_bytes = 64 << 20;        // what is read in a turn: beyond any cache here,
-constexpr int64_t set_bytes = int64_t{1} << 29;  // out of so much, in turn
+constexpr int turns = 6;                         // of which the least counts
+constexpr int64_t piece_bytes = 32 << 20;        // what is read in a turn: beyond any cache here,
+constexpr int64_t set_bytes = int64_t{1} << 28;  // out of so much, in turn
 
 using Body = std::function<void()>;
 
-double microseconds(const Body& body) {
-  using Clock = std::chrono::steady_clock;
-  const auto start = Clock::now();
+struct Time {
+  double cpu_us = 1e30;  // of all threads, over their number
+  double wall_us = 1e30;
+};
+double now_us(clockid_t clock) {
+  timespec time{};
+  clock_gettime(clock, &time);
+  return 1e6 * static_cast<double>(time.tv_sec) + 1e-3 * static_cast<double>(time.tv_nsec);
+}
+void take(Time& least, const Body& body) {
+  const double cpu = now_us(CLOCK_PROCESS_CPUTIME_ID);
+  const double wall = now_us(CLOCK_MONOTONIC);
   body();
-  return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+  least.wall_us = std::min(least.wall_us, now_us(CLOCK_MONOTONIC) - wall);
+  least.cpu_us =
+      std::min(least.cpu_us, (now_us(CLOCK_PROCESS_CPUTIME_ID) - cpu) / omp_get_max_threads());
 }
 
 // Memory on cache lines, as the program allocates it, first touched by the threads that read it.
@@ -73,10 +90,13 @@ class Copies {
     std::uniform_real_distribution<float> uniform(-1, 1);
     std::vector<float> values(pattern);
     for (float& value : values) value = uniform(engine);
+    std::vector<std::byte> stored(static_cast<size_t>(bytes_for<T>(pattern)));
+    encode(values.data(), pattern, values_at<T>(stored.data(), pattern, tensor_scale));
+    const auto from = values_at<const T>(stored.data(), pattern, tensor_scale);
 #pragma omp parallel for
     for (int64_t first = 0; first < count; first += pattern)
       for (int64_t copy = 0; copy < copies; ++copy)
-        encode(values.data(), std::min(pattern, count - first), at(copy).at(first));
+        helix::copy(from, std::min(pattern, count - first), at(copy).at(first));
   }
   Values<const T> next() { return at(turn_++ % copies_); }
 
@@ -128,20 +148,45 @@ double triad_gb_per_s() {
   constexpr int64_t count = 1 << 24;
   Copies<float> b(count, 1), c(count, 1);
   std::vector<float> a(count);
-  double least = 1e30;
+  Time least;
   for (int turn = 0; turn < repeats * turns; ++turn)
-    least = std::min(least, microseconds([&] {
-                       const float* from = b.next().data;
-                       const float* more = c.next().data;
+    take(least, [&] {
+      const float* from = b.next().data;
+      const float* more = c.next().data;
 #pragma omp parallel for simd
-                       for (int64_t i = 0; i < count; ++i) a[i] = from[i] + 3.0F * more[i];
-                     }));
-  return 3.0 * count * sizeof(float) / least / 1e3;
+      for (int64_t i = 0; i < count; ++i) a[i] = from[i] + 3.0F * more[i];
+    });
+  return 3.0 * count * sizeof(float) / least.cpu_us / 1e3;
+}
+
+// fp32 multiply-adds on registers, two operations each: the floor of what many heads or rows share.
+double fma_gflop_per_s() {
+  constexpr int64_t rounds = 20000;
+  constexpr int chains = 12;
+  volatile float sink = 0;
+  Time least;
+  for (int turn = 0; turn < repeats * turns; ++turn)
+    take(least, [&] {
+#pragma omp parallel
+      {
+        Lanes sums[chains];
+        for (Lanes& sum : sums) sum = zero();
+        for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+          for (Lanes& sum : sums) sum = multiply_add(sum, all(0.999F), all(0.001F));
+        }
+        float total = 0;
+        for (const Lanes& one : sums) total += cpu::sum(one);
+        sink = total;
+      }
+    });
+  return 2.0 * rounds * chains * lane_count * omp_get_max_threads() / least.cpu_us / 1e3;
 }
 
 struct Row {
   std::string kernel;
   double bytes;  // read once
+  double flops;
   Body ours;
   Body blas = {};  // none: OpenBLAS has no such product
 };
@@ -158,40 +203,45 @@ class Table {
     const double triad = triad_gb_per_s();
     facts_ = environment(0, nullptr).facts;
     fmt::print(
-        "{} threads, {} lanes a register; triad {:.1f} GB/s; medians of {} repeats, each the least "
-        "of {} turns\n",
-        omp_get_max_threads(), register_lanes, triad, repeats, turns);
-    fmt::print("{:<36} {:>8} {:>9} {:>9} {:>9} {:>10} {:>13} {:>9}\n", "kernel", "read MB",
-               "ours us", "blas us", "read us", "ours GB/s", "share of read", "blas/ours");
+        "{} threads, {} lanes a register; triad {:.1f} GB/s; multiply-adds {:.0f} GFLOP/s; medians "
+        "of {} repeats, each the least of {} turns\n",
+        omp_get_max_threads(), register_lanes, triad, fma_gflop_per_s(), repeats, turns);
+    fmt::print("{:<36} {:>8} {:>9} {:>9} {:>9} {:>10} {:>8} {:>13} {:>9}\n", "kernel", "read MB",
+               "ours us", "blas us", "read us", "ours GB/s", "GFLOP/s", "share of read",
+               "blas/ours");
     triad_ = triad;
   }
 
   void add(const Row& row) {
-    std::array<double, repeats> ours, blas, read, shares, ratios;
+    std::array<double, repeats> ours, blas, read, shares, ratios, wall;
     row.ours();
     if (row.blas) row.blas();
     for (size_t r = 0; r < repeats; ++r) {
-      double least_ours = 1e30, least_blas = 1e30, least_read = 1e30;
+      Time our_time, blas_time, read_time;
       for (int turn = 0; turn < turns; ++turn) {
-        least_read = std::min(least_read, microseconds([&] { reader_(); }));
-        least_ours = std::min(least_ours, microseconds(row.ours));
-        if (row.blas) least_blas = std::min(least_blas, microseconds(row.blas));
+        take(read_time, [&] { reader_(); });
+        take(our_time, row.ours);
+        if (row.blas) take(blas_time, row.blas);
       }
-      ours[r] = least_ours;
-      blas[r] = least_blas;
-      read[r] = row.bytes / (piece_bytes / least_read);
+      ours[r] = our_time.cpu_us;
+      wall[r] = our_time.wall_us;
+      blas[r] = blas_time.cpu_us;
+      read[r] = row.bytes / piece_bytes * read_time.cpu_us;
       shares[r] = read[r] / ours[r];
       ratios[r] = blas[r] / ours[r];
     }
-    fmt::print("{:<36} {:>8.1f} {:>9.0f} {:>9} {:>9.0f} {:>10.1f} {:>12.0f}% {:>9}\n", row.kernel,
-               row.bytes / 1e6, median(ours), row.blas ? fmt::format("{:.0f}", median(blas)) : "-",
-               median(read), row.bytes / median(ours) / 1e3, 100 * median(shares),
+    fmt::print("{:<36} {:>8.1f} {:>9.0f} {:>9} {:>9.0f} {:>10.1f} {:>8.0f} {:>12.0f}% {:>9}\n",
+               row.kernel, row.bytes / 1e6, median(ours),
+               row.blas ? fmt::format("{:.0f}", median(blas)) : "-", median(read),
+               row.bytes / median(ours) / 1e3, row.flops / median(ours) / 1e3, 100 * median(shares),
                row.blas ? fmt::format("{:.2f}", median(ratios)) : "-");
     std::fflush(stdout);
     Json line = {{"schema", "helix-bench/kernels/1"},
                  {"kernel", row.kernel},
                  {"bytes", row.bytes},
+                 {"flops", row.flops},
                  {"ours_us", ours},
+                 {"ours_wall_us", wall},
                  {"blas_us", row.blas ? Json(blas) : Json()},
                  {"read_us", read},
                  {"share_of_read", median(shares)},
@@ -221,19 +271,25 @@ void product_row(Table& table, int64_t rows, const char* type) {
   const float* input = x.next().data;
   Row row{.kernel = fmt::format("product {} x {} x {} {}", rows, outputs, inputs, type),
           .bytes = static_cast<double>(bytes_for<Weight>(outputs * inputs)),
+          .flops = 2.0 * static_cast<double>(rows) * outputs * inputs,
           .ours = [&] { product(shape, input, w.next(), y.data()); }};
   if constexpr (std::is_same_v<Weight, float>) {
-    row.blas = [&] {
-      openblas_set_num_threads(omp_get_max_threads());
+    row.blas = [&] {  // on our threads: its own spin between calls
       const float* weights = w.next().data;
-      if (rows == 1) {
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, outputs, inputs, 1, weights, inputs, input, 1, 0,
-                    y.data(), 1);
-      } else {
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(rows), outputs,
-                    inputs, 1, input, inputs, weights, inputs, 0, y.data(), outputs);
+      const int threads = omp_get_max_threads();
+#pragma omp parallel for schedule(static)
+      for (int t = 0; t < threads; ++t) {
+        const Slice mine = share(outputs, threads, t);
+        const auto count = static_cast<int>(mine.count);
+        const float* a = weights + mine.first * inputs;
+        if (rows == 1) {
+          cblas_sgemv(CblasRowMajor, CblasNoTrans, count, inputs, 1, a, inputs, input, 1, 0,
+                      y.data() + mine.first, 1);
+        } else {
+          cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(rows), count,
+                      inputs, 1, input, inputs, a, inputs, 0, y.data() + mine.first, outputs);
+        }
       }
-      openblas_set_num_threads(1);
     };
   }
   table.add(row);
@@ -259,6 +315,8 @@ void attention_row(Table& table, const AttentionShape& shape, int64_t tokens,
     blocks[i] = static_cast<int32_t>(blocks.size() - 1 - i);
   table.add({.kernel = name,
              .bytes = static_cast<double>(bytes_for<Kv>(k_values + v_values)),
+             .flops = 2.0 * static_cast<double>(shape.heads * tokens) *
+                      static_cast<double>(shape.head_size + shape.value_size),
              .ours = [&] {
                const auto all = kv.next();
                std::vector<KvView<Kv>> views;
@@ -278,6 +336,7 @@ void attention_row(Table& table, const AttentionShape& shape, int64_t tokens,
 }
 
 void run(const char* file) {
+  openblas_set_num_threads(1);
   Table table(file);
   for (const int64_t rows : {1, 4, 16}) {
     product_row<float>(table, rows, "fp32");
@@ -292,6 +351,11 @@ void run(const char* file) {
   attention_row<bf16>(table, gqa, 16384, "  the same, paged", true);
   attention_row<fp8>(table, gqa, 32768, "GQA 32/8 D 128, 32768 tokens fp8");
   attention_row<nvfp4>(table, gqa, 65536, "GQA 32/8 D 128, 65536 tokens nvfp4");
+  // A head for each KV head: what memory alone limits.
+  const AttentionShape mha{
+      .rows = 1, .heads = 8, .kv_heads = 8, .head_size = 128, .value_size = 128, .scale = 0.088F};
+  attention_row<fp8>(table, mha, 32768, "MHA 8/8 D 128, 32768 tokens fp8");
+  attention_row<nvfp4>(table, mha, 65536, "MHA 8/8 D 128, 65536 tokens nvfp4");
   // Bound by arithmetic on CPUs: 16 heads do 30 FLOP a byte of bf16, 128 do 242.
   AttentionShape mla{
       .rows = 1, .heads = 16, .kv_heads = 1, .head_size = 576, .value_size = 512, .scale = 0.07F};

@@ -45,7 +45,7 @@ class Filler {
       return;
     }
     std::vector<T> values(static_cast<size_t>(volume(w.part)));
-    generator_.weights(w.weight, w.layer, w.part, values.data());
+    generator_.weights(w.weight, w.layer, w.part, Values<T>(values.data()));
     upload(values, to);
   }
 
@@ -59,8 +59,8 @@ class Filler {
     const Attention& a = generator_.model().attention;
     std::vector<T> k(static_cast<size_t>(h.positions.count * a.head_size));
     std::vector<T> v(static_cast<size_t>(values == nullptr ? 0 : h.positions.count * a.value_size));
-    generator_.history(h.layer, h.request, h.length, h.kv_head, h.positions, k.data(),
-                       values == nullptr ? nullptr : v.data());
+    generator_.history(h.layer, h.request, h.length, h.kv_head, h.positions, Values<T>(k.data()),
+                       Values<T>(v.data()));
     upload(k, keys);
     upload(v, values);
   }
