@@ -141,10 +141,11 @@ void time_attention(const AttentionCase& c) {
   const double bytes = static_cast<double>(values) * sizeof(Kv);
   const double flops = 2.0 * c.rows * c.tokens * c.heads * (c.head_size + c.value_size);
   const int turns = std::max(2, static_cast<int>(std::ceil(256e6 / bytes)));
-  // Codes: any bits but NaN's.
-  std::vector<Buffer<bf16>> kv;
+  std::vector<Buffer<Kv>> kv;
   for (int i = 0; i < turns; ++i) {
-    kv.push_back(drawn<bf16>(values * static_cast<int64_t>(sizeof(Kv)) / 2, 1.7320508F));
+    kv.emplace_back(values);
+    generate({.stream = combine(99, static_cast<uint64_t>(i)), .scale = 1.7320508F},
+             {.width = values}, Values<Kv>(kv.back().data(), 1), {stream.get(), sms, false});
   }
   const auto q = drawn<Activation>(int64_t{c.rows} * c.heads * c.head_size, 4);
   std::vector<int64_t> keys, at_values;
