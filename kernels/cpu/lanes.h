@@ -96,6 +96,11 @@ HELIX_INLINE Lanes load(const Values<const bf16>& from) { return load(from.data)
 // e4m3 through fp16, whose exponent is biased by 8 more: the factor 2^8 that is lost in this stands
 // in `code_scale`. fp16 converts its subnormals at full speed, fp32 arithmetic does not everywhere.
 HELIX_INLINE Lanes load(const Values<const fp8>& from) {
+#if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3  // no instruction: its emulation loses NaN
+  float values[lane_count];
+  for (int64_t i = 0; i < lane_count; ++i) values[i] = to_float(from.data[i]) * 0x1p-8F;
+  return load(values);
+#else
   const hn::Rebind<int8_t, Tag> bytes;
   const hn::Rebind<int16_t, Tag> shorts;
   const auto* codes = reinterpret_cast<const int8_t*>(from.data);
@@ -110,6 +115,7 @@ HELIX_INLINE Lanes load(const Values<const fp8>& from) {
     return hn::PromoteTo(Tag(),
                          hn::BitCast(fp16, hn::OrAnd(half, carried, hn::Set(shorts, 0x4000))));
   });
+#endif
 }
 
 namespace tables {
