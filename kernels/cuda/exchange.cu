@@ -108,7 +108,72 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
+__device__ inline uint2 load_any(const std::byte* from, int bytes) {
+  if (bytes >= 8 && reinterpret_cast<uintptr_t>(from) % 4 == 0) {
+    const auto* words = reinterpret_cast<const uint32_t*>(from);
+    return make_uint2(__ldcg(words), __ldcg(words + 1));
+  }
+  uint64_t all = 0;
+  for (int i = 0; i < min(bytes, 8); ++i)
+    all |= static_cast<uint64_t>(std::to_integer<uint8_t>(from[i])) << (8 * i);
+  return make_uint2(static_cast<uint32_t>(all), static_cast<uint32_t>(all >> 32));
+}
+__device__ inline void store_any(uint2 word, std::byte* to, int bytes) {
+  if (bytes >= 8 && reinterpret_cast<uintptr_t>(to) % 4 == 0) {
+    auto* const words = reinterpret_cast<uint32_t*>(to);
+    words[0] = word.x;
+    words[1] = word.y;
+    return;
+  }
+  const uint64_t all = static_cast<uint64_t>(word.y) << 32 | word.x;
+  for (int i = 0; i < min(bytes, 8); ++i) to[i] = static_cast<std::byte>(all >> (8 * i));
+}
+
+// A warp a parcel. Word 0 of each slot goes to and comes from every member, also where they have no
+// parcels for each other: what makes two epochs' room enough.
+__global__ void __launch_bounds__(threads)
+    exchange_all(const __grid_constant__ Channel channel, int count, const Parcel* parcels) {
+  if (channel.own_card) release_next();
+  wait_for_previous();
+  Exchange exchange(channel);
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int first = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+  const int step = static_cast<int>(gridDim.x) * warps;
+  if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < channel.size &&
+      static_cast<int>(threadIdx.x) != channel.index)
+    exchange.put(static_cast<int>(threadIdx.x), 0, uint2{});
+  for (int i = first; i < count; i += step) {
+    const Parcel p = parcels[i];
+    for (int at = lane * 8; at < p.from_bytes; at += 32 * 8) {
+      const uint2 word = load_any(p.from + at, p.from_bytes - at);
+      if (p.member == channel.index) store_any(word, p.to + at, p.to_bytes - at);
+      else exchange.put(p.member, p.put_at + at / 8, word);
+    }
+  }
+  for (int i = first; i < count; i += step) {
+    const Parcel p = parcels[i];
+    if (p.member == channel.index) continue;
+    for (int at = lane * 8; at < p.to_bytes; at += 32 * 8) {
+      const int64_t word = p.take_at + at / 8;
+      store_any(exchange.finish(exchange.look(p.member, word), p.member, word), p.to + at,
+                p.to_bytes - at);
+    }
+  }
+  if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < channel.size &&
+      static_cast<int>(threadIdx.x) != channel.index) {
+    const int member = static_cast<int>(threadIdx.x);
+    exchange.finish(exchange.look(member, 0), member, 0);
+  }
+}
+
 }  // namespace
+
+void exchange_parcels(const Channel& channel, int count, const Parcel* parcels, const Launch& how) {
+  assert(channel.size <= max_members && how.blocks > 0);
+  const int blocks = std::clamp((count + warps - 1) / warps, 1, how.blocks);
+  launch("exchange", exchange_all, dim3(static_cast<unsigned>(blocks)), threads, 0, how, 1, channel,
+         count, parcels);
+}
 
 template <class Activation>
 void exchange_merge(const Channel& channel, const PartialLayout& part, const std::byte* messages,

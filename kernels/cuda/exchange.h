@@ -73,4 +73,20 @@ constexpr int64_t all_reduce_room(Shots shots, int members, int64_t rows, int64_
   return (rows * sent * 4 * element_bytes + 15) / 16 * 16;
 }
 
+// Any other collective: parcels between this rank and members (itself among them). `put_at` and
+// `take_at` are the words of an inbox's slot where a parcel stands, from 1 on, the same on both
+// sides; the table is in device memory. Bytes may be odd, addresses anything.
+struct Parcel {
+  const std::byte* from;
+  std::byte* to;
+  int32_t from_bytes;
+  int32_t to_bytes;
+  int32_t member;
+  int32_t put_at;
+  int32_t take_at;
+};
+void exchange_parcels(const Channel& channel, int count, const Parcel* parcels,
+                      const Launch& launch);
+constexpr int32_t parcel_words(int64_t bytes) { return static_cast<int32_t>((bytes + 7) / 8); }
+
 }  // namespace helix::cuda

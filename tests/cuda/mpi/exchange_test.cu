@@ -214,6 +214,59 @@ void reduce_cases(const PeerChannel& peers, bool quick) {
     }
 }
 
+// Several parcels of any length, none, and odd addresses between every two ranks. Rank a's i-th
+// parcel for b has a length that both can compute.
+void parcel_case(const PeerChannel& peers, int seed) {
+  const auto length_of = [&](int from, int to, int i) {
+    std::mt19937_64 common(static_cast<uint64_t>(((seed * 64 + from) * 64 + to) * 8 + i));
+    return static_cast<int32_t>(common() % 4 == 0 ? common() % 3 : common() % 700);
+  };
+  constexpr int each = 3, gap = 3;
+  const int me = world.rank;
+  std::vector<Parcel> parcels;
+  int64_t send_bytes = 0, receive_bytes = 0;
+  for (int peer = 0; peer < world.size; ++peer) {
+    int32_t put_at = 1, take_at = 1;
+    for (int i = 0; i < each; ++i) {
+      const Parcel p{.from = reinterpret_cast<const std::byte*>(send_bytes),
+                     .to = reinterpret_cast<std::byte*>(receive_bytes),
+                     .from_bytes = length_of(me, peer, i),
+                     .to_bytes = length_of(peer, me, i),
+                     .member = peer,
+                     .put_at = put_at,
+                     .take_at = take_at};
+      parcels.push_back(p);
+      put_at += parcel_words(p.from_bytes);
+      take_at += parcel_words(p.to_bytes);
+      send_bytes += p.from_bytes + gap;
+      receive_bytes += p.to_bytes + gap;
+    }
+  }
+  const auto letter = [](int from, int to, int i, int at) {
+    return static_cast<std::byte>(from * 89 + to * 31 + i * 17 + at * 7 + 1);
+  };
+  std::vector<std::byte> data(static_cast<size_t>(send_bytes)),
+      expected(static_cast<size_t>(receive_bytes));
+  for (size_t k = 0; k < parcels.size(); ++k) {
+    const int peer = parcels[k].member, i = static_cast<int>(k) % each;
+    for (int at = 0; at < parcels[k].from_bytes; ++at)
+      data[reinterpret_cast<int64_t>(parcels[k].from) + at] = letter(me, peer, i, at);
+    for (int at = 0; at < parcels[k].to_bytes; ++at)
+      expected[reinterpret_cast<int64_t>(parcels[k].to) + at] = letter(peer, me, i, at);
+  }
+  const Buffer<std::byte> from{std::span<const std::byte>(data)}, to(receive_bytes);
+  HELIX_CUDA(cudaMemset(to.data(), 0, static_cast<size_t>(receive_bytes)));  // gaps stay 0
+  for (Parcel& p : parcels) {
+    p.from = from.data() + reinterpret_cast<int64_t>(p.from);
+    p.to = to.data() + reinterpret_cast<int64_t>(p.to);
+  }
+  const Buffer<Parcel> table{std::span<const Parcel>(parcels)};
+  exchange_parcels(peers.channel(), static_cast<int>(table.count()), table.data(), world.how());
+  settle();
+  peers.check();
+  expect_everywhere(same_bits(to.read(), expected), "parcels, seed " + std::to_string(seed));
+}
+
 // The last rank does not take part: the others must end, and say who it was.
 void missing_rank_case() {
   const PartialLayout part = part_of<bf16>(2, 4, 64);
@@ -384,6 +437,7 @@ void all_cases(bool quick) {
   reduce_cases<float, float>(peers, quick);
   reduce_cases<bf16, float>(peers, quick);
   reduce_cases<bf16, bf16>(peers, quick);
+  for (int seed = 0; seed < 6; ++seed) parcel_case(peers, seed);
   if (world.size > 1) missing_rank_case();
 }
 
