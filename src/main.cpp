@@ -103,18 +103,18 @@ Resume resume_of(const std::string& text) {
 void add_executor(CLI::App& command, std::string& executor, std::string& exchange,
                   ExecutorChoice& how) {
   command.add_option("--executor", executor, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
-  command.add_option("--exchange", exchange, "mpi, nccl (a GPU a rank) or auto")
-      ->check(CLI::IsMember({"mpi", "nccl", "auto"}));
+  command.add_option("--exchange", exchange, "mpi, nccl (a GPU a rank), fused (one host) or auto")
+      ->check(CLI::IsMember({"mpi", "nccl", "fused", "auto"}));
   command.add_flag("!--no-graph", how.graph, "cuda: launch each kernel, no captured graphs");
   command
       .add_option("--exchange-blocks", how.exchange_blocks,
-                  "cuda, HOP-B: SMs that attention leaves to the exchange")
+                  "cuda, HOP-B: SMs that attention leaves to the exchange (0: our choice)")
       ->check(CLI::Range(0, 128));
 }
 void set_executor(const std::string& executor, const std::string& exchange, ExecutorChoice& how) {
   how.kind = executor == "cuda" ? ExecutorKind::cuda : ExecutorKind::cpu;
-  if (how.kind == ExecutorKind::cpu && exchange == "nccl")
-    throw InputError("--exchange nccl: the CPU executor exchanges by mpi");
+  if (how.kind == ExecutorKind::cpu && exchange != "mpi" && exchange != "auto")
+    throw InputError(fmt::format("--exchange {}: the CPU executor exchanges by mpi", exchange));
 }
 
 void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {

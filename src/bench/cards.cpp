@@ -48,20 +48,53 @@ double Cards::sum_on_card(double value) const {
   return value;
 }
 
-ExchangeKind choose_exchange(const Cards& cards, const World& world, const std::string& wanted) {
+namespace {
+
+ExchangeKind exchange_of(const Cards& cards, const World& world, const std::string& wanted) {
   const int64_t sharing = cards.most_ranks_on_a_card();
+  const bool one_host = world.maximum(world.size() - world.sum_on_this_host(1)) == 0;
   if (wanted == "mpi") return ExchangeKind::mpi;
-  if (wanted == "auto")
-    return has_nccl() && sharing == 1 && world.size() > 1 ? ExchangeKind::nccl : ExchangeKind::mpi;
+  if (wanted == "auto") {
+    if (world.size() == 1) return ExchangeKind::mpi;
+    // Kernels that wait for each other, one after another on a shared card, wait for milliseconds.
+    if (one_host && (sharing == 1 || cards.mine().mps)) return ExchangeKind::fused;
+    return has_nccl() && sharing == 1 ? ExchangeKind::nccl : ExchangeKind::mpi;
+  }
+  if (wanted == "fused") {
+    if (!one_host)
+      throw InputError(
+          "--exchange fused: the ranks are on several hosts, and CUDA IPC needs one; nccl and mpi "
+          "do not");
+    return ExchangeKind::fused;
+  }
   if (!has_nccl())
     throw InputError(
-        "--exchange nccl: this program was built without NCCL (NCCL_HOME); mpi is there");
+        "--exchange nccl: this program was built without NCCL (NCCL_HOME); mpi and fused are "
+        "there");
   if (sharing > 1)
     throw InputError(
-        fmt::format("--exchange nccl: {} ranks share a GPU, and NCCL takes one rank each; mpi lets "
-                    "ranks share",
+        fmt::format("--exchange nccl: {} ranks share a GPU, and NCCL takes one rank each; mpi and "
+                    "fused let ranks share",
                     sharing));
   return ExchangeKind::nccl;
+}
+
+}  // namespace
+
+ExecutorChoice choose_exchange(ExecutorChoice how, const Cards& cards, const World& world,
+                               const std::string& wanted) {
+  how.exchange = exchange_of(cards, world, wanted);
+  how.ranks_per_card = static_cast<int>(cards.most_ranks_on_a_card());
+  const int half = cards.mine().multiprocessors / 2;
+  const int asked = std::max(1, how.exchange_blocks) * how.ranks_per_card;
+  if (how.exchange == ExchangeKind::fused && how.ranks_per_card > 1 && asked > half)
+    throw InputError(
+        fmt::format("--exchange fused: {} ranks share a GPU, with {} blocks each that wait for "
+                    "each other: more "
+                    "than half of its {} SMs; --exchange-blocks {} at most",
+                    how.ranks_per_card, std::max(1, how.exchange_blocks),
+                    cards.mine().multiprocessors, half / how.ranks_per_card));
+  return how;
 }
 
 }  // namespace helix

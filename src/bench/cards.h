@@ -30,8 +30,10 @@ class Cards {
   Communicator sharing_;
 };
 
-// What an executor is to be, with the exchange that a launch asks for ("auto": the best that these
-// ranks can use). Throws InputError where it cannot be had.
-ExchangeKind choose_exchange(const Cards& cards, const World& world, const std::string& wanted);
+// `how` on these cards, with the exchange that a launch asks for ("auto": the best that these ranks
+// can use). Throws InputError where it cannot be had, or leaves too few SMs to ranks that share a
+// card. Collective.
+ExecutorChoice choose_exchange(ExecutorChoice how, const Cards& cards, const World& world,
+                               const std::string& wanted);
 
 }  // namespace helix

@@ -140,7 +140,7 @@ void Launch::find_done() {
 void Launch::open_cards() {
   if (how_.kind != ExecutorKind::cuda) return;
   cards_.emplace(world_);
-  how_.exchange = choose_exchange(*cards_, world_, options_.exchange);
+  how_ = choose_exchange(how_, *cards_, world_, options_.exchange);
 }
 
 int Launch::run() {

@@ -318,7 +318,7 @@ int verify(World& world, const VerifyOptions& asked) {
   std::optional<Cards> cards;
   if (options.how.kind == ExecutorKind::cuda) {
     cards.emplace(world);
-    options.how.exchange = choose_exchange(*cards, world, options.exchange);
+    options.how = choose_exchange(options.how, *cards, world, options.exchange);
     const int64_t gpus = cards->use(world.size()).gpus;
     if (world.leads())
       fmt::print("{} x {}, {} exchange, {}\n", gpus, cards->mine().name,

@@ -5,7 +5,10 @@
 namespace helix {
 
 std::string_view name_of(ExecutorKind kind) { return kind == ExecutorKind::cuda ? "cuda" : "cpu"; }
-std::string_view name_of(ExchangeKind kind) { return kind == ExchangeKind::nccl ? "nccl" : "mpi"; }
+std::string_view name_of(ExchangeKind kind) {
+  constexpr std::string_view names[] = {"mpi", "nccl", "fused"};
+  return names[static_cast<size_t>(kind)];
+}
 
 std::string refusal(const ExecutorChoice& choice, const Layout& layout,
                     const Precision& precision) {

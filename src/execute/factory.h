@@ -11,15 +11,17 @@
 namespace helix {
 
 enum class ExecutorKind : uint8_t { cpu, cuda };
-// How GPU ranks exchange: staged through the host's memory, or NCCL's collectives, one rank a card.
-enum class ExchangeKind : uint8_t { mpi, nccl };
+// How GPU ranks exchange: staged through the host's memory; NCCL's messages, one rank a card; or
+// kernels of our own on peer-mapped memory, on one host.
+enum class ExchangeKind : uint8_t { mpi, nccl, fused };
 std::string_view name_of(ExecutorKind), name_of(ExchangeKind);
 
 struct ExecutorChoice {
   ExecutorKind kind = ExecutorKind::cpu;
   ExchangeKind exchange = ExchangeKind::mpi;
   bool graph = true;        // cuda: steps are captured and replayed
-  int exchange_blocks = 0;  // cuda, HOP-B: SMs that attention leaves to the exchange
+  int exchange_blocks = 0;  // cuda, HOP-B: SMs that attention leaves to the exchange; 0: our choice
+  int ranks_per_card = 1;   // at most, in the launch
 };
 
 // Why such an executor cannot carry out such a point; empty: it can.
@@ -36,6 +38,8 @@ struct Card {
   double total_bytes = 0;
   double read_bytes_per_s = 0;  // measured
   double flops_per_s = 0;       // bf16 matrix products, from the number of SMs and their clock
+  int multiprocessors = 0;
+  bool mps = false;  // ranks that share the card run side by side, not one after another
 };
 // Makes card `local_rank` mod the visible ones this rank's. Throws InputError in one line where the
 // program, the driver or the card cannot do it.

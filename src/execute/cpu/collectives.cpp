@@ -13,25 +13,17 @@ Collectives::Collectives(MPI_Comm ranks, const Schedule& schedule, const Store& 
       store_(store),
       activations_(work.precision.activations),
       experts_(work.model->experts.count),
-      ranks_(Communicator::duplicate(ranks)) {
-  const Place& me = schedule.place;
-  // The same splits on every rank; a group is named by its first rank.
-  for (const Group& g : {me.kvp_group(), me.tpa_group(), me.replica(), me.dp_group(), me.stage()}) {
-    Communicator made = Communicator::split(ranks_.get(), g.first, g.index);
-    if (g.size > 1) groups_.try_emplace({g.size, g.first, g.stride}, std::move(made));
-  }
-}
+      ranks_(Communicator::duplicate(ranks)),
+      groups_(ranks_.get(), schedule.place) {}
 
 void Collectives::barrier() const { HELIX_MPI(MPI_Barrier(ranks_.get())); }
 
 void Collectives::stage_barrier() const {
   const Group g = schedule_.place.stage();
-  if (g.size > 1) HELIX_MPI(MPI_Barrier(groups_.at({g.size, g.first, g.stride}).get()));
+  if (g.size > 1) HELIX_MPI(MPI_Barrier(groups_.of(g)));
 }
 
-MPI_Comm Collectives::group(const Task& task) const {
-  return groups_.at({task.group.size, task.group.first, task.group.stride}).get();
-}
+MPI_Comm Collectives::group(const Task& task) const { return groups_.of(task.group); }
 
 int64_t Collectives::values(Id id, int chunk) const {
   return static_cast<int64_t>(volume(schedule_[id], store_.capacity(), chunk));

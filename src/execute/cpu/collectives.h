@@ -8,10 +8,9 @@
 
 #include <map>
 #include <memory>
-#include <tuple>
 #include <vector>
 
-#include "execute/exchange/mpi.h"
+#include "execute/exchange/groups.h"
 #include "execute/passages.h"
 #include "execute/store.h"
 
@@ -65,8 +64,8 @@ class Collectives {
   Format activations_;
   int64_t experts_;  // E
   Communicator ranks_;
-  std::map<std::tuple<int, int, int>, Communicator> groups_;  // size, first, stride
-  std::map<std::pair<const Task*, int>, BlockType> types_;    // a micro-batch each
+  Groups groups_;
+  std::map<std::pair<const Task*, int>, BlockType> types_;  // a micro-batch each
   Shift shift_;
   struct InFlight {
     Pending pending;

@@ -80,6 +80,8 @@ Card open_card(int local_rank) {
   card.free_bytes = static_cast<double>(free);
   card.total_bytes = static_cast<double>(total);
   const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
+  card.multiprocessors = multiprocessors;
+  card.mps = attribute(cudaDevAttrMpsEnabled, device) != 0;
   card.read_bytes_per_s = measured_read_rate(multiprocessors);
   // Dense bf16 on Hopper's tensor cores: 4096 a clock and SM; half of it on Ampere.
   card.flops_per_s = (properties.major >= 9 ? 4096.0 : 2048.0) * multiprocessors * 1e3 *

@@ -8,17 +8,30 @@
 #include "execute/passages.h"
 #include "execute/store.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/launch.h"
 
 namespace helix::cuda {
 
 class Exchange {
  public:
   virtual ~Exchange() = default;
-  // Are its launches all that happens, so that they can be captured into a graph? A shift never is:
+  // Are its launches all that happens, so that they can be captured into a graph? A shift's never:
   // it changes from tick to tick.
-  virtual bool captures() const = 0;
-  // After what `stream` has to do so far; what is launched into it later comes after. May wait.
-  virtual void run(const Task& task, cudaStream_t stream) = 0;
+  virtual bool captures(const Task& task) const = 0;
+  // Before it is captured, for the micro-batch in hand: what may not happen during a capture.
+  virtual void prepare(const Task& task) { static_cast<void>(task); }
+  // After what the stream has to do so far; what is launched into it later comes after. May wait.
+  // True: the last launch was a kernel of ours, so that the next may begin before it ends.
+  virtual bool run(const Task& task, const Launch& how) = 0;
+  // Can it carry out both, `next` following `task`, as one? Then what stands between them is not
+  // written.
+  virtual bool fuses(const Task& task, const Task& next) const {
+    static_cast<void>(task), static_cast<void>(next);
+    return false;
+  }
+  virtual void run_both(const Task&, const Task&, int /*layer*/, const Launch&) {}
+  // After a synchronisation. Throws RunError if a message did not come.
+  virtual void check() const {}
   virtual void plan(const Shift& shift) = 0;
   // Rows that the last dispatch met: leaving, arrived, returning.
   virtual void observe(StepState& state) const = 0;
@@ -35,5 +48,14 @@ std::unique_ptr<Exchange> make_mpi_exchange(MPI_Comm ranks, const Schedule& sche
                                             const Store& store, const Assignment& work);
 std::unique_ptr<Exchange> make_nccl_exchange(MPI_Comm ranks, const Schedule& schedule,
                                              const Store& store, const Assignment& work);
+
+struct FusedPlace {
+  bool own_card = true;   // no other rank works on this rank's
+  int blocks = 0;         // SMs of an exchange
+  double patience_s = 0;  // that a kernel waits for a message
+};
+std::unique_ptr<Exchange> make_fused_exchange(MPI_Comm ranks, const Schedule& schedule,
+                                              const Store& store, const Assignment& work,
+                                              const FusedPlace& place);
 
 }  // namespace helix::cuda

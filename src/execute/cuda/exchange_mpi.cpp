@@ -27,8 +27,8 @@ class MpiExchange final : public Exchange {
         count_(pinned(sizeof(int32_t))),
         arrived_(1) {}
 
-  bool captures() const override { return false; }
-  void run(const Task& task, cudaStream_t stream) override;
+  bool captures(const Task&) const override { return false; }
+  bool run(const Task& task, const Launch& how) override;
   void plan(const Shift& shift) override {
     shift_ = shift;
     collectives_.plan(shift);
@@ -64,9 +64,10 @@ void MpiExchange::carry(const Task& task) {
   }
 }
 
-void MpiExchange::run(const Task& task, cudaStream_t stream) {
+bool MpiExchange::run(const Task& task, const Launch& how) {
+  const cudaStream_t stream = how.stream;
   mirror_.turn_to(store_.now_index());
-  if (task.op == Op::shift) return run_shift(task, stream);
+  if (task.op == Op::shift) return run_shift(task, stream), false;
   for (const Id id : task.reads)
     if (!goes_along(task.reads, id))
       copy(mirror_.bytes(id, task.chunk), store_.bytes(id, task.chunk), cudaMemcpyDeviceToHost,
@@ -88,6 +89,7 @@ void MpiExchange::run(const Task& task, cudaStream_t stream) {
   }
   // The next exchange writes over the pinned memory.
   HELIX_CUDA(cudaStreamSynchronize(stream));
+  return false;
 }
 
 void MpiExchange::run_shift(const Task& task, cudaStream_t stream) {

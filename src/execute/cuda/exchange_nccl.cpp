@@ -62,8 +62,8 @@ class NcclExchange final : public Exchange {
         compute_(ranks),
         exchange_(work.chunks > 1 ? std::make_unique<Clique>(ranks) : nullptr) {}
 
-  bool captures() const override { return true; }
-  void run(const Task& task, cudaStream_t stream) override;
+  bool captures(const Task& task) const override { return task.op != Op::shift; }
+  bool run(const Task& task, const Launch& how) override;
   void plan(const Shift& shift) override { shift_ = shift; }
   void observe(StepState&) const override {}
   const int32_t* arrived() const override { return nullptr; }
@@ -91,8 +91,9 @@ void receive(std::byte* to, int64_t bytes, int peer, ncclComm_t comm, cudaStream
   if (bytes > 0) HELIX_NCCL(ncclRecv(to, static_cast<size_t>(bytes), ncclInt8, peer, comm, stream));
 }
 
-void NcclExchange::run(const Task& task, cudaStream_t stream) {
-  if (task.op == Op::shift) return run_shift(task, stream);
+bool NcclExchange::run(const Task& task, const Launch& how) {
+  const cudaStream_t stream = how.stream;
+  if (task.op == Op::shift) return run_shift(task, stream), false;
   const ncclComm_t comm = task.lane == Lane::exchange ? exchange_->get() : compute_.get();
   for (const Round& round : rounds_of(schedule_, store_, task)) {
     HELIX_NCCL(ncclGroupStart());
@@ -103,6 +104,7 @@ void NcclExchange::run(const Task& task, cudaStream_t stream) {
     HELIX_NCCL(ncclGroupEnd());
     if (round.sum) sum(*round.sum, stream);
   }
+  return false;
 }
 
 void NcclExchange::sum(const RankSum& sum, cudaStream_t stream) {

@@ -21,6 +21,29 @@ int multiprocessors() {
   return count;
 }
 
+// SMs that attention leaves to the exchange under HOP-B: 16 saturate a small exchange, and ranks
+// that share a card have half of it together for kernels that wait for each other.
+int blocks_left(const ExecutorChoice& how) {
+  if (how.exchange_blocks > 0 || how.exchange != ExchangeKind::fused) return how.exchange_blocks;
+  return how.ranks_per_card == 1 ? 16
+                                 : std::clamp(multiprocessors() / 2 / how.ranks_per_card, 1, 8);
+}
+
+std::unique_ptr<Exchange> make_exchange(const ExecutorChoice& how, MPI_Comm ranks,
+                                        const Schedule& schedule, const Store& store,
+                                        const Assignment& work) {
+  constexpr int alone_blocks = 64;  // nothing else runs beside
+  constexpr double patience_s = 10;
+  switch (how.exchange) {
+    case ExchangeKind::mpi: return make_mpi_exchange(ranks, schedule, store, work);
+    case ExchangeKind::nccl: return make_nccl_exchange(ranks, schedule, store, work);
+    case ExchangeKind::fused: break;
+  }
+  const bool own_card = how.ranks_per_card == 1;
+  const int blocks = work.chunks == 1 && own_card ? alone_blocks : blocks_left(how);
+  return make_fused_exchange(ranks, schedule, store, work, {own_card, blocks, patience_s});
+}
+
 template <class T>
 void read(const T* from, std::span<T> to) {
   HELIX_CUDA(cudaMemcpy(to.data(), from, to.size_bytes(), cudaMemcpyDeviceToHost));
@@ -36,12 +59,11 @@ CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const Executo
     // A kernel or two for each task: fused ones are the fused exchange's (gpu_fusions).
     : PassageExecutor(ranks, work, cpu_fusions()),
       lanes_{LaneState{make_stream()}, LaneState{make_stream()}},
-      exchange_((how.exchange == ExchangeKind::nccl ? make_nccl_exchange : make_mpi_exchange)(
-          ranks, schedule_, store_, work)),
+      exchange_(make_exchange(how, ranks, schedule_, store_, work_)),
       store_(schedule_, work, allocate),
       // HOP-B over MPI has no graph: its lanes meet on the host.
-      graph_(how.graph && (work.chunks == 1 || exchange_->captures())),
-      blocks_(std::max(1, multiprocessors() - (work.chunks > 1 ? how.exchange_blocks : 0))),
+      graph_(how.graph && (work.chunks == 1 || how.exchange != ExchangeKind::mpi)),
+      blocks_(std::max(1, multiprocessors() - (work.chunks > 1 ? blocks_left(how) : 0))),
       scale_(static_cast<float>(softmax_scale(*work.model))),
       frequencies_(std::span<const double>(rope_frequencies(*work.model))),
       travelled_(static_cast<size_t>(work.layout.pp)) {
@@ -52,6 +74,11 @@ CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const Executo
   sampled_on_card_ = Buffer<int32_t>(batch);
   teacher_on_card_ = Buffer<int32_t>(std::vector<int32_t>(work.lengths.size(), -1));
   for (size_t i = 0; i < schedule_.tasks.size(); ++i) issued_.push_back(make_event());
+  folded_.assign(schedule_.tasks.size(), false);
+  for (const Segment& segment : schedule_.segments)
+    for (auto i = static_cast<size_t>(segment.begin) + 1; i < static_cast<size_t>(segment.end); ++i)
+      folded_[i] = communicates(schedule_.tasks[i - 1].op) &&
+                   exchange_->fuses(schedule_.tasks[i - 1], schedule_.tasks[i]);
   rewind();
   synchronise();
 }
@@ -60,6 +87,7 @@ CudaExecutor::~CudaExecutor() { HELIX_CUDA_NOTHROW(cudaDeviceSynchronize()); }
 
 void CudaExecutor::synchronise() const {
   for (const LaneState& lane : lanes_) HELIX_CUDA(cudaStreamSynchronize(lane.stream.get()));
+  exchange_->check();
   beat();
 }
 
@@ -250,8 +278,7 @@ void CudaExecutor::issue(const Task& task, int layer) {
     HELIX_CUDA(cudaEventRecord(timed.begin.get(), stream(task.lane)));
   }
   if (communicates(task.op)) {
-    exchange_->run(task, stream(task.lane));
-    lanes_.at(mine).after_kernel = false;
+    exchange(task, layer);
     if (task.op == Op::dispatch) {
       StepState met;
       exchange_->observe(met);
@@ -260,7 +287,7 @@ void CudaExecutor::issue(const Task& task, int layer) {
       sum.arrived += met.arrived;
       sum.returning += met.returning;
     }
-  } else {
+  } else if (!folded(task)) {
     launch(task, layer);
   }
   if (spans_ != nullptr) {
@@ -274,6 +301,14 @@ void CudaExecutor::issue(const Task& task, int layer) {
   if (capturing_) return;
   if (task.op == Op::route && forcing_) note_choices(task, layer);
   after(task, layer);
+}
+
+void CudaExecutor::exchange(const Task& task, int layer) {
+  const auto next = static_cast<size_t>(&task - schedule_.tasks.data()) + 1;
+  const Launch launch = how(task);
+  if (next < folded_.size() && folded(schedule_.tasks[next]))
+    return exchange_->run_both(task, schedule_.tasks[next], layer, launch);
+  lanes_.at(static_cast<size_t>(task.lane)).after_kernel = exchange_->run(task, launch);
 }
 
 // A task waits for the last one of the other lane whose result it reads. How long the compute lane
@@ -428,14 +463,14 @@ void CudaExecutor::pass_timed(std::vector<double>& times) {
       for (int i = segment.begin; i < segment.end; ++i) {
         const Task& task = schedule_.tasks[static_cast<size_t>(i)];
         if (!communicates(task.op)) {
-          run.push_back(&task);
+          if (!folded(task)) run.push_back(&task);
           continue;
         }
         time_run(run, layer, times);
         run.clear();
         exchange_->stage_barrier();
         const auto began = std::chrono::steady_clock::now();
-        exchange_->run(task, stream(task.lane));
+        exchange(task, layer);
         synchronise();
         times[static_cast<size_t>(i)] +=
             std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began)

@@ -106,6 +106,11 @@ class CudaExecutor final : public PassageExecutor {
   Format activations() const { return work_.precision.activations; }
   cudaStream_t stream(Lane lane) const { return lanes_.at(static_cast<size_t>(lane)).stream.get(); }
   Launch how(const Task& task);
+  // Carried out together with the task before it, where nobody looks at what stands between them.
+  bool folded(const Task& task) const {
+    return !hooks_.after && folded_[static_cast<size_t>(&task - schedule_.tasks.data())];
+  }
+  void exchange(const Task& task, int layer);
   bool gathered(const Task& route) const {
     return schedule_[route.reads[0]].dims[0].fill == Fill::stage_rows;
   }
@@ -148,6 +153,7 @@ class CudaExecutor final : public PassageExecutor {
   };
   std::map<std::byte*, Staged> staged_;
 
+  std::vector<bool> folded_;        // a task
   std::vector<OwnedEvent> issued_;  // a task: the other lane waits for it
   std::map<std::pair<int, bool>, std::vector<Piece>> recorded_;  // a micro-batch, forced or not
   bool capturing_ = false;

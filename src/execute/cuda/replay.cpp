@@ -46,7 +46,8 @@ std::vector<CudaExecutor::Piece> CudaExecutor::record() {
     for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer)
       for (const int i : issue_order(schedule_, segment)) {
         const Task& task = schedule_.tasks[static_cast<size_t>(i)];
-        const bool fits = !communicates(task.op) || (exchange_->captures() && task.op != Op::shift);
+        const bool fits = !communicates(task.op) || exchange_->captures(task);
+        if (fits && communicates(task.op)) exchange_->prepare(task);
         if (fits) {
           waiting.emplace_back(&task, layer);
           continue;

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <string>
 
-#include "execute/exchange/peers.h"
+#include "execute/cuda/peers.h"
 #include "kernels/cpu/reference.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/elementwise.h"

@@ -1,4 +1,4 @@
-#include "execute/exchange/peers.h"
+#include "execute/cuda/peers.h"
 
 #include <cassert>
 

@@ -1,0 +1,212 @@
+// Kernels of our own on peer-mapped memory: partial outputs are merged as they arrive, a sum gets
+// its residual and norm by the kernel that received it, and any other collective is one kernel.
+// Tokens to their experts and shifts between stages are staged through the host.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "base/error.h"
+#include "execute/cuda/exchange.h"
+#include "execute/cuda/peers.h"
+#include "execute/cuda/types.h"
+#include "execute/exchange/groups.h"
+#include "execute/exchange/rounds.h"
+#include "kernels/cuda/elementwise.h"
+
+namespace helix::cuda {
+
+namespace {
+
+constexpr int64_t widest_sum = 32768;  // values of a row that all_reduce_norm takes
+// Above these bytes two shots send less than one takes longer (8 ranks under MPS, 32 and 256 KB).
+constexpr int64_t one_shot_bytes = 128 << 10;
+
+class FusedExchange final : public Exchange {
+ public:
+  FusedExchange(MPI_Comm ranks, const Schedule& schedule, const Store& store,
+                const Assignment& work, const FusedPlace& place);
+
+  bool captures(const Task& task) const override {
+    return task.op != Op::dispatch && task.op != Op::combine && task.op != Op::shift;
+  }
+  void prepare(const Task& task) override;
+  bool run(const Task& task, const Launch& how) override;
+  bool fuses(const Task& task, const Task& next) const override;
+  void run_both(const Task& task, const Task& next, int layer, const Launch& how) override;
+  void plan(const Shift& shift) override { staged_->plan(shift); }
+  void observe(StepState& state) const override { staged_->observe(state); }
+  const int32_t* arrived() const override { return staged_->arrived(); }
+  void check() const override {
+    for (const auto& [key, channel] : channels_) channel.check();
+  }
+  void stage_barrier() const override { staged_->stage_barrier(); }
+  void barrier() const override { staged_->barrier(); }
+
+ private:
+  struct Ready {  // a round's parcels on the card
+    Buffer<Parcel> parcels;
+    std::optional<RankSum> sum;
+  };
+  using Key = std::tuple<int, int, int, Lane>;  // a group's size, first and stride
+  static Key key_of(const Task& task) {
+    return {task.group.size, task.group.first, task.group.stride, task.lane};
+  }
+  int64_t room_of(const Task& task, const StepState& most) const;
+  bool sums_rows(const Task& task) const;
+  Shots shots_of(const Task& task) const;
+  const Channel& channel(const Task& task) const { return channels_.at(key_of(task)).channel(); }
+  Launch with_blocks(Launch how) const {
+    how.blocks = blocks_;
+    return how;
+  }
+
+  const Schedule& schedule_;
+  const Store& store_;
+  const Assignment& work_;
+  int blocks_;
+  Groups groups_;
+  std::unique_ptr<Exchange> staged_;
+  std::map<Key, PeerChannel> channels_;
+  std::map<std::pair<const Task*, int>, std::vector<Ready>> ready_;  // a micro-batch
+};
+
+FusedExchange::FusedExchange(MPI_Comm ranks, const Schedule& schedule, const Store& store,
+                             const Assignment& work, const FusedPlace& place)
+    : schedule_(schedule),
+      store_(store),
+      work_(work),
+      blocks_(place.blocks),
+      groups_(ranks, schedule.place),
+      staged_(make_mpi_exchange(ranks, schedule, store, work)) {
+  const Requests batch{work.lengths, work.interval};
+  const StepState most = maximum(capacities_of(schedule, *work.model, batch, work.steps));
+  std::map<Key, std::pair<Group, int64_t>> rooms;  // in the same order on every rank of a group
+  for (const Task& task : schedule.tasks) {
+    if (!communicates(task.op) || !captures(task)) continue;
+    auto& [group, room] = rooms[key_of(task)];
+    group = task.group;
+    room = std::max(room, room_of(task, most));
+  }
+  for (auto& [key, needed] : rooms) {
+    auto& [group, room] = needed;
+    const MPI_Comm comm = groups_.of(group);
+    HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &room, 1, MPI_INT64_T, MPI_MAX, comm));
+    channels_.try_emplace(key, comm, (room + 15) / 16 * 16, place.own_card, place.patience_s);
+  }
+}
+
+// Payload bytes from one member to another, at most: parcels may be rounded up, one a row.
+int64_t FusedExchange::room_of(const Task& task, const StepState& most) const {
+  const auto bytes = [&](Id id) {
+    return static_cast<int64_t>(bytes_of(schedule_[id], most, task.chunk));
+  };
+  const int64_t rounding = 8 * (2 + static_cast<int64_t>(std::max(most.stage_rows, most.all.rows)));
+  switch (task.op) {
+    case Op::all_to_all: {
+      int64_t all = 0;
+      for (const Id id : task.writes) all += bytes(id);
+      return all / task.group.size + rounding;
+    }
+    case Op::reduce_scatter: return bytes(task.writes[0]) + rounding;
+    // One shot, or a share and its sum for each member of two shots.
+    case Op::all_reduce: return 2 * bytes(task.reads[0]) + 32 * rounding;
+    default: return bytes(task.reads[0]) + rounding;
+  }
+}
+
+bool FusedExchange::sums_rows(const Task& task) const {
+  if (task.op != Op::all_reduce) return false;
+  const int64_t width = store_.array(task.reads[0], task.chunk, store_.capacity()).width;
+  return width % 4 == 0 && width <= widest_sum;
+}
+
+Shots FusedExchange::shots_of(const Task& task) const {
+  const int64_t bytes = std::ssize(store_.bytes(task.reads[0], task.chunk));
+  return task.group.size > 2 && bytes > one_shot_bytes ? Shots::two : Shots::one;
+}
+
+void FusedExchange::prepare(const Task& task) {
+  const auto [at, made] = ready_.try_emplace({&task, store_.now_index()});
+  if (!made || sums_rows(task)) return;
+  for (const Round& round : rounds_of(schedule_, store_, task)) {
+    std::vector<Parcel> parcels;
+    std::vector<int32_t> put_at(static_cast<size_t>(task.group.size), 1);
+    std::vector<int32_t> take_at = put_at;
+    for (const Message& m : round.messages) {
+      const int member = (m.peer - task.group.first) / task.group.stride;
+      const auto i = static_cast<size_t>(member);
+      parcels.push_back({m.from, m.to, static_cast<int32_t>(m.from_bytes),
+                         static_cast<int32_t>(m.to_bytes), member, put_at[i], take_at[i]});
+      put_at[i] += parcel_words(m.from_bytes);
+      take_at[i] += parcel_words(m.to_bytes);
+    }
+    at->second.push_back({Buffer<Parcel>(std::span<const Parcel>(parcels)), round.sum});
+  }
+}
+
+bool FusedExchange::run(const Task& task, const Launch& how) {
+  if (!captures(task)) return staged_->run(task, how);
+  const Launch mine = with_blocks(how);
+  const Array y = store_.array(task.reads[0], task.chunk, store_.capacity());
+  if (sums_rows(task)) {
+    if (y.rows == 0) return false;
+    with_type(work_.precision.activations, [&]<class A>(A*) {
+      all_reduce_norm<A, A>(channel(task), shots_of(task), static_cast<int>(y.rows),
+                            static_cast<int>(y.width), y.as<const A>(), nullptr, nullptr, 0,
+                            reinterpret_cast<A*>(store_.activation(task.writes[0], task.chunk)),
+                            mine);
+    });
+    return true;
+  }
+  prepare(task);
+  for (const Ready& round : ready_.at({&task, store_.now_index()})) {
+    exchange_parcels(channel(task), static_cast<int>(round.parcels.count()), round.parcels.data(),
+                     mine);
+    if (!round.sum) continue;
+    with_type(work_.precision.activations, [&]<class A>(A*) {
+      const RankSum& sum = *round.sum;
+      sum_in_order(sum.parts, sum.count, sum.count, reinterpret_cast<const A*>(sum.from),
+                   reinterpret_cast<A*>(sum.out), {how.stream, 0, true});
+    });
+  }
+  return true;
+}
+
+bool FusedExchange::fuses(const Task& task, const Task& next) const {
+  if (task.lane != next.lane || task.chunk != next.chunk) return false;
+  if (task.op == Op::all_to_all && next.op == Op::merge)
+    return schedule_[task.writes[0]].dims[2].mine.count % 4 == 0;
+  return task.op == Op::all_reduce && next.op == Op::add_norm && next.reads[1] == task.writes[0] &&
+         sums_rows(task);
+}
+
+void FusedExchange::run_both(const Task& task, const Task& next, int layer, const Launch& how) {
+  const Launch mine = with_blocks(how);
+  const Array in = store_.array(task.reads[0], task.chunk, store_.capacity());
+  const Array out = store_.array(next.writes[0], next.chunk, store_.capacity());
+  if (in.rows == 0) return;
+  if (task.op == Op::all_to_all)
+    return with_type(work_.precision.activations, [&]<class A>(A*) {
+      exchange_merge(channel(task), store_.message(task.writes[0], task.chunk), in.data,
+                     out.as<A>(), mine);
+    });
+  const Id w = next.reads[2];
+  with_types(format_of(work_.precision, schedule_[w].weight), work_.precision.activations,
+             [&]<class T, class A>(T*, A*) {
+               all_reduce_norm(channel(task), shots_of(task), static_cast<int>(in.rows),
+                               static_cast<int>(in.width), in.as<const A>(),
+                               reinterpret_cast<A*>(store_.activation(next.reads[0], next.chunk)),
+                               reinterpret_cast<const T*>(store_.weight(w, layer)),
+                               static_cast<float>(work_.model->norm_eps), out.as<A>(), mine);
+             });
+}
+
+}  // namespace
+
+std::unique_ptr<Exchange> make_fused_exchange(MPI_Comm ranks, const Schedule& schedule,
+                                              const Store& store, const Assignment& work,
+                                              const FusedPlace& place) {
+  return std::make_unique<FusedExchange>(ranks, schedule, store, work, place);
+}
+
+}  // namespace helix::cuda
