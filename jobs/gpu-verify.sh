@@ -3,14 +3,15 @@
 # share the card (under MPS; a small part time-sliced), with graphs and without, on one rank also
 # under compute-sanitizer, and times a few steps. Results go to $OUT, else results/. Arguments:
 # stages (build one shared sliced wide sanitize time cards); the first six by default, `cards` where
-# there is more than one. PARTS: a fraction of the cases (1: all). STEP_LIMIT: seconds of a stage at
-# most.
+# there is more than one. PARTS: a fraction of the cases (1: all). EXCHANGE: of ranks that share the
+# card (auto: fused under MPS). STEP_LIMIT: seconds of a stage at most.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results}
 stages=${*:-build one shared sliced wide sanitize}
 program=${PROGRAM:-build/cuda/helix-bench}
 parts=${PARTS:-1}
+exchange=${EXCHANGE:-auto}
 STEP_LIMIT=${STEP_LIMIT:-0}
 mkdir -p "$out"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
@@ -41,18 +42,20 @@ export -f ranks; export program
 ! stage one || step one 200 bash -c 'ranks 1 verify --executor cuda'
 ! stage one || step one-eager 100 bash -c "ranks 1 verify --executor cuda --no-graph --seed 2 --part 1/4"
 if stage shared; then
-  step two 200 $mps bash -c "ranks 2 verify --executor cuda --part 1/$parts"
-  step four 250 $mps bash -c "ranks 4 verify --executor cuda --part 1/$((4 * parts))"
-  step eight 250 $mps bash -c "ranks 8 verify --executor cuda --part 1/$((16 * parts))"
+  step two 200 $mps bash -c "ranks 2 verify --executor cuda --exchange $exchange --part 1/$parts"
+  step four 250 $mps bash -c "ranks 4 verify --executor cuda --exchange $exchange --part 1/$((4 * parts))"
+  step eight 250 $mps bash -c "ranks 8 verify --executor cuda --exchange $exchange --part 1/$((16 * parts))"
 fi
 ! stage sliced || step sliced 100 bash -c "ranks 2 verify --executor cuda --part 1/40"
-! stage wide || step wide 250 $mps bash -c "ranks 4 verify --executor cuda tests/cuda/wide/sweep.json"
+! stage wide || step wide 250 $mps bash -c "ranks 4 verify --executor cuda --exchange $exchange tests/cuda/wide/sweep.json"
 ! stage sanitize || step memcheck 200 compute-sanitizer --tool memcheck --error-exitcode 9 \
   "$program" verify --executor cuda --part 1/24
 if stage cards; then
   n=$(nvidia-smi -L | wc -l)
   step nccl 200 bash -c "ranks $n verify --executor cuda --exchange nccl --part 1/2"
   step nccl-wide 200 bash -c "ranks $n verify --executor cuda --exchange nccl tests/cuda/wide/sweep.json"
+  step fused 200 bash -c "ranks $n verify --executor cuda --exchange fused --part 1/2"
+  step fused-wide 200 bash -c "ranks $n verify --executor cuda --exchange fused tests/cuda/wide/sweep.json"
   step own-cards-mpi 100 bash -c "ranks $n verify --executor cuda --exchange mpi --part 1/8"
 fi
 if stage time; then
