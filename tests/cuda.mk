@@ -37,7 +37,7 @@ CUDA_PEERS := $(addprefix $(CUDA_DIR)/src/,execute/cuda/peers.o execute/exchange
 cuda_mpi_flags := -DOMPI_SKIP_MPICXX $(addprefix -isystem ,$(filter-out /usr/include, \
   $(shell $(MPICXX) --showme:incdirs 2>/dev/null)) $(wildcard $(NCCL_HOME)/include))
 $(CUDA_MPI_PROGRAMS:=.o) $(CUDA_PEERS): NVCC_FLAGS += $(cuda_mpi_flags)
-$(CUDA_PEERS): CXX_CUDA_FLAGS := $(cuda_mpi_flags)
+$(CUDA_PEERS): CXX_CUDA_FLAGS := $(cuda_mpi_flags) -isystem $(CUDA_HOME)/include
 cuda: $(CUDA_MPI_PROGRAMS)
 $(CUDA_MPI_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_PEERS) $(CUDA_DIR)/kernels/cpu/reference.o
 	@echo "link $@"
