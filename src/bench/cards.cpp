@@ -55,10 +55,10 @@ ExchangeKind exchange_of(const Cards& cards, const World& world, const std::stri
   const bool one_host = world.maximum(world.size() - world.sum_on_this_host(1)) == 0;
   if (wanted == "mpi") return ExchangeKind::mpi;
   if (wanted == "auto") {
-    if (world.size() == 1) return ExchangeKind::mpi;
-    // Kernels that wait for each other, one after another on a shared card, wait for milliseconds.
-    if (one_host && (sharing == 1 || cards.mine().mps)) return ExchangeKind::fused;
-    return has_nccl() && sharing == 1 ? ExchangeKind::nccl : ExchangeKind::mpi;
+    // On a shared card kernels that wait for each other are for those who ask for them.
+    if (world.size() == 1 || sharing > 1) return ExchangeKind::mpi;
+    if (one_host) return ExchangeKind::fused;
+    return has_nccl() ? ExchangeKind::nccl : ExchangeKind::mpi;
   }
   if (wanted == "fused") {
     if (!one_host)

@@ -39,7 +39,6 @@ struct Card {
   double read_bytes_per_s = 0;  // measured
   double flops_per_s = 0;       // bf16 matrix products, from the number of SMs and their clock
   int multiprocessors = 0;
-  bool mps = false;  // ranks that share the card run side by side, not one after another
 };
 // Makes card `local_rank` mod the visible ones this rank's. Throws InputError in one line where the
 // program, the driver or the card cannot do it.

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 #include "base/error.h"
@@ -54,6 +55,9 @@ double measured_read_rate(int multiprocessors) {
 }  // namespace
 
 Card open_card(int local_rank) {
+  // Before CUDA starts: a kernel that is loaded when it is first launched may wait for all others on
+  // the card, also for one that waits for this rank's.
+  setenv("CUDA_MODULE_LOADING", "EAGER", 0);  // NOLINT(concurrency-mt-unsafe)
   int count = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || count == 0) {
     int driver = 0;
@@ -81,7 +85,6 @@ Card open_card(int local_rank) {
   card.total_bytes = static_cast<double>(total);
   const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   card.multiprocessors = multiprocessors;
-  card.mps = attribute(cudaDevAttrMpsEnabled, device) != 0;
   card.read_bytes_per_s = measured_read_rate(multiprocessors);
   // Dense bf16 on Hopper's tensor cores: 4096 a clock and SM; half of it on Ampere.
   card.flops_per_s = (properties.major >= 9 ? 4096.0 : 2048.0) * multiprocessors * 1e3 *

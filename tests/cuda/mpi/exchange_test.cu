@@ -462,6 +462,7 @@ int main(int count, char** words) {
     return std::any_of(words + 1, words + count,
                        [&](const char* w) { return word == std::string(w); });
   };
+  setenv("CUDA_MODULE_LOADING", "EAGER", 0);  // as open_card does
   MPI_Init(&count, &words);
   try {
     find_place(0);
