@@ -4,7 +4,7 @@
 # under compute-sanitizer, and times a few steps. Results go to $OUT, else results/. Arguments:
 # stages (build one shared sliced wide sanitize time cards); the first six by default, `cards` where
 # there is more than one. PARTS: a fraction of the cases (1: all). EXCHANGE: of ranks that share the
-# card (auto: fused under MPS). STEP_LIMIT: seconds of a stage at most.
+# card (auto: mpi). STEP_LIMIT: seconds of a stage at most.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results}

@@ -42,6 +42,12 @@ for ((i = 0; i < 50; i++)); do  # answers once it is up
 done
 ((i < 50)) || { say "MPS does not answer: $(tail -qn 1 "$CUDA_MPS_LOG_DIRECTORY"/*.log 2>/dev/null)"; exit 3; }
 
+# Under MPS the cards that the daemon sees are counted from 0.
+if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
+  seen=${CUDA_VISIBLE_DEVICES//[^,]/}
+  CUDA_VISIBLE_DEVICES=$(seq -s, 0 ${#seen})
+  export CUDA_VISIBLE_DEVICES
+fi
 "$@" &
 running=$!
 # INT as TERM: a shell in the background ignores INT.

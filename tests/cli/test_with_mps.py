@@ -70,6 +70,12 @@ def test_exits_as_the_command_does(mps, code):
     mps.check_nothing_left()
 
 
+def test_cards_are_counted_from_0(mps):
+    check = '[ "$CUDA_VISIBLE_DEVICES" = "0,1" ] || exit 9'
+    assert mps.run(check, CUDA_VISIBLE_DEVICES="3,1") == (0, "")
+    assert mps.run('[ -z "${CUDA_VISIBLE_DEVICES:-}" ] || exit 9', CUDA_VISIBLE_DEVICES="") == (0, "")
+
+
 def test_a_command_that_is_killed(mps):
     code, _ = mps.run("kill -KILL $$")
     assert code == 128 + signal.SIGKILL

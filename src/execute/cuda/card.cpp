@@ -55,8 +55,8 @@ double measured_read_rate(int multiprocessors) {
 }  // namespace
 
 Card open_card(int local_rank) {
-  // Before CUDA starts: a kernel that is loaded when it is first launched may wait for all others on
-  // the card, also for one that waits for this rank's.
+  // Before CUDA starts: a kernel that is loaded when it is first launched may wait for all others
+  // on the card, also for one that waits for this rank's.
   setenv("CUDA_MODULE_LOADING", "EAGER", 0);  // NOLINT(concurrency-mt-unsafe)
   int count = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || count == 0) {
