@@ -235,7 +235,7 @@ compile_commands.json: $(BUILD)/sources $(BUILD)/flags $(BUILD)/version.h ## for
 clean: ## remove $(BUILD)
 	rm -rf $(BUILD)
 help:
-	@sed -n 's/^\([a-z_.-]*\):.*## \(.*\)/\1|\2/p' Makefile tests/test.mk | \
+	@sed -n 's/^\([a-z_.-]*\):.*## \(.*\)/\1|\2/p' Makefile tests/test.mk tests/cuda.mk | \
 	  while IFS='|' read -r t d; do printf '  %-22s %s\n' "$$t" "$$d"; done
 
 -include $(patsubst %.o,%.d,$(call objects,src/base/version.cpp $(SOURCES) $(UNIT) $(MPI) $(BENCH) \

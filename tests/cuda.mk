@@ -58,6 +58,10 @@ GPU_LDLIBS := -L$(CUDA_LIB) -lcudart_static -ldl -lrt $(if $(NCCL_FOUND), \
   $(foreach d,$(wildcard $(addsuffix /lib,$(NCCL_HOME)) $(CUDA_LIB)),-L$d -Wl$(comma)-rpath$(comma)$d) -lnccl)
 $(BUILD)/obj/src/execute/cuda/%.o: INCLUDES += $(GPU_INCLUDES)
 
+.PHONY: verify-gpu
+verify-gpu: cuda ## hold the GPU executor against the judge, on 1 to 8 ranks of this machine's cards
+	jobs/gpu-verify.sh one shared sliced wide sanitize $(if $(word 2,$(GPUS)),cards)
+
 # Where the toolkit is not, what names its types is neither compiled alone nor checked.
 gpu_checks = $(BUILD)/headers/kernels/cuda/% $(BUILD)/headers/src/execute/cuda/% $(BUILD)/tidy/src/execute/cuda/%
 $(gpu_checks): INCLUDES += $(GPU_INCLUDES)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 
 namespace helix {
@@ -40,7 +41,7 @@ Cards::Use Cards::use(int ranks) const {
   const double cards = works ? 1 / sharing : 0;
   double gpus = 0;
   HELIX_MPI(MPI_Allreduce(&cards, &gpus, 1, MPI_DOUBLE, MPI_SUM, world_.comm()));
-  return {static_cast<int64_t>(gpus + 0.5), static_cast<int64_t>(world_.maximum(sharing))};
+  return {std::llround(gpus), static_cast<int64_t>(world_.maximum(sharing))};
 }
 
 double Cards::sum_on_card(double value) const {

@@ -22,6 +22,6 @@ struct VerifyOptions {
 
 // Collective over the world. The table goes to stdout of rank 0. 0, or 1 when a case failed or a
 // negative control was not caught.
-int verify(World& world, const VerifyOptions& options);
+int verify(World& world, const VerifyOptions& asked);
 
 }  // namespace helix

@@ -90,7 +90,8 @@ std::vector<std::vector<float>> inputs(const std::vector<Rank>& ranks, const Ran
   const Group& group = of.task(task).group;
   std::vector<std::vector<float>> all;
   for (int i = 0; i < group.size; ++i) {
-    const Rank& member = ranks[static_cast<size_t>(group.first + i * group.stride)];
+    const int rank = group.first + i * group.stride;
+    const Rank& member = ranks[static_cast<size_t>(rank)];
     all.push_back(content(member, member.task(task).reads[0], member.task(task).chunk));
   }
   return all;

@@ -103,7 +103,7 @@ AttentionShape CudaExecutor::attention_shape(const MicroBatch& m, size_t chunk) 
 
 // One plan memory for each chunk: micro-batches follow one another.
 void CudaExecutor::make_rows() {
-  const int64_t element = static_cast<int64_t>(bytes_of(work_.precision.kv));
+  const auto element = static_cast<int64_t>(bytes_of(work_.precision.kv));
   std::vector<int64_t> bytes(static_cast<size_t>(schedule_.chunks), 0);
   for (int i = 0; i < work_.layout.pp; ++i)
     for (size_t chunk = 0; chunk < bytes.size(); ++chunk)
