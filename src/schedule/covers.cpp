@@ -46,11 +46,7 @@ bool stays_inside(const Schedule& s, const Cover& cover, Id id) {
   return true;
 }
 
-}  // namespace
-
-std::span<const Fusion> cpu_fusions() { return {}; }
-
-std::span<const Fusion> gpu_fusions() {
+const std::vector<Fusion>& gpu_table() {
   static const std::vector<Fusion> table = {
       {Op::all_to_all, Op::merge},              // partials are merged as they arrive
       {Op::all_reduce, Op::add_norm},           // residual and norm of the sum
@@ -62,6 +58,13 @@ std::span<const Fusion> gpu_fusions() {
   };
   return table;
 }
+
+}  // namespace
+
+std::span<const Fusion> cpu_fusions() { return {}; }
+
+std::span<const Fusion> gpu_fusions() { return gpu_table(); }
+std::span<const Fusion> fused_exchange_fusions() { return std::span(gpu_table()).first(2); }
 
 std::vector<Cover> covers_of(const Schedule& s, std::span<const Fusion> fusions) {
   std::vector<Cover> covers;

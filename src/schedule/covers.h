@@ -17,7 +17,10 @@ namespace helix {
 using Fusion = std::vector<Op>;  // operations that run as one, where they follow each other
 // The CPU executor carries out each task by itself.
 std::span<const Fusion> cpu_fusions();
+// What kernels on a GPU are meant to become: the simulator prices these.
 std::span<const Fusion> gpu_fusions();
+// What the GPU executor's fused exchange carries on with (execute/cuda/exchange_fused.cpp).
+std::span<const Fusion> fused_exchange_fusions();
 
 // Tasks [begin, end) of one segment, lane and chunk.
 struct Cover {

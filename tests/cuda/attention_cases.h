@@ -116,8 +116,8 @@ struct Attention {
     out.bytes.resize(parts * out.part.bytes());
     std::vector<cpu::KvView<float>> views;
     for (int pair = 0; pair < shape.pairs(); ++pair) {
-      views.push_back({.k = keys[pair].data(),
-                       .v = latent() ? keys[pair].data() : values[pair].data(),
+      views.push_back({.k = Values<const float>(keys[pair].data()),
+                       .v = Values<const float>(latent() ? keys[pair].data() : values[pair].data()),
                        .k_stride = shape.head_size,
                        .v_stride = shape.value_stride(),
                        .tokens = tokens[pair / shape.kv_heads]});

@@ -55,7 +55,8 @@ void product_cases(bool quick) {
                                                 .inputs = c.inputs,
                                                 .x_stride = x_stride,
                                                 .y_stride = y_stride},
-                                               x.data(), w.values.data(), expected.data());
+                                               x.data(), Values<const float>(w.values.data()),
+                                               expected.data());
     const Buffer<Activation> xs{std::span<const Activation>(x)};
     const auto run = [&](int rows) {
       const std::vector<Activation> before(rows * y_stride, from_float<Activation>(-1));
@@ -112,12 +113,13 @@ void experts_cases(bool quick) {
         for (int k = 0; k < c.inputs; ++k) {
           row.push_back(to_float(x[int64_t{row_of[pair]} * c.inputs + k]));
         }
-        cpu::reference::product<float, float>({.rows = 1,
-                                               .outputs = c.outputs,
-                                               .inputs = c.inputs,
-                                               .x_stride = c.inputs,
-                                               .y_stride = c.outputs},
-                                              row.data(), &w.values[expert * matrix], y.data());
+        cpu::reference::product<float, float>(
+            {.rows = 1,
+             .outputs = c.outputs,
+             .inputs = c.inputs,
+             .x_stride = c.inputs,
+             .y_stride = c.outputs},
+            row.data(), Values<const float>(&w.values[expert * matrix]), y.data());
         for (int n = 0; n < c.outputs; ++n) {
           expected[int64_t{pair} * c.outputs + n] = from_float<Out>(y[n]);
         }

@@ -1,10 +1,10 @@
 #include "execute/cuda/executor.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "base/error.h"
 #include "base/heartbeat.h"
+#include "execute/cuda/copies.h"
 #include "execute/cuda/generate.h"
 #include "execute/issue.h"
 #include "execute/routing.h"
@@ -44,20 +44,12 @@ std::unique_ptr<Exchange> make_exchange(const ExecutorChoice& how, MPI_Comm rank
   return make_fused_exchange(ranks, schedule, store, work, {own_card, blocks, patience_s});
 }
 
-template <class T>
-void read(const T* from, std::span<T> to) {
-  HELIX_CUDA(cudaMemcpy(to.data(), from, to.size_bytes(), cudaMemcpyDeviceToHost));
-}
-template <class T>
-void write(std::span<const T> from, T* to) {
-  HELIX_CUDA(cudaMemcpy(to, from.data(), from.size_bytes(), cudaMemcpyHostToDevice));
-}
-
 }  // namespace
 
 CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const ExecutorChoice& how)
-    // A kernel or two for each task: fused ones are the fused exchange's (gpu_fusions).
-    : PassageExecutor(ranks, work, cpu_fusions()),
+    : PassageExecutor(
+          ranks, work,
+          how.exchange == ExchangeKind::fused ? fused_exchange_fusions() : cpu_fusions()),
       lanes_{LaneState{make_stream()}, LaneState{make_stream()}},
       exchange_(make_exchange(how, ranks, schedule_, store_, work_)),
       store_(schedule_, work, allocate),
@@ -337,196 +329,6 @@ double CudaExecutor::exposed_us() const {
     sum += 1e3 * static_cast<double>(ms);
   }
   return sum;
-}
-
-// Hooks ---------------------------------------------------------------------------------------
-
-// What a hook has looked at goes back to the card, as it may have been changed.
-void CudaExecutor::after(const Task& task, int layer) {
-  if (!hooks_.after) return;
-  hooks_.after(task, layer);
-  for (auto& [at, staged] : staged_)
-    write(std::span<const std::byte>(staged.bytes), staged.on_card.data());
-  if (!staged_.empty()) lanes_.at(static_cast<size_t>(task.lane)).after_kernel = false;
-  staged_.clear();
-  beat();
-}
-
-TensorView CudaExecutor::view(Id tensor, int chunk) {
-  const Id outputs = store_.holder(tensor);
-  const std::span<std::byte> on_card = store_.bytes(outputs, chunk);
-  const auto [at, made] = staged_.try_emplace(on_card.data());
-  Staged& staged = at->second;
-  if (made) {
-    staged = {on_card, std::vector<std::byte>(on_card.size())};
-    synchronise();
-    read(on_card.data(), std::span(staged.bytes));
-  }
-  std::byte* data = staged.bytes.data();
-  if (!store_.in_messages(outputs)) {
-    const Array a = array(tensor, chunk);
-    return {data, a.rows, a.width};
-  }
-  const PartialLayout part = store_.message(outputs, chunk);
-  const bool lses = outputs != tensor;
-  return {lses ? data + part.outputs_bytes() : data, part.rows,
-          lses ? part.heads : part.heads * part.value_size, store_.parts(outputs), part.bytes()};
-}
-
-// The judge's choices for the passage in hand, a layer after another; what it leaves open is
-// negative.
-void CudaExecutor::force_choices() {
-  forcing_ = static_cast<bool>(hooks_.routing.judged);
-  if (!forcing_) return;
-  forced_on_host_.assign(static_cast<size_t>(forced_.count()), -1);
-  const int first_layer = schedule_.segments.front().first_layer;
-  const auto chosen = static_cast<size_t>(work_.model->experts.chosen);
-  for (const Segment& segment : schedule_.segments)
-    for (int t = segment.begin; t < segment.end; ++t) {
-      const Task& task = schedule_.tasks[static_cast<size_t>(t)];
-      if (task.op != Op::route) continue;
-      const auto rows = static_cast<size_t>(array(task.reads[0], all_chunks).rows);
-      const int64_t first = store_.now().requests.first + (gathered(task) ? 0 : requests_.first);
-      for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer)
-        for (size_t row = 0; row < rows; ++row) {
-          const auto judged =
-              hooks_.routing.judged(step_, layer, first + static_cast<int64_t>(row));
-          const auto at = (static_cast<size_t>(layer - first_layer) * rows + row) * chosen;
-          std::ranges::copy(judged, forced_on_host_.begin() + static_cast<int64_t>(at));
-        }
-    }
-  synchronise();
-  write(std::span<const int32_t>(forced_on_host_), forced_.data());
-}
-
-void CudaExecutor::note_choices(const Task& task, int layer) {
-  synchronise();
-  const cpu::Routing routing = routing_of(work_.model->experts);
-  const auto experts = static_cast<size_t>(routing.experts);
-  const auto chosen = static_cast<size_t>(routing.chosen);
-  const auto rows = static_cast<size_t>(array(task.reads[0], all_chunks).rows);
-  std::vector<float> scores(rows * experts);
-  std::vector<int32_t> own(rows * chosen);
-  read(scores_.data(), std::span(scores));
-  read(own_choice_.data(), std::span(own));
-  std::vector<float> bias;
-  if (task.reads.size() == 3) {
-    const bool exact = weight_format(task.reads[2]) == Format::fp32;
-    std::vector<std::byte> bytes(experts * (exact ? sizeof(float) : sizeof(bf16)));
-    read(weight(task.reads[2], layer), std::span(bytes));
-    for (size_t i = 0; i < experts; ++i)
-      bias.push_back(exact ? reinterpret_cast<const float*>(bytes.data())[i]
-                           : to_float(reinterpret_cast<const bf16*>(bytes.data())[i]));
-  }
-  const int first_layer = schedule_.segments.front().first_layer;
-  for (size_t row = 0; row < rows; ++row) {
-    const auto at = (static_cast<size_t>(layer - first_layer) * rows + row) * chosen;
-    const auto judged = std::span<const int32_t>(forced_on_host_).subspan(at, chosen);
-    if (judged.front() < 0) continue;
-    std::vector<cpu::Choice> choice;
-    for (size_t i = 0; i < chosen; ++i) choice.push_back({own[row * chosen + i], 0});
-    note_choice(hooks_.routing, routing, std::span(scores).subspan(row * experts, experts), bias,
-                judged, choice);
-  }
-}
-
-// Times ---------------------------------------------------------------------------------------
-
-// A queue of a few steps: the card does not wait for the host, and the host shows that it lives.
-void CudaExecutor::mark() {
-  constexpr size_t ahead = 4;
-  if (marked_ == marks_.size()) marks_.push_back(make_event());
-  HELIX_CUDA(cudaEventRecord(marks_[marked_++].get(), stream(Lane::compute)));
-  if (marked_ > ahead) HELIX_CUDA(cudaEventSynchronize(marks_[marked_ - 1 - ahead].get()));
-}
-
-std::vector<double> CudaExecutor::take_intervals_us() {
-  synchronise();
-  std::vector<double> intervals;
-  for (size_t i = 1; i < marked_; ++i) {
-    float ms = 0;
-    HELIX_CUDA(cudaEventElapsedTime(&ms, marks_[i - 1].get(), marks_[i].get()));
-    intervals.push_back(1e3 * static_cast<double>(ms));
-  }
-  marked_ = 0;
-  return intervals;
-}
-
-// What needs no other rank is timed on the card, launched behind a pause that is longer than its
-// launches take; an exchange by the host's clock, after a barrier.
-void CudaExecutor::pass_timed(std::vector<double>& times) {
-  begin_passage();
-  for (const Segment& segment : schedule_.segments)
-    for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer) {
-      layer_ = layer;
-      std::vector<const Task*> run;
-      for (int i = segment.begin; i < segment.end; ++i) {
-        const Task& task = schedule_.tasks[static_cast<size_t>(i)];
-        if (!communicates(task.op)) {
-          if (!folded(task)) run.push_back(&task);
-          continue;
-        }
-        time_run(run, layer, times);
-        run.clear();
-        exchange_->stage_barrier();
-        const auto began = std::chrono::steady_clock::now();
-        exchange(task, layer);
-        synchronise();
-        times[static_cast<size_t>(i)] +=
-            std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began)
-                .count();
-      }
-      time_run(run, layer, times);
-    }
-}
-
-void CudaExecutor::time_run(const std::vector<const Task*>& run, int layer,
-                            std::vector<double>& times) {
-  if (run.empty()) return;
-  const cudaStream_t compute = stream(Lane::compute);
-  pause(30 * static_cast<int>(run.size()), {compute, blocks_, false});
-  std::vector<OwnedEvent> events;
-  const auto note = [&] {
-    HELIX_CUDA(cudaEventRecord(events.emplace_back(make_event()).get(), compute));
-  };
-  note();
-  for (const Task* task : run) {
-    Task alone = *task;  // merges of the exchange lane too
-    alone.lane = Lane::compute;
-    lanes_[0].after_kernel = false;
-    launch(alone, layer);
-    note();
-  }
-  synchronise();
-  for (size_t i = 0; i < run.size(); ++i) {
-    float ms = 0;
-    HELIX_CUDA(cudaEventElapsedTime(&ms, events[i].get(), events[i + 1].get()));
-    times[static_cast<size_t>(run[i] - schedule_.tasks.data())] += 1e3 * static_cast<double>(ms);
-  }
-}
-
-std::vector<Span> CudaExecutor::traced_step() {
-  fill();
-  exchange_->barrier();
-  std::vector<Span> spans;
-  traced_.clear();
-  const OwnedEvent origin = make_event();
-  HELIX_CUDA(cudaEventRecord(origin.get(), stream(Lane::compute)));
-  spans_ = &spans;
-  step();
-  spans_ = nullptr;
-  synchronise();
-  for (auto& [span, timed] : traced_) {
-    float begin_ms = 0;
-    float end_ms = 0;
-    HELIX_CUDA(cudaEventElapsedTime(&begin_ms, origin.get(), timed.begin.get()));
-    HELIX_CUDA(cudaEventElapsedTime(&end_ms, origin.get(), timed.end.get()));
-    span.begin_us = 1e3 * static_cast<double>(begin_ms);
-    span.end_us = 1e3 * static_cast<double>(end_ms);
-    spans.push_back(span);
-  }
-  traced_.clear();
-  return spans;
 }
 
 }  // namespace helix::cuda

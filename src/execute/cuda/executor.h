@@ -65,7 +65,7 @@ class CudaExecutor final : public PassageExecutor {
   void make_routing();
   Rows& rows_now() { return rows_[static_cast<size_t>(store_.now_index())]; }
 
-  // Carrying out (executor.cpp) …
+  // Carrying out (executor.cpp), looked at (hooks.cpp) and timed (times.cpp) …
   void begin_passage();
   void issue(const Segment& segment, int layer);
   void issue(const Task& task, int layer);
@@ -73,7 +73,6 @@ class CudaExecutor final : public PassageExecutor {
   void after(const Task& task, int layer);
   void pass_timed(std::vector<double>& times);
   void time_run(const std::vector<const Task*>& run, int layer, std::vector<double>& times);
-  void forget_observed();
   void force_choices();
   void note_choices(const Task& task, int layer);
   // … replaying (replay.cpp) …

@@ -1,0 +1,101 @@
+// What verification looks at and changes: tensors after each task, and the judge's choices of
+// experts.
+#include <algorithm>
+
+#include "base/heartbeat.h"
+#include "execute/cuda/copies.h"
+#include "execute/cuda/executor.h"
+#include "execute/routing.h"
+
+namespace helix::cuda {
+
+// What a hook has looked at goes back to the card, as it may have been changed.
+void CudaExecutor::after(const Task& task, int layer) {
+  if (!hooks_.after) return;
+  hooks_.after(task, layer);
+  for (auto& [at, staged] : staged_)
+    write(std::span<const std::byte>(staged.bytes), staged.on_card.data());
+  if (!staged_.empty()) lanes_.at(static_cast<size_t>(task.lane)).after_kernel = false;
+  staged_.clear();
+  beat();
+}
+
+TensorView CudaExecutor::view(Id tensor, int chunk) {
+  const Id outputs = store_.holder(tensor);
+  const std::span<std::byte> on_card = store_.bytes(outputs, chunk);
+  const auto [at, made] = staged_.try_emplace(on_card.data());
+  Staged& staged = at->second;
+  if (made) {
+    staged = {on_card, std::vector<std::byte>(on_card.size())};
+    synchronise();
+    read(on_card.data(), std::span(staged.bytes));
+  }
+  std::byte* data = staged.bytes.data();
+  if (!store_.in_messages(outputs)) {
+    const Array a = array(tensor, chunk);
+    return {data, a.rows, a.width};
+  }
+  const PartialLayout part = store_.message(outputs, chunk);
+  const bool lses = outputs != tensor;
+  return {lses ? data + part.outputs_bytes() : data, part.rows,
+          lses ? part.heads : part.heads * part.value_size, store_.parts(outputs), part.bytes()};
+}
+
+// The judge's choices for the passage in hand, a layer after another; what it leaves open is
+// negative.
+void CudaExecutor::force_choices() {
+  forcing_ = static_cast<bool>(hooks_.routing.judged);
+  if (!forcing_) return;
+  forced_on_host_.assign(static_cast<size_t>(forced_.count()), -1);
+  const int first_layer = schedule_.segments.front().first_layer;
+  const auto chosen = static_cast<size_t>(work_.model->experts.chosen);
+  for (const Segment& segment : schedule_.segments)
+    for (int t = segment.begin; t < segment.end; ++t) {
+      const Task& task = schedule_.tasks[static_cast<size_t>(t)];
+      if (task.op != Op::route) continue;
+      const auto rows = static_cast<size_t>(array(task.reads[0], all_chunks).rows);
+      const int64_t first = store_.now().requests.first + (gathered(task) ? 0 : requests_.first);
+      for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer)
+        for (size_t row = 0; row < rows; ++row) {
+          const auto judged =
+              hooks_.routing.judged(step_, layer, first + static_cast<int64_t>(row));
+          const auto at = (static_cast<size_t>(layer - first_layer) * rows + row) * chosen;
+          std::ranges::copy(judged, forced_on_host_.begin() + static_cast<int64_t>(at));
+        }
+    }
+  synchronise();
+  write(std::span<const int32_t>(forced_on_host_), forced_.data());
+}
+
+void CudaExecutor::note_choices(const Task& task, int layer) {
+  synchronise();
+  const cpu::Routing routing = routing_of(work_.model->experts);
+  const auto experts = static_cast<size_t>(routing.experts);
+  const auto chosen = static_cast<size_t>(routing.chosen);
+  const auto rows = static_cast<size_t>(array(task.reads[0], all_chunks).rows);
+  std::vector<float> scores(rows * experts);
+  std::vector<int32_t> own(rows * chosen);
+  read(scores_.data(), std::span(scores));
+  read(own_choice_.data(), std::span(own));
+  std::vector<float> bias;
+  if (task.reads.size() == 3) {
+    const bool exact = weight_format(task.reads[2]) == Format::fp32;
+    std::vector<std::byte> bytes(experts * (exact ? sizeof(float) : sizeof(bf16)));
+    read(weight(task.reads[2], layer), std::span(bytes));
+    for (size_t i = 0; i < experts; ++i)
+      bias.push_back(exact ? reinterpret_cast<const float*>(bytes.data())[i]
+                           : to_float(reinterpret_cast<const bf16*>(bytes.data())[i]));
+  }
+  const int first_layer = schedule_.segments.front().first_layer;
+  for (size_t row = 0; row < rows; ++row) {
+    const auto at = (static_cast<size_t>(layer - first_layer) * rows + row) * chosen;
+    const auto judged = std::span<const int32_t>(forced_on_host_).subspan(at, chosen);
+    if (judged.front() < 0) continue;
+    std::vector<cpu::Choice> choice;
+    for (size_t i = 0; i < chosen; ++i) choice.push_back({own[row * chosen + i], 0});
+    note_choice(hooks_.routing, routing, std::span(scores).subspan(row * experts, experts), bias,
+                judged, choice);
+  }
+}
+
+}  // namespace helix::cuda
