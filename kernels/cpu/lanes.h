@@ -124,8 +124,10 @@ alignas(16) inline constexpr int8_t e2m1_halves[16] = {0, 1,  2,  3,  4,  6,  8,
                                                        0, -1, -2, -3, -4, -6, -8, -12};
 inline constexpr std::array<float, 256> half_scales = [] {
   std::array<float, 256> all{};
-  for (int i = 0; i < 256; ++i)
-    all[static_cast<size_t>(i)] = to_float(fp8{static_cast<uint8_t>(i)}) / 2;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const float scale = to_float(fp8{static_cast<uint8_t>(i)});
+    all[i] = scale == scale ? scale / 2 : scale;  // no arithmetic with NaN in a constant
+  }
   return all;
 }();
 }  // namespace tables
@@ -345,8 +347,7 @@ HELIX_INLINE float largest(Lanes v) {  // of numbers
 HELIX_INLINE bool any_larger(Lanes v, float bound) {
   bool any = false;
 #pragma GCC unroll 4
-  for (int i = 0; i < registers; ++i)
-    any |= !hn::AllTrue(Tag(), hn::Le(v.v[i], hn::Set(Tag(), bound)));
+  for (const Register& r : v.v) any |= !hn::AllTrue(Tag(), hn::Le(r, hn::Set(Tag(), bound)));
   return any;
 }
 
