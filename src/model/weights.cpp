@@ -228,9 +228,11 @@ constexpr int64_t parallel_values = 1 << 18;  // fewer stay in one thread
 
 template <class Out>
 void Generator::draw_weights(W weight, int64_t layer, const Part& part, Out&& out) const {
-  const auto [which, at_layer] = drawn_as(*model_, weight, layer);
+  const Drawn what = drawn_as(*model_, weight, layer);
+  const W which = what.weight;  // threads cannot capture a structured binding
+  const int64_t at_layer = what.layer;
   const Extents e = extents_of(*model_, which);
-  const Draw draw = draw_of(*model_, {which, at_layer}, seed_);
+  const Draw draw = draw_of(*model_, what, seed_);
   const float keys_gain = key_gain(which);
   int run = 3;
   while (run > 0 && e[run] == 1) --run;
