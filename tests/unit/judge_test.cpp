@@ -263,7 +263,7 @@ TEST(Judge, GreedyTakesTheLowestOfEquals) {
 
 TEST(Judge, RefusesFormatsItCannotDecode) {
   const Model model = llama();
-  EXPECT_THROW(Judge(Generator(model, all_in(Format::fp8), 1)), RunError);
+  EXPECT_THROW(Judge(Generator(model, all_in(Format::fp4), 1)), RunError);
 }
 
 TEST(Routing, TiesGroupsAndMargin) {

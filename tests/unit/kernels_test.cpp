@@ -37,7 +37,7 @@ TEST(Lanes, EverySumTakesTheSameTree) {
   Random random(1);
   const auto values = random.normals<float>(16 * 16);
   Lanes v[16];
-  for (int i = 0; i < 16; ++i) v[i] = load(&values[static_cast<size_t>(16 * i)]);
+  for (int i = 0; i < 16; ++i) v[i] = load(&values[16 * static_cast<size_t>(i)]);
   float together[16];
   store(sums(v), together);
   for (int i = 0; i < 16; ++i) {
