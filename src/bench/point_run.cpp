@@ -16,8 +16,6 @@ namespace helix {
 
 namespace {
 
-constexpr int instrumented_passes = 3;
-
 Verified verified_by(const Comparison& comparison, double tolerance) {
   Verified verified{.max_rel_err = comparison.max_rel_err, .tolerance = tolerance};
   if (comparison.choices + comparison.codes > 0)
@@ -167,7 +165,7 @@ void PointRunner::decode_phases(Work& work) {
   measure(work);
   if (stopped()) return;
   doing("timing each task");
-  TaskTimes tasks = measure_tasks(work.ranks, *work.executor, instrumented_passes);
+  TaskTimes tasks = measure_tasks(work.ranks, *work.executor);
   const double hidden_at_most = tasks.exchanges_us - tasks.exchanges_on_compute_us;
   Measured& m = work.measured;
   m.tasks_us = std::move(tasks.tasks_us);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <numeric>
 #include <utility>
 
 #include "bench/statistics.h"
@@ -11,6 +12,10 @@
 namespace helix {
 
 namespace {
+
+constexpr int least_passes = 3;
+constexpr int most_passes = 31;
+constexpr double passes_us = 1e5;
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -124,13 +129,14 @@ StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
   return {std::move(values), exposed};
 }
 
-TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes) {
+TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor) {
   const Schedule& schedule = executor.schedule();
   const std::span<const Cover> covers = executor.covers();
   const Names names(ranks, executor);
   const size_t count = names.names.size();
   std::vector<std::vector<double>> samples(count + 2);
-  for (int pass = 0; pass < passes; ++pass) {
+  double spent_us = 0;  // the same on all ranks
+  for (int pass = 0; pass < least_passes || (pass < most_passes && spent_us < passes_us); ++pass) {
     executor.rewind();
     const std::vector<double> times = executor.instrumented_step();
     std::vector<double> sums(count + 2, 0);
@@ -142,6 +148,7 @@ TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes) {
     }
     sums = maximum(ranks, std::move(sums));
     for (size_t i = 0; i < sums.size(); ++i) samples[i].push_back(sums[i]);
+    spent_us += std::accumulate(sums.begin(), sums.begin() + static_cast<ptrdiff_t>(count), 0.0);
   }
   TaskTimes result;
   for (size_t i = 0; i < count; ++i)

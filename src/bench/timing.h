@@ -38,8 +38,10 @@ struct TaskTimes {
   double exchanges_us = 0;             // those that communicate
   double exchanges_on_compute_us = 0;  // of them, those that nothing hides
 };
-// The median of some instrumented passes of the first step: cover by cover, a barrier before each.
-TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor, int passes);
+// The median of instrumented passes of the first step: cover by cover, a barrier before each. As
+// many passes as some 100 ms hold: of a step of a millisecond the first few find cold caches and
+// are off by half.
+TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor);
 
 // {"mean":, "busiest":}: experts of a rank that some token chose in a layer of the last step, mean
 // over ranks, layers and micro-batches, and over those of the rank with the most. Null where there
