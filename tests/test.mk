@@ -44,8 +44,8 @@ CHECKS := $(HEADERS) $(FLOOR_CHECKS)
 programs: $(PROGRAM) $(call program,$(UNIT) $(MPI))
 checks: $(CHECKS)
 
-test: ## build and run all tests (SANITIZE=1: under sanitizers; ONLY=word; FORCE=1)
-	@$(MAKE) --no-print-directory $(PARALLEL) programs || { echo "0 passed, 1 failed"; exit 1; }
+test: $(FIRST) ## build and run all tests (SANITIZE=1: under sanitizers; ONLY=word; FORCE=1)
+	@$(MAKE_AGAIN) programs || { echo "0 passed, 1 failed"; exit 1; }
 	@$(if $(ONLY),,$(MAKE) --no-print-directory -k $(PARALLEL) checks > $(BUILD)/checks.log 2>&1 || true)
 	@$(PYTHON) tests/run --build $(BUILD) $(if $(filter 1,$(SANITIZE)),--sanitize) $(if $(VERIFY),--verify $(VERIFY)) \
 	  $(if $(FORCE),--force) $(if $(ONLY),--only '$(ONLY)',--checks $(CHECKS))
@@ -56,8 +56,8 @@ $(REFRAME): jobs/reframe/requirements.txt
 	rm -rf $(BUILD)/reframe && $(PYTHON) -m venv $(BUILD)/reframe
 	$(BUILD)/reframe/bin/pip --quiet --disable-pip-version-check install -r $<
 	@touch $@
-test-slurm: deps-slurm ## jobs/ on a private Slurm of virtual nodes; the ReFrame check
-	@$(MAKE) --no-print-directory $(PARALLEL) $(PROGRAM) $(REFRAME) || { echo "0 passed, 1 failed"; exit 1; }
+test-slurm: $(FIRST) deps-slurm ## jobs/ on a private Slurm of virtual nodes; the ReFrame check
+	@$(MAKE_AGAIN) $(PROGRAM) $(REFRAME) || { echo "0 passed, 1 failed"; exit 1; }
 	@$(PYTHON) tests/run --build $(BUILD) --slurm
 
 bench: $(call program,$(BENCH)) ## the kernels alone, one program after another
