@@ -19,6 +19,7 @@
 // AVX2 alone is enough for AVX2: nothing here needs AES. Vectors of a length that only a run knows
 // cannot stand in a struct: there NEON's are used.
 #define HWY_DISABLE_PCLMUL_AES
+#define HWY_COMPILE_ONLY_STATIC  // Highway 1.0.3 refuses baselines with AVX-512 VNNI otherwise
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #include <hwy/highway.h>
 
