@@ -297,16 +297,16 @@ Axis<std::shared_ptr<const Model>> read_models(const Source& source, Models& mod
   return axis;
 }
 
-// What a checkpoint holds is rounded to these; other formats need scales of their own.
+// What a checkpoint holds is rounded to these. Its own fp8 has a scale a block, ours one a tensor.
 void check_stored_formats(const Source& source, const Axes& axes) {
   const auto has_checkpoint = [](const auto& model) { return model->checkpoint != nullptr; };
   if (std::ranges::none_of(axes.model.values, has_checkpoint)) return;
   for (const Precision& p : axes.precision.values)
     for (const Format format : {p.weights, p.attention, p.experts, p.lm_head})
-      if (format != Format::fp32 && format != Format::bf16)
+      if (format == Format::fp8)
         source.find("precision")
-            ->fail(fmt::format("a checkpoint's weights are not executed in {}, allowed are fp32 "
-                               "and bf16",
+            ->fail(fmt::format("a checkpoint's weights are not executed in {}, allowed are fp32, "
+                               "bf16 and nvfp4",
                                name_of(format)));
 }
 

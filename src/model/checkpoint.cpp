@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <functional>
+#include <numeric>
 
 namespace helix {
 
@@ -116,6 +119,25 @@ void Checkpoint::read(W weight, int64_t layer, int64_t first, int64_t count, flo
     convert(parts[0], (head * head_rows + n) * a.kv_lora + latent, a.kv_lora, run, out + i);
     i += run;
   }
+}
+
+float Checkpoint::largest(W weight, int64_t layer) const {
+  const std::scoped_lock lock(mutex_);
+  const auto [at, missing] = largest_.try_emplace({weight, layer}, 0.0F);
+  if (!missing) return at->second;
+  const auto& [parts, values] = weights_.at({weight, layer});
+  std::vector<float> some(4096);
+  for (const Stored& part : parts) {
+    const auto& shape = part.values->shape;
+    const int64_t all =
+        std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+    for (int64_t i = 0; i < all; i += std::ssize(some)) {
+      const int64_t count = std::min<int64_t>(all - i, std::ssize(some));
+      convert(part, i, 1, count, some.data());
+      for (int64_t n = 0; n < count; ++n) at->second = std::max(at->second, std::abs(some[n]));
+    }
+  }
+  return at->second;
 }
 
 }  // namespace helix

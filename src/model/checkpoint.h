@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +22,10 @@ class Checkpoint {
   // of an index of its leading axes, no further than to the end of its last one. What is stored as
   // fp8 is multiplied by the scale of its block of 128 x 128 rows and columns of the whole tensor.
   void read(W weight, int64_t layer, int64_t first, int64_t count, float* out) const;
+
+  // The largest |value| of the tensors that hold a weight of a layer, all experts together: a
+  // quantised copy is scaled by it, the same on all ranks. Reads them whole once; 0 if all are 0.
+  float largest(W weight, int64_t layer) const;
 
   const std::string& folder() const { return folder_; }
   const TensorFolder& tensors() const { return tensors_; }
@@ -41,6 +46,8 @@ class Checkpoint {
     int64_t values;  // of each
   };
   std::map<std::pair<W, int64_t>, Parts> weights_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::pair<W, int64_t>, float> largest_;
 };
 
 }  // namespace helix

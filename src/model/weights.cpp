@@ -282,6 +282,11 @@ void Generator::round(W weight, int64_t layer, int64_t count, float* values) con
 float Generator::scale(W weight, int64_t layer) const {
   const Format format = format_of(precision_, weight);
   if (!quantised(format)) return 1;
+  if (model_->checkpoint) {  // nvfp4: its largest value is the largest code times the largest scale
+    const Drawn from = drawn_as(*model_, weight, layer);
+    const float largest = model_->checkpoint->largest(from.weight, from.layer);
+    return largest > 0 ? largest / (e2m1_largest * fp8_largest) : 1;
+  }
   const Draw from = draw(weight, layer);
   return power_near(from.scale, from.stream) * (format == Format::fp8 ? 2.0F : 0.25F);
 }

@@ -52,6 +52,16 @@ def test_there_and_back(bench, model):
     assert result.code == 0 and "VERIFIED" in result.stdout, result
 
 
+@pytest.mark.parametrize("model", ["tiny-llama", "tiny-deepseek"])
+def test_quantised_as_it_is_read(bench, model):
+    """To nvfp4, with one scale for the whole tensor, whoever holds which part of it."""
+    export(bench, "first", model=model)
+    path = sweep(bench, "judged.json", weights="first", batch=1,
+                 precision={**FP32, "weights": "nvfp4"})
+    result = bench("verify", path, ranks=2)
+    assert result.code == 0 and "VERIFIED" in result.stdout, result
+
+
 def test_run_writes_what_it_read(bench):
     export(bench, "first", model="tiny-llama")
     result = bench.run(sweep(bench, "sweep.json", weights="first", steps=2))
