@@ -29,7 +29,7 @@ def run_report(options, notes):
 def run_diff(options, notes):
     found = diff.diff_runs((options.before, options.after), options.threshold, notes)
     print(diff.to_text(found, (options.before, options.after), options.threshold, options.all))
-    return 1 if found.counts["worse"] else 0
+    return 1 if found.regressed else 0
 
 
 def run_merge(options, notes):
@@ -40,7 +40,9 @@ def run_merge(options, notes):
 
 def run_export(options, notes):
     if options.format == "markdown":
-        print(export.to_markdown(read_frontier(options.results, options.program)), end="")
+        frontier = read_frontier(options.results, options.program)
+        notes += frontier.get("notes", [])
+        print(export.to_markdown(frontier), end="")
         return 0
     lines = export.last_lines(options.results, notes)
     to_text = {"csv": lambda: export.to_csv(lines),

@@ -6,7 +6,7 @@ A point is better or worse when its TTL changed by more than `--threshold` and b
 of repeats explains: Welch's interval over the logarithms of the launches' medians. A point launched
 once has no such noise; the spread of its steps stands in, widened, as launches differ more than
 steps of one launch do. What cannot be told is ambiguous, and how many repeats would tell is said.
-Exit 0: nothing is worse; 1: something is; 2: bad input.
+Exit 0: nothing is worse; 1: something is, or fails now; 2: bad input.
 """
 
 import math
@@ -146,6 +146,10 @@ def percent(log_change):
     return f"{math.expm1(log_change):+.1%}"
 
 
+def noise_words(log_noise):
+    return f"±{math.expm1(log_noise):.1%}" if log_noise < math.log(10) else "beyond 10x"
+
+
 @dataclass
 class Difference:
     rows: list  # (verdict, point, before, after, Change or None)
@@ -155,6 +159,14 @@ class Difference:
     @property
     def counts(self):
         return {verdict: sum(row[0] == verdict for row in self.rows) for verdict in VERDICTS}
+
+    @property
+    def failed(self):
+        return [point for point, why in self.lost.items() if why.startswith("failed")]
+
+    @property
+    def regressed(self):
+        return bool(self.counts["worse"] or self.failed)
 
 
 def difference(before, after, threshold):
@@ -197,9 +209,9 @@ def advice(diff, after_path, threshold):
         else:
             yield (f"{said}About {count} launches a side (now {have}) would tell: run both again "
                    f"with `--repeat {have + 1}`, `--repeat {have + 2}`, …")
-    failed = [point for point, why in diff.lost.items() if why != "not run"]
-    if failed:
-        yield f"{len(failed)} points that ran before do not run now: {diff.lost[failed[0]]}"
+    broken = [point for point, why in diff.lost.items() if why != "not run"]
+    if broken:
+        yield f"{len(broken)} points that ran before do not run now: {diff.lost[broken[0]]}"
     if not (unclear or diff.counts["worse"] or diff.lost):
         yield "nothing: no point is slower than noise explains"
 
@@ -228,7 +240,7 @@ def to_text(diff, paths, threshold, every=False):
         rows.append([verdict + (", logits wrong" if new.wrong else ""), clean(point[0], 16),
                      name_of(new.line),
                      *(f"{math.exp(side.moments()[1]) / 1e3:.4g}" for side in (old, new)),
-                     percent(change.change), f"±{math.expm1(change.noise):.1%}",
+                     percent(change.change), noise_words(change.noise),
                      f"{change.launches[0]}, {change.launches[1]}"])
     widths = [max(map(len, column)) for column in zip(*rows)]
     if len(rows) > 1:
@@ -244,7 +256,7 @@ def to_text(diff, paths, threshold, every=False):
 def diff_runs(paths, threshold, notes):
     sides = [read_side(path, notes) for path in paths]
     found = difference(*sides, threshold)
-    if not found.rows:
+    if not found.rows and not found.failed:
         raise BadInput(f"{results_file(paths[1])}: has no point in common with "
                        f"{results_file(paths[0])}: results of different sweeps")
     return found

@@ -3,6 +3,7 @@
     /usr/bin/python3 -m analysis figures results/NAME [--frontier-json FILE]
 """
 
+import math
 import re
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.legend_handler import HandlerTuple  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.markers import MarkerStyle  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
+from matplotlib.transforms import Affine2D  # noqa: E402
 
 from analysis.labels import place_labels  # noqa: E402
 from analysis.results import BadInput  # noqa: E402
-from analysis.style import GREY, INK, clean, style_of  # noqa: E402
+from analysis.style import GREY, INK, clean, letters_of, style_of  # noqa: E402
 
 def label_of(point):
     return clean(", ".join(filter(None, [point["label"], f"B{point['batch']}", point["options"]])))
@@ -37,7 +40,8 @@ def span(values):
 
 def subtitle_of(panel):
     """Under which load, and how and where the numbers came about."""
-    load = [f"context {panel['context']}",
+    context = panel["context"]
+    load = [f"context {int(context):,} tokens" if context.isdecimal() else f"context {context} tokens",
             f"{span([p['ranks'] for p in panel['points']])} {panel['unit']}s"]
     if panel["routing"]:
         load.append(f"routing {panel['routing']}")
@@ -102,13 +106,24 @@ def draw_points(axes, points):
             axes.plot(*at, "x", ms=4, mec=color, mew=1.1, zorder=4)
 
 
-def draw_repeats(axes, point, color):
-    """From the slowest to the fastest repeat; both axes follow the TTL, so that the bar leans."""
+def range_of(point):
+    """What of its place the slowest and the fastest launch reach; 1 alone where there is one."""
     ttl = point["ttl_us"]
-    if point["repeats"] > 1 and ttl["high"] > ttl["low"]:
-        ends = [ttl["median"] / ttl["high"], ttl["median"] / ttl["low"]]
-        axes.plot([point["x"] * e for e in ends], [point["y"] * e for e in ends], "-", color=color,
-                  lw=4, alpha=0.3, solid_capstyle="butt", zorder=3, gid="repeats")
+    if point["repeats"] < 2 or not ttl["high"] > ttl["low"]:
+        return [1]
+    return [ttl["median"] / ttl["high"], ttl["median"] / ttl["low"]]
+
+
+def draw_repeats(axes, point, color):
+    """From the slowest to the fastest launch; both axes follow the TTL, so that the bar leans."""
+    ends = range_of(point)
+    if len(ends) == 1:
+        return
+    xs, ys = [point["x"] * end for end in ends], [point["y"] * end for end in ends]
+    (x0, y0), (x1, y1) = axes.transData.transform(list(zip(xs, ys)))
+    cap = MarkerStyle("|", transform=Affine2D().rotate(math.atan2(y1 - y0, x1 - x0)))
+    axes.plot(xs, ys, "-", marker=cap, ms=9, mew=1.2, color=color, lw=1.2, alpha=0.8, zorder=3,
+              gid="repeats")
 
 
 def draw_frontier(axes, strategy, curve, dashed):
@@ -148,12 +163,19 @@ def draw_legend(figure, panel):
         handles.append((Line2D([], [], **hollow),
                         Line2D([], [], marker="x", ls="none", ms=4, mec=GREY)))
         labels.append("failed verification")
+    if any(p["frontier"] and len(range_of(p)) > 1 for p in panel["points"]):
+        handles.append(Line2D([], [], color=GREY, marker="|", ms=9, lw=1.2))
+        labels.append("slowest to fastest launch")
     if any(p.get("hull") for p in panel["points"]):
         handles.append(Patch(color="#8a8a8a", alpha=0.2, lw=0))
         labels.append("within the Baseline's reach")
+    else:
+        handles.append(Patch(alpha=0))
+        labels.append("no Baseline point here")
     figure.legend(handles, labels, handler_map={tuple: HandlerTuple(ndivide=1)},
-                  loc="upper left", bbox_to_anchor=(0.075, 0.862), frameon=False,
-                  ncol=len(handles), columnspacing=1.6, handletextpad=0.5, borderaxespad=0)
+                  loc="lower left", bbox_to_anchor=(0.075, 0.822), frameon=False,
+                  ncol=len(handles) if len(handles) < 9 else (len(handles) + 1) // 2,
+                  columnspacing=1.6, handletextpad=0.5, borderaxespad=0)
 
 
 def draw(panel):
@@ -164,8 +186,9 @@ def draw(panel):
     axes = figure.add_axes((0.08, 0.085, 0.895, 0.725))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    scale_axis(axes.xaxis, [p["x"] for p in points], axes.set_xlim, (0.04, 0.26))
-    scale_axis(axes.yaxis, [p["y"] for p in points], axes.set_ylim, (0.05, 0.08))
+    drawn = [(p, end) for p in points for end in ([1, *range_of(p)] if p["frontier"] else [1])]
+    scale_axis(axes.xaxis, [p["x"] * end for p, end in drawn], axes.set_xlim, (0.04, 0.26))
+    scale_axis(axes.yaxis, [p["y"] * end for p, end in drawn], axes.set_ylim, (0.05, 0.08))
     axes.grid(color="#e8e8e8", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -180,7 +203,7 @@ def draw(panel):
         if curve:
             dashed = panel["kind"] == "simulated"
             curves.append((strategy, draw_frontier(axes, strategy, curve, dashed)))
-    labels = [(p["x"], p["y"], label_of(p), f"B{p['batch']}", style_of(strategy)[0])
+    labels = [(p["x"], p["y"], label_of(p), f"B{p['batch']}", letters_of(strategy))
               for strategy, curve in curves for p in curve]
     # Of very many points some are labelled, and pale ones may lie under a label.
     seen = [p for p in points if p["frontier"] or p["proof"] == "unverified" or len(points) < 500]

@@ -150,8 +150,8 @@ def plot(path, machine, labels, measured, simulated):
     for label, x, y in zip(labels, measured, simulated):
         color, marker = figures.style_of(label.split()[0])
         axes.plot(x, y, marker, color=color, ms=6)
-        side = 1 if x < middle else -1  # into the figure
-        axes.annotate(label, (x, y), (9 * side, -3), textcoords="offset points", fontsize=7,
+        side = 1 if x < middle else -1  # into the figure, and away from the line
+        axes.annotate(label, (x, y), (9 * side, -3 - 7 * side), textcoords="offset points", fontsize=7,
                       ha="left" if side > 0 else "right")
     axes.set(xlabel="measured tokens/s/user", ylabel="simulated tokens/s/user",
              title=f"Simulated on {machine} against measured")

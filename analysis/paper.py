@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from analysis.figures import Figure, FigureCanvasAgg, save, scale_axis
 from analysis.labels import place_labels
 from analysis.results import BadInput, read_json
-from analysis.style import GREY, INK, clean, style_of
+from analysis.style import GREY, INK, clean, letters_of, style_of
 
 SCHEMA = "helix-bench/paper/1"
 PER_USER = "Interactivity (tokens/s/user)"
@@ -27,7 +27,8 @@ def new_figure(title, subtitle, panels=1):
     figure.text(0.035, 0.955, clean(title, 120), size=12.5, weight="bold", color=INK)
     figure.text(0.035, 0.917, clean(subtitle, 180), size=9.5, color=GREY)
     room = 0.9 / panels
-    return figure, [figure.add_axes((0.08 + i * (room + 0.01), 0.1, room - 0.05 * (panels > 1), 0.71))
+    height = 0.71 if panels == 1 else 0.68  # panels have titles of their own
+    return figure, [figure.add_axes((0.08 + i * (room + 0.01), 0.1, room - 0.05 * (panels > 1), height))
                     for i in range(panels)]
 
 
@@ -43,7 +44,7 @@ def plain(axes, x_label, y_label):
 def log_axes(axes, dots):
     axes.set_xscale("log")
     axes.set_yscale("log")
-    scale_axis(axes.xaxis, [d["x"] for d in dots], axes.set_xlim, (0.03, 0.12))
+    scale_axis(axes.xaxis, [d["x"] for d in dots], axes.set_xlim, (0.03, 0.16))
     scale_axis(axes.yaxis, [d["y"] for d in dots], axes.set_ylim, (0.03, 0.08))
     plain(axes, PER_USER, PER_GPU)
 
@@ -77,6 +78,10 @@ def load_of(figure):
     return f"{'/'.join(formats)} weights and KV, {low if low == high else f'{low}–{high}'} GPUs"
 
 
+def in_thousands(tokens):
+    return f"{tokens / 1e6:g}M" if tokens >= 1e6 else f"{tokens / 1e3:g}K"
+
+
 def context_words(tokens):
     for size, name in ((1 << 20, "M"), (1 << 10, "K")):
         if tokens % size == 0:
@@ -105,11 +110,12 @@ def draw_frontier(figure, machine):
         step(axes, dots, color, marker)
         handles.append(line_of(name, color, marker, "--"))
     labelled = curves.get("helix", [])
-    labels = [(d["x"], d["y"], words(d), f"B{d['batch']}", style_of("helix")[0])
-              for d in labelled[::max(1, len(labelled) // 12)]]
+    labels = [(d["x"], d["y"], words(d), f"B{d['batch']}", letters_of("helix"))
+              for d in labelled[::len(labelled) // 12 + 1]]
     place_labels(axes, labels, [(d["x"], d["y"]) for dots in curves.values() for d in dots],
                  [[(d["x"], d["y"]) for d in dots] for dots in curves.values()])
-    handles += [Patch(color="#d8d8d8", alpha=0.5, label="Baseline: best of tp, dp_ep, medha"),
+    rivals = ", ".join(name for name in ("tp", "dp_ep", "medha") if name in curves)
+    handles += [Patch(color="#d8d8d8", alpha=0.5, label=f"Baseline: best of {rivals}"),
                 Line2D([], [], color="#cccccc", marker=".", ls="none", label="all points")]
     key(canvas, handles)
     return canvas
@@ -123,7 +129,7 @@ def draw_hop_b(figures, machine):
     color, marker = style_of("helix")
     for figure, panel in zip(figures, axes):
         hop_b = figure["hop_b"]
-        curves = [("off", hop_b["paper"]["off"], GREY, "X", "-"),
+        curves = [("off", hop_b["paper"]["off"], GREY, "X", "--"),
                   ("on, paper's accounting", hop_b["paper"]["on"], color, marker, "--"),
                   ("on, real chunks", hop_b["chunks"]["on"], "#56B4E9", "P", ":")]
         log_axes(panel, [d for _, dots, *_ in curves for d in dots])
@@ -163,14 +169,14 @@ def draw_roofline(figure, machine):
                          key=lambda e: e["context"])
         contexts = [e["context"] for e in entries]
         by_context.plot(contexts, [e["kv_us"] for e in entries], "--", marker=marker, color=color,
-                        label=f"{entries[0]['label']}: KV")
+                        label=f"{name} {entries[0]['label']}: KV")
         by_context.plot(contexts, [e["weights_us"] for e in entries], "-", color=color,
-                        label=f"{entries[0]['label']}: weights")
+                        label=f"{name} {entries[0]['label']}: weights")
     by_width.set_xticks(sorted({e["gpus"] for e in million}))
     for axes in (by_width, by_context):
         axes.legend(frameon=False)
     by_width.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    by_context.set_xticks(contexts, [f"{c / 1e6:g}M" for c in contexts])
+    by_context.set_xticks(contexts, [in_thousands(c) for c in contexts])
     return canvas
 
 

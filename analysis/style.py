@@ -13,6 +13,12 @@ def style_of(strategy):
     return STYLES.get(strategy, OTHER)
 
 
+def letters_of(strategy):
+    """Its colour, darker: thin letters on white are to be read."""
+    color, _ = style_of(strategy)
+    return "#" + "".join(f"{int(color[at:at + 2], 16) * 2 // 3:02x}" for at in (1, 3, 5))
+
+
 def clean(text, limit=90):
     """One line of it, whatever a file holds."""
     text = "".join(c if c.isprintable() else " " for c in str(text))

@@ -96,6 +96,7 @@ def test_hopeless_noise_is_called_so(tmp_path):
         write_run(tmp_path / name, launches("a" * 16, 1000, 0.5, 3, random.Random(5)))
     text = analysis("diff", tmp_path / "a", tmp_path / "b").stdout
     assert "a machine of their own" in text and "launches a side" not in text
+    assert diff.noise_words(0.1) == "±10.5%" and diff.noise_words(15.0) == "beyond 10x"
 
 
 def test_exit_codes(tmp_path):
@@ -105,6 +106,9 @@ def test_exit_codes(tmp_path):
     assert analysis("diff", tmp_path / "a", tmp_path / "same").returncode == 0
     assert analysis("diff", tmp_path / "a", tmp_path / "slow").returncode == 1
     assert analysis("diff", tmp_path / "slow", tmp_path / "a").returncode == 0
+    write_run(tmp_path / "broken", [line(status="failed")])
+    broken = analysis("diff", tmp_path / "a", tmp_path / "broken")
+    assert broken.returncode == 1 and "1 points that ran before do not run now" in broken.stdout
     assert "nothing: no point is slower" in analysis(
         "diff", tmp_path / "a", tmp_path / "same", "--threshold", "30%", "--all").stdout
 

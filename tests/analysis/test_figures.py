@@ -41,7 +41,8 @@ def artists(figure, gid):
 
 
 def texts(figure):
-    return [t.get_text() for t in figure.texts + artists(figure, "label")]
+    legend = [text for legend in figure.legends for text in legend.get_texts()]
+    return [t.get_text() for t in figure.texts + artists(figure, "label") + legend]
 
 
 def command(*arguments):
@@ -84,7 +85,9 @@ def test_what_the_baseline_reaches_is_shaded_as_the_program_says():
     shade, = artists(figures.draw(panel(staircase() + rivals)), "hull")
     corners = shade.get_paths()[0].vertices
     assert {9.0, 5.0, 1.0} <= set(corners[:, 1]) and max(corners[:, 0]) == 200.0
-    assert not artists(figures.draw(panel(staircase())), "hull")
+    assert "no Baseline point here" not in texts(figures.draw(panel(staircase() + rivals)))
+    alone = figures.draw(panel(staircase()))
+    assert not artists(alone, "hull") and "no Baseline point here" in texts(alone)
 
 
 def test_simulated_frontiers_are_dashed():
@@ -135,7 +138,7 @@ def test_a_strategy_looks_the_same_in_every_figure_and_unlike_the_others():
 
 def test_the_subtitle_says_what_where_and_how():
     text = " ".join(texts(figures.draw(panel(staircase()))))
-    for word in ("tiny-llama", "context 4096", "bf16", "8 ranks", "measured", "Z80, 2 cores",
+    for word in ("tiny-llama", "context 4,096 tokens", "bf16", "8 ranks", "measured", "Z80, 2 cores",
                  "commit 0123456789ab"):
         assert word in text
     assert "not performance" not in text
@@ -146,8 +149,13 @@ def test_the_subtitle_says_what_where_and_how():
 def test_repeats_show_their_range():
     wide = point(repeats=3)
     wide["ttl_us"] = {"median": 1e4, "low": 9e3, "high": 2e4}
-    bar, = artists(figures.draw(panel([wide])), "repeats")
+    figure = figures.draw(panel([wide]))
+    bar, = artists(figure, "repeats")
     assert min(bar.get_xdata()) == pytest.approx(50)
+    low, high = figure.axes[0].get_xlim()
+    assert low < min(bar.get_xdata()) and max(bar.get_xdata()) < high
+    assert "slowest to fastest launch" in texts(figure)
+    assert "slowest to fastest launch" not in texts(figures.draw(panel(staircase())))
 
 
 @pytest.mark.parametrize("points", [
