@@ -279,6 +279,7 @@ void add_frontier(CLI::App& app, Action& action) {
   frontier->final_callback([paths, format, &action] {
     action = [paths, format] {
       const Frontier found = read_frontier(*paths);
+      for (const std::string& note : found.notes) fmt::print(stderr, "helix-bench: {}\n", note);
       fmt::print("{}\n", *format == "json" ? to_json(found).dump() : to_text(found));
       return 0;
     };

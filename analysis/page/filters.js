@@ -58,17 +58,20 @@ function drawLegend(view) {
   const strategies = [...new Set(view.curves.map((curve) => curve.strategy))];
   const buttons = strategies.map((strategy) => {
     const shown = !state.hide.includes(strategy);
-    const standing = view.curves.filter((curve) => curve.strategy === strategy)
+    const ofIts = view.curves.filter((curve) => curve.strategy === strategy)
       .reduce((sum, curve) => sum + curve.frontier.length, 0);
     return element('button', {
-      type: 'button', 'aria-pressed': shown, title: `${standing} points on its frontier; click hides or shows it`,
+      type: 'button', 'aria-pressed': shown, title: `${ofIts} points on its frontier; click hides or shows it`,
       onclick: () => update({hide: shown ? [...state.hide, strategy] : state.hide.filter((s) => s !== strategy)}),
       onpointerenter: () => drawPlot(shown ? strategy : ''), onpointerleave: () => drawPlot(),
     }, swatch(strategy), strategy);
   });
   const notes = [];
-  if (view.hulls.length) notes.push('shaded: what the Baseline reaches');
+  notes.push(view.hulls.length ? 'shaded: what the Baseline reaches' : 'no Baseline point here');
   if (view.curves.some((curve) => curve.dashed)) notes.push('dashed: simulated');
+  const standing = view.curves.flatMap((curve) => curve.frontier);
+  if (standing.some((i) => data.rows.repeats[i] > 1)) notes.push('bars: slowest to fastest launch');
+  if (state.all && standing.length < view.rows.length) notes.push('pale: dominated');
   if (view.rows.some((i) => data.rows.proof[i] === 'unverified')) notes.push('hollow: not verified');
   if (view.rows.some((i) => data.rows.proof[i] === 'failed')) notes.push('crossed: wrong');
   byName('legend').replaceChildren(...buttons, ...notes.map((words) => element('span', {}, words)));

@@ -114,8 +114,16 @@ std::string listed(std::span<const std::string_view> words) {
 }
 
 std::string_view nearest(std::string_view word, std::span<const std::string_view> candidates) {
-  const size_t limit = std::max<size_t>(2, word.size() / 3);
   std::string_view best;
+  // What begins a candidate is short for it: "gb200" is "gb200-nvl72", not "b200".
+  constexpr size_t shortest = 3;
+  for (const std::string_view candidate : candidates)
+    if (word.size() >= shortest && word.size() <= candidate.size() &&
+        distance(word, candidate.substr(0, word.size())) == 0 &&
+        (best.empty() || candidate.size() < best.size()))
+      best = candidate;
+  if (!best.empty()) return best;
+  const size_t limit = std::max<size_t>(2, word.size() / 3);
   size_t least = limit + 1;
   for (const std::string_view candidate : candidates) {
     const auto [shorter, longer] = std::minmax({word.size(), candidate.size()});

@@ -92,7 +92,7 @@ void print(const Question& q, const std::vector<Answer>& found, Pricer& pricer) 
   const Answer& best = found.front();
   fmt::print("{} on {} GPUs of {}, {} tokens of context, {}\n{}\n\n", q.model->name, q.gpus,
              pricer.machine().name, q.context, to_json(q.precision).dump(),
-             q.users ? fmt::format("least TTL for {} users", *q.users)
+             q.users ? fmt::format("least TTL for {} user{}", *q.users, *q.users == 1 ? "" : "s")
                      : fmt::format("most tokens/s/GPU within {:g} ms", *q.ttl_us / 1e3));
   fmt::print("{:<9} {:<44} {:>7} {:>9} {:>12} {:>13} {:>9}\n", "", "layout", "users", "TTL ms",
              "tok/s/user", "tok/s/GPU", "GB a GPU");
@@ -154,9 +154,9 @@ std::string too_big(const Question& question, const Machine& machine) {
   if (asked.ttl_us)
     throw InputError(
         fmt::format("--ttl-ms {:g}: no layout is that fast; the nearest is {:.3f} ms, "
-                    "{} with {} users",
+                    "{} with {} user{}",
                     *asked.ttl_us / 1e3, alone.front().ttl_us / 1e3, layout_of(alone.front()),
-                    alone.front().users()));
+                    alone.front().users(), alone.front().users() == 1 ? "" : "s"));
   question.users.reset();
   question.ttl_us = 1e12;
   std::vector<Answer> most = answers(question, pricer);

@@ -35,13 +35,13 @@ Json to_json(const std::vector<Sourced>& texts) {
   return list;
 }
 
-void print(const Translation& t, std::string_view command) {
+void print(const Translation& t, const Engine& engine) {
   if (t.refusal) {
     fmt::print("  {:<12}  cannot: {}\n{:16}({})\n", t.engine, t.refusal->text, "",
                t.refusal->source);
     return;
   }
-  fmt::print("  {:<12}  {}\n", t.engine, command);
+  fmt::print("  {:<12}  {:<50}  {}\n", t.engine, engine.command, engine.origin);
   for (const Sourced& flag : t.flags) fmt::print("{:16}{:<50}  {}\n", "", flag.text, flag.source);
   for (const Sourced& remark : t.remarks)
     fmt::print("{:16}note: {}  ({})\n", "", remark.text, remark.source);
@@ -95,11 +95,12 @@ int translate(const TranslateOptions& options) {
     for (const Engine* engine : wanted) {
       const Translation t =
           translate(*engine, {*point.model, point.layout, point.interval, point.hop_b});
-      if (!options.json) print(t, engine->command);
+      if (!options.json) print(t, *engine);
       else
         lines.push_back({{"model", point.model->name},
                          {"layout", to_json(point.layout)},
                          {"engine", t.engine},
+                         {"origin", engine->origin},
                          {"refusal", t.refusal ? Json(t.refusal->text) : Json()},
                          {"source", t.refusal ? Json(t.refusal->source) : Json()},
                          {"command", t.refusal ? Json() : Json(engine->command)},

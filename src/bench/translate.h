@@ -30,6 +30,7 @@ struct EngineRow {
 struct Engine {
   std::string_view name;
   std::string_view command;            // what the flags are given to
+  std::string_view origin;             // where its files were read, and when
   std::span<const EngineRow> limits;   // the first that applies is why the engine cannot
   std::span<const EngineRow> flags;    // those that apply, together
   std::span<const EngineRow> remarks;  // in what the engine still differs

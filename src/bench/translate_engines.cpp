@@ -153,11 +153,12 @@ constexpr EngineRow remarks[] = {
 
 std::span<const Engine> engines() {
   static constexpr Engine table[] = {
-      {"vllm", "vllm serve MODEL", vllm::limits, vllm::flags, vllm::remarks},
-      {"sglang", "python -m sglang.launch_server --model-path MODEL", sglang::limits, sglang::flags,
-       sglang::remarks},
-      {"tensorrt-llm", "trtllm-serve MODEL --config FILE", tensorrt_llm::limits,
-       tensorrt_llm::flags, tensorrt_llm::remarks},
+      {"vllm", "vllm serve MODEL", "vllm-project/vllm, 2026-11-25", vllm::limits, vllm::flags,
+       vllm::remarks},
+      {"sglang", "python -m sglang.launch_server --model-path MODEL",
+       "sgl-project/sglang, 2026-11-25", sglang::limits, sglang::flags, sglang::remarks},
+      {"tensorrt-llm", "trtllm-serve MODEL --config FILE", "NVIDIA/TensorRT-LLM, 2026-11-25",
+       tensorrt_llm::limits, tensorrt_llm::flags, tensorrt_llm::remarks},
   };
   return table;
 }

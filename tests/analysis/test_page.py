@@ -105,7 +105,8 @@ def test_the_legend_hides_and_highlights(page):
     assert page.state("hide") == ["dcp"]
     assert page.find("#legend button").get_attribute("aria-pressed") == "false"
     assert "dcp" not in page.find("#table").text and page.picture() != before
-    for word in ("dashed: simulated", "hollow: not verified", "crossed: wrong", "Baseline"):
+    for word in ("dashed: simulated", "hollow: not verified", "crossed: wrong", "shaded: what the Baseline",
+                 "bars: slowest to fastest launch", "pale: dominated"):
         assert word in page.find("#legend").text
 
 

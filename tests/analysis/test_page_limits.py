@@ -34,6 +34,7 @@ def test_without_a_baseline_the_gap_is_named(driver, tmp_path):
                 driver.downloads).open()
     assert page.find("#relative").get_attribute("disabled")
     assert "no Baseline here" in page.find("#headline").text
+    assert "no Baseline point here" in page.find("#legend").text
     page.open("#relative=yes")
     assert "No Baseline point" in page.find("#nothing").text
     page.quiet()

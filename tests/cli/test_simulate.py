@@ -93,3 +93,11 @@ def test_bad_machines(bench):
         assert (result.code, len(result.ours)) == (2, 1), result
         assert what in result.ours[0]
         assert not (bench.folder / "out").exists()
+
+
+def test_a_torn_last_line_is_named(bench):
+    simulate(bench, bench.sweep(), "-o", "out")
+    with open(bench.folder / "out/results.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"schema": "helix')
+    result = bench("frontier", "out")
+    assert result.code == 0 and "cut off in writing" in result.stderr, result

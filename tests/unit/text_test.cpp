@@ -89,6 +89,10 @@ TEST(Text, NearestFindsASlip) {
     EXPECT_EQ(nearest(one_edit(std::string(key), draw), keys), key);
   }
   EXPECT_EQ(nearest("BATCH", keys), "batch");
+  const std::vector<std::string_view> machines = {"b200", "gb200-nvl72", "h100-sxm", "h200-sxm"};
+  EXPECT_EQ(nearest("gb200", machines), "gb200-nvl72");
+  EXPECT_EQ(nearest("H100", machines), "h100-sxm");
+  EXPECT_EQ(nearest("b200x", machines), "b200");
   EXPECT_EQ(nearest("temperature", keys), "");
   EXPECT_EQ(nearest("pp", {{"x", "dp"}}), "dp");
   EXPECT_EQ(nearest("x", {{"dp"}}), "");
