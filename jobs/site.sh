@@ -12,7 +12,9 @@
 # cores: each rank on cores of its own, all of the node shared out; none: wherever the system likes.
 : "${BIND:=cores}"
 # An image for pyxis, which adds --container-image to srun; empty: none. The folder of submission is
-# mounted at its own place; jobs/Containerfile builds an image.
+# mounted at its own place; jobs/Containerfile builds an image. Ranks run the checkout's program in
+# it, which is best made there, too: srun --container-image=… --container-mounts=$PWD:$PWD make.
+# `make submit` and the collecting job run the same program outside.
 : "${CONTAINER:=}"
 : "${CONTAINER_MOUNTS:=$PWD:$PWD}"
 # Seconds that a point may take to end after the warning; then the job goes back into the queue

@@ -2,6 +2,7 @@
 can show: containers, and cores to bind to."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -45,3 +46,16 @@ def test_launchers(site, words):
 def test_what_no_site_has(site, said):
     code, error = launcher(**site)
     assert code == 2 and said in error and error.count("\n") == 1
+
+
+# Debian's names of libraries and Spack's.
+LIBRARIES = {"libopenmpi-dev": "openmpi", "libopenblas-dev": "openblas", "libcli11-dev": "cli11",
+             "nlohmann-json3-dev": "nlohmann-json", "libfmt-dev": "fmt", "libhwy-dev": "highway"}
+
+
+def test_spack_knows_every_library():
+    packages = re.search(r"^PACKAGES := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
+    ours = set(re.findall(r"\S+-dev\b", packages)) - {"libgtest-dev", "libgmock-dev"}
+    recipe = (ROOT / "jobs/spack/packages/helix-bench/package.py").read_text()
+    named = set(re.findall(r'depends_on\("([a-z0-9-]+)', recipe)) - {"c", "cxx", "cuda", "nccl"}
+    assert ours == set(LIBRARIES) and named == set(LIBRARIES.values())

@@ -20,6 +20,7 @@ class HelixBench(MakefilePackage):
     depends_on("cli11")
     depends_on("nlohmann-json")
     depends_on("fmt")
+    depends_on("highway@1.0.3:", type="build")
     depends_on("cuda@12.8:", when="+cuda")
     depends_on("nccl@2.28:", when="+cuda")
     conflicts("%gcc@:11", msg="C++20 as gcc 12 has it")
