@@ -8,12 +8,14 @@ import numpy
 import pytest
 from matplotlib import image
 
+import browser
 from lines import ROOT, analysis, read_run
 
 PUBLISHED = ROOT / "results/published"
 RUNS = sorted(path.parent.name for path in PUBLISHED.glob("*/results.jsonl"))
 # Mean difference of a colour: letters may be smoothed otherwise, a curve moved by 2 % is 1.5e-3.
 SAME = 5e-4
+SAME_PAGE = 5e-3
 
 
 def redrawn(name, folder):
@@ -57,6 +59,19 @@ def test_the_command_that_made_it_is_said(name):
 def test_a_page_is_made_of_all_of_them(tmp_path):
     done = analysis("report", *(PUBLISHED / name for name in RUNS), "-o", tmp_path / "report.html")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@browser.needed
+def test_the_readmes_page_is_drawn_again(tmp_path):
+    page, picture = tmp_path / "crossover.html", tmp_path / "report.png"
+    done = analysis("report", PUBLISHED / "crossover", "-o", page)
+    assert done.returncode == 0, done
+    shown = image.imread(PUBLISHED / "report.png")[..., :3]
+
+    def difference(script):
+        browser.screenshot(page, picture, script, width=shown.shape[1], height=shown.shape[0])
+        return numpy.abs(shown - image.imread(picture)[..., :3]).mean()
+    assert difference("") < SAME_PAGE < difference("page.update({context: '262144'})")
 
 
 def test_every_figure_of_the_readme_is_there():
