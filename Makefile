@@ -192,6 +192,7 @@ info: ## what was found on this machine, and what was searched
 	show MPI "$$($(MPICXX) --showme:version 2>/dev/null)" '$(MPICXX), MPI_HOME=$(MPI_HOME)'; \
 	show OpenBLAS "$$(macro openblas_config.h OPENBLAS_VERSION)" 'openblas_config.h'; \
 	show fmt "$$(macro fmt/core.h FMT_VERSION)" 'fmt/core.h'; \
+	show Highway "$$(macro hwy/highway.h HWY_MAJOR.HWY_MINOR.HWY_PATCH)" 'hwy/highway.h'; \
 	show CLI11 "$$(macro CLI/Version.hpp CLI11_VERSION)" 'CLI/Version.hpp'; \
 	show json "$$(macro nlohmann/json.hpp NLOHMANN_JSON_VERSION_MAJOR.NLOHMANN_JSON_VERSION_MINOR)" \
 	  'nlohmann/json.hpp'; \

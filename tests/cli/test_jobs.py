@@ -3,6 +3,7 @@ can show: containers, and cores to bind to."""
 
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -59,3 +60,17 @@ def test_spack_knows_every_library():
     recipe = (ROOT / "jobs/spack/packages/helix-bench/package.py").read_text()
     named = set(re.findall(r'depends_on\("([a-z0-9-]+)', recipe)) - {"c", "cxx", "cuda", "nccl"}
     assert ours == set(LIBRARIES) and named == set(LIBRARIES.values())
+
+
+def test_the_image_installs_from_what_it_has_copied(tmp_path):
+    """Packages are a layer of their own, made before the sources are there."""
+    text, _, _ = (ROOT / "jobs/Containerfile").read_text().partition("RUN make deps")
+    copies = re.findall(r"^COPY (.+) (\S+)$", text, re.M)
+    assert copies
+    for sources, target in copies:
+        (tmp_path / target).mkdir(exist_ok=True)
+        for source in sources.split():
+            shutil.copy(ROOT / source, tmp_path / target)
+    done = subprocess.run(["make", "-n", "deps"], cwd=tmp_path, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0 and "libopenmpi-dev" in done.stdout, done
