@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import subprocess
 
 import numpy
 import pytest
 from matplotlib import image
 
 import browser
+from analysis.results import PROGRAM
 from lines import ROOT, analysis, read_run
 
 PUBLISHED = ROOT / "results/published"
@@ -54,6 +56,18 @@ def test_the_command_that_made_it_is_said(name):
     command = re.search(rf"(?:run|simulate) (configs/sweeps/\S+\.json) .*-o results/{name}\b", text)
     assert command and (ROOT / command[1]).is_file(), name
     assert f'"{command[1]}"' in (PUBLISHED / name / "environment.json").read_text()
+
+
+def test_what_was_simulated_is_what_the_program_gives(tmp_path):
+    """A machine file or a price that has changed asks for the run to be made again."""
+    done = subprocess.run([PROGRAM, "simulate", "configs/sweeps/crossover.json", "--machine", "gb200-nvl72",
+                           "-o", tmp_path / "again"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+
+    def times(folder):
+        return {one["key"]: one["ttl_us"] and one["ttl_us"]["median"] for one in read_run(folder)}
+    published = times(PUBLISHED / "crossover")
+    assert times(tmp_path / "again") == {key: us and pytest.approx(us, rel=1e-6) for key, us in published.items()}
 
 
 def test_a_page_is_made_of_all_of_them(tmp_path):
