@@ -10,6 +10,7 @@ import pytest
 from matplotlib import image
 
 import browser
+from analysis import paper
 from analysis.results import PROGRAM
 from lines import ROOT, analysis, read_run
 
@@ -25,6 +26,10 @@ def redrawn(name, folder):
     shutil.rmtree(folder / "plots", ignore_errors=True)
     done = analysis("figures", folder)
     assert (done.returncode, done.stderr) == (0, "")
+    return distances(name, folder)
+
+
+def distances(name, folder):
     differences = {}
     for path in sorted((PUBLISHED / name / "plots").glob("*.png")):
         shown, drawn = (image.imread(one)[..., :3] for one in (path, folder / "plots" / path.name))
@@ -37,6 +42,16 @@ def redrawn(name, folder):
 def test_figures_are_redrawn(name, tmp_path):
     differences = redrawn(name, shutil.copytree(PUBLISHED / name, tmp_path / name))
     assert differences and all(difference < SAME for difference in differences.values()), differences
+
+
+def test_the_papers_figures_are_redrawn(tmp_path, monkeypatch):
+    folder = tmp_path / "paper"
+    folder.mkdir()
+    shutil.copy(PUBLISHED / "paper/paper.json", folder)
+    monkeypatch.setattr("sys.argv", ["paper", str(folder)])
+    assert paper.main() == 0
+    differences = distances("paper", folder)
+    assert len(differences) == 6 and all(value < SAME for value in differences.values()), differences
 
 
 def test_other_numbers_give_another_figure(tmp_path):
@@ -59,7 +74,7 @@ def test_the_command_that_made_it_is_said(name):
 
 
 def test_what_was_simulated_is_what_the_program_gives(tmp_path):
-    """A machine file or a price that has changed asks for the run to be made again."""
+    """A machine file or a price that has changed asks for the run to be made again, and for `paper`."""
     done = subprocess.run([PROGRAM, "simulate", "configs/sweeps/crossover.json", "--machine", "gb200-nvl72",
                            "-o", tmp_path / "again"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done
@@ -88,7 +103,8 @@ def test_the_readmes_page_is_drawn_again(tmp_path):
     assert difference("") < SAME_PAGE < difference("page.update({context: '262144'})")
 
 
-def test_every_figure_of_the_readme_is_there():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    figures = re.findall(r"\]\((results/published/[^)#]+)\)", text)
-    assert figures and all((ROOT / figure).is_file() for figure in figures)
+@pytest.mark.parametrize("page", ["README.md", "results/published/README.md"])
+def test_every_link_leads_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text)
+    assert links and all((ROOT / page).parent.joinpath(link).exists() for link in links), links
