@@ -18,15 +18,14 @@ namespace {
 using Models = std::map<std::string, std::shared_ptr<const Model>>;
 
 Point point_of(const Node& line, Models& models) {
-  const Json sweep = sweep_of(line["point"], "compared", line["steps"].integer(1, 1'000'000),
-                              line["warmup"].integer(0, 1'000'000));
-  Point point = read_sweep(parse_json(line.file(), sweep.dump()), "").points.front();
+  Point point = point_of(line);
   point.model = models.try_emplace(point.model->name, point.model).first->second;
   return point;
 }
 
 ComparedPoint compare_line(const Node& line, Models& models, Pricer& pricer) {
   const Point point = point_of(line, models);
+  pricer.set_fusions(fusions_of(line));
   const Priced& priced = pricer.price(point);
   ComparedPoint compared{.key = line["key"].text(),
                          .text = describe(point),

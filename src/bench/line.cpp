@@ -4,6 +4,8 @@
 #include <limits>
 #include <string_view>
 
+#include "execute/factory.h"
+
 namespace helix {
 
 namespace {
@@ -65,12 +67,17 @@ void set_times(Json& line, const Point& point, const Setting& setting, const Mea
   line["tokens_per_s_per_rank"] = tokens_per_s / point.layout.ranks();
   if (!measured.roofline) return;
   Json floors = Json::object();
-  for (const auto& [cover, us] : measured.roofline->tasks_us) floors[cover] = to_ns(us);
+  Json computing = Json::array();
+  for (const Roofline::Task& task : measured.roofline->tasks) {
+    floors[task.name] = to_ns(task.floor_us);
+    if (task.computes) computing.push_back(task.name);
+  }
   line["roofline"] = {{"bytes", measured.roofline->bytes},
                       {"flops", measured.roofline->flops},
                       {"floor_us", measured.roofline->floor_us},
                       {"share", measured.roofline->floor_us / ttl.median},
-                      {"tasks_us", std::move(floors)}};
+                      {"tasks_us", std::move(floors)},
+                      {"computing", std::move(computing)}};
 }
 
 void set_tasks(Json& line, const Measured& measured) {
@@ -105,6 +112,15 @@ Identity identity_of(const Point& point, const Setting& setting) {
           .machine = setting.machine,
           .shard = setting.shard,
           .repeat = setting.repeat};
+}
+
+std::span<const Fusion> fusions_of(const Node& line) {
+  const std::string& executor = line["executor"].text();
+  if (executor == "simulate") return line["gpus"].is_null() ? cpu_fusions() : gpu_fusions();
+  return fusions_of(
+      executor == name_of(ExecutorKind::cuda) ? ExecutorKind::cuda : ExecutorKind::cpu,
+      line["exchange"].json() == name_of(ExchangeKind::fused) ? ExchangeKind::fused
+                                                              : ExchangeKind::mpi);
 }
 
 Json ok_line(const Point& point, const Setting& setting, const Measured& measured) {

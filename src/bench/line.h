@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "base/json.h"
 #include "bench/point.h"
 #include "bench/statistics.h"
+#include "schedule/covers.h"
 
 namespace helix {
 
@@ -31,6 +33,9 @@ struct Identity {
 };
 // Fails at a line that has no identity, with its file, line and pointer.
 Identity identity_of(const Node& line);
+
+// Which tasks stand as one in its `tasks_us`.
+std::span<const Fusion> fusions_of(const Node& line);
 
 // How a launch executes a point.
 struct Setting {
@@ -58,8 +63,13 @@ struct Roofline {  // of the busiest rank, a step
   double bytes = 0;
   double flops = 0;
   double floor_us = 0;
+  struct Task {
+    std::string name;
+    double floor_us = 0;
+    bool computes = false;  // its FLOPs take longer than its bytes
+  };
   // Of each task alone, as tasks_us names them, on the rank where it is the highest.
-  std::vector<std::pair<std::string, double>> tasks_us = {};
+  std::vector<Task> tasks = {};
 };
 
 struct Verified {

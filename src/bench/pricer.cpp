@@ -10,16 +10,25 @@
 namespace helix {
 
 Pricer::Pricer(Machine machine, Accounting accounting)
-    : machine_(std::move(machine)), accounting_(accounting) {}
+    : machine_(std::move(machine)),
+      fusions_(machine_.gpu ? gpu_fusions() : cpu_fusions()),
+      accounting_(accounting) {}
 
 void Pricer::set_machine(Machine machine) {
   machine_ = std::move(machine);
   passages_.clear();
 }
 
+void Pricer::set_fusions(std::span<const Fusion> fusions) {
+  if (fusions.data() == fusions_.data() && fusions.size() == fusions_.size()) return;
+  fusions_ = fusions;
+  passages_.clear();
+}
+
 simulated::Passage& Pricer::passage(const Schedule& schedule) {
   auto& known = passages_[&schedule];
-  if (!known) known = std::make_unique<simulated::Passage>(schedule, machine_, accounting_);
+  if (!known)
+    known = std::make_unique<simulated::Passage>(schedule, fusions_, machine_, accounting_);
   return *known;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -37,7 +38,11 @@ class Pricer {
  public:
   explicit Pricer(Machine machine, Accounting accounting = Accounting::chunks);
   const Machine& machine() const { return machine_; }
+  Planner& planner() { return planner_; }
   void set_machine(Machine machine);  // schedules and routing are kept
+  // Covers of an executor that there is, in place of those that the machine's kind is meant to
+  // have.
+  void set_fusions(std::span<const Fusion> fusions);
 
   // The busiest rank's first step. Valid until the next call. What does not fit is priced too.
   const Priced& price(const Point& point);
@@ -56,6 +61,7 @@ class Pricer {
   void add(const simulated::PassagePrice& passage, int ticks);
 
   Machine machine_;
+  std::span<const Fusion> fusions_;
   Accounting accounting_;
   Planner planner_;
   std::unordered_map<const Schedule*, std::unique_ptr<simulated::Passage>> passages_;

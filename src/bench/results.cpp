@@ -234,4 +234,25 @@ std::vector<std::string> read_results(const std::string& path,
   return {whole.torn_note + " and is left out"};
 }
 
+std::vector<Node> lines_of(const std::string& path, const std::string& key) {
+  std::map<Identity, Node> found;
+  std::set<std::string> keys;
+  read_results(path, [&](const Node& line) {
+    Identity identity = identity_of(line);
+    keys.insert(identity.key);
+    identity.repeat = 1;
+    if (identity.key == key) found.insert_or_assign(identity, line);
+  });
+  if (found.empty()) {
+    const std::vector<std::string_view> known(keys.begin(), keys.end());
+    const std::string_view near = nearest(key, known);
+    throw InputError(path, "",
+                     "no line has the key " + in_quotes(key) +
+                         (near.empty() ? "" : ", did you mean " + in_quotes(near) + "?"));
+  }
+  std::vector<Node> lines;
+  for (const auto& [identity, line] : found) lines.push_back(line);
+  return lines;
+}
+
 }  // namespace helix

@@ -81,5 +81,8 @@ class ResultsFolder {
 // left out. Throws InputError, with the line: not a results file, or of a newer major version.
 std::vector<std::string> read_results(const std::string& path,
                                       const std::function<void(const Node&)>& on_line);
+// Those of one key, the last of those that differ in their repeat alone. Throws InputError, with
+// the nearest key, where there is none.
+std::vector<Node> lines_of(const std::string& path, const std::string& key);
 
 }  // namespace helix

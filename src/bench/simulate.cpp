@@ -38,7 +38,7 @@ Json line_of(const Point& point, const Setting& setting, const Priced& priced) {
     m.experts_touched = {{"mean", priced.experts.mean}, {"busiest", priced.experts.busiest}};
   m.roofline = priced.roofline;
   for (const CoverPrice& cover : priced.covers)
-    m.roofline->tasks_us.emplace_back(std::string(cover.name), cover.floor_us);
+    m.roofline->tasks.push_back({std::string(cover.name), cover.floor_us, cover.computes});
   return ok_line(point, setting, m);
 }
 

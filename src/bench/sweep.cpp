@@ -190,20 +190,26 @@ Json sweep_of(const Node& point, const std::string& name, int64_t steps, int64_t
   return sweep;
 }
 
+namespace {
+
+Json sweep_of_line(const Node& line, const std::string& name) {
+  return sweep_of(line["point"], name, line["steps"].integer(1, 1'000'000),
+                  line["warmup"].integer(0, 1'000'000));
+}
+
+}  // namespace
+
 Json sweep_from(const std::string& from) {
   const size_t hash = from.rfind('#');
   if (hash == std::string::npos || hash == 0 || hash + 1 == from.size())
     throw InputError("--from " + in_quotes(from) + " is not RESULTS#KEY");
   const std::string key = from.substr(hash + 1);
-  Json sweep;
-  read_results(from.substr(0, hash), [&](const Node& line) {
-    if (line["key"].text() != key) return;
-    sweep = sweep_of(line["point"], key, line["steps"].integer(1, 1'000'000),
-                     line["warmup"].integer(0, 1'000'000));
-  });
-  if (sweep.is_null())
-    throw InputError(from.substr(0, hash), "", "no line has the key " + in_quotes(key));
-  return sweep;
+  return sweep_of_line(lines_of(from.substr(0, hash), key).back(), key);
+}
+
+Point point_of(const Node& line) {
+  const Json sweep = sweep_of_line(line, line["key"].text());
+  return read_sweep(parse_json(line.file(), sweep.dump()), "").points.front();
 }
 
 Sweep read_sweep_or_line(const std::string& path, const std::string& from) {

@@ -31,6 +31,8 @@ Json sweep_of(const Node& point, const std::string& name, int64_t steps, int64_t
 
 // The same of a line in a results file, named as RESULTS#KEY.
 Json sweep_from(const std::string& from);
+// The point of a result line.
+Point point_of(const Node& line);
 // A sweep file, or the one point that `from` names where it is not "".
 Sweep read_sweep_or_line(const std::string& path, const std::string& from);
 

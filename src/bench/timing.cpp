@@ -72,27 +72,32 @@ struct HostFloor {
   double bytes_per_s;  // of the step's working set: each task finds the caches full of the others'
   double flops_per_s;
   double sharing;
-  double us(const Cost& c) const {
-    return 1e6 * sharing * std::max((c.early + c.late) / bytes_per_s, c.flops / flops_per_s);
-  }
+  double read_us(const Cost& c) const { return 1e6 * sharing * (c.early + c.late) / bytes_per_s; }
+  double compute_us(const Cost& c) const { return 1e6 * sharing * c.flops / flops_per_s; }
+  double us(const Cost& c) const { return std::max(read_us(c), compute_us(c)); }
 };
 
-std::vector<std::pair<std::string, double>> task_floors(MPI_Comm ranks, const Executor& executor,
-                                                        const HostFloor& floor) {
+std::vector<Roofline::Task> task_floors(MPI_Comm ranks, const Executor& executor,
+                                        const HostFloor& floor) {
   const Schedule& schedule = executor.schedule();
   const std::span<const Cover> covers = executor.covers();
   const Names names(ranks, executor);
-  std::vector<double> floors(names.names.size());
+  const size_t count = names.names.size();
+  std::vector<double> floors(2 * count);  // behind each task's the one of its FLOPs
   for (int i = 0; i < schedule.place.l.pp; ++i) {
     const StepState state = executor.state(i);
-    for (size_t c = 0; c < covers.size(); ++c)
-      floors[names.of_cover[c]] +=
-          layers_of(schedule, covers[c]) * floor.us(cost(schedule, covers[c], state));
+    for (size_t c = 0; c < covers.size(); ++c) {
+      const int layers = layers_of(schedule, covers[c]);
+      const Cost one = cost(schedule, covers[c], state);
+      floors[names.of_cover[c]] += layers * floor.us(one);
+      floors[count + names.of_cover[c]] += layers * floor.compute_us(one);
+    }
   }
   floors = maximum(ranks, std::move(floors));
-  std::vector<std::pair<std::string, double>> named;
-  for (size_t i = 0; i < floors.size(); ++i) named.emplace_back(names.names[i], floors[i]);
-  return named;
+  std::vector<Roofline::Task> tasks;
+  for (size_t i = 0; i < count; ++i)
+    tasks.push_back({names.names[i], floors[i], floors[i] > 0 && floors[count + i] >= floors[i]});
+  return tasks;
 }
 
 }  // namespace

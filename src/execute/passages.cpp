@@ -23,6 +23,11 @@ PassageExecutor::PassageExecutor(MPI_Comm ranks, const Assignment& work,
       covers_(covers_of(schedule_, fusions)),
       room_(work.steps) {}
 
+size_t PassageExecutor::cover_of(int task) const {
+  const auto next = std::ranges::upper_bound(covers_, task, {}, &Cover::begin);
+  return static_cast<size_t>(next - covers_.begin()) - 1;
+}
+
 void PassageExecutor::stand_at(std::span<const int32_t> tokens,
                                std::span<const int64_t> positions) {
   tick_ = 0;

@@ -62,6 +62,8 @@ class PassageExecutor : public Executor {
   // Of the micro-batch in hand, [rows][vocabulary slice]; empty on stages without the LM head.
   virtual std::vector<float> present_logits() const = 0;
 
+  size_t cover_of(int task) const;  // that carries it out
+
   Assignment work_;
   Schedule schedule_;
   std::vector<Cover> covers_;

@@ -25,7 +25,7 @@ Measured measured() {
   Measured m;
   m.samples_us = {400, 100, 300, 200.00049};
   m.tasks_us = {{"attention", 50.12345}, {"exchange+merge", 10}};
-  m.roofline = {.bytes = 1e6, .flops = 2e6, .floor_us = 50, .tasks_us = {{"attention", 40}}};
+  m.roofline = {.bytes = 1e6, .flops = 2e6, .floor_us = 50, .tasks = {{"attention", 40, true}}};
   m.verified = {.max_rel_err = 1e-6, .tolerance = 1e-5};
   m.started = "2025-01-31T00:00:00Z";
   return m;
@@ -51,6 +51,7 @@ TEST(Line, RatesFollowFromTheMedian) {
   EXPECT_EQ(line["roofline"]["share"], 0.25);
   EXPECT_EQ(line["tasks_us"]["attention"], 50.123);
   EXPECT_EQ(line["roofline"]["tasks_us"], (Json{{"attention", 40}}));
+  EXPECT_EQ(line["roofline"]["computing"], Json::array({"attention"}));
 }
 
 TEST(Line, GpusAreThoseOfTheSettingAndNeverInferred) {

@@ -47,9 +47,7 @@ std::unique_ptr<Exchange> make_exchange(const ExecutorChoice& how, MPI_Comm rank
 }  // namespace
 
 CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const ExecutorChoice& how)
-    : PassageExecutor(
-          ranks, work,
-          how.exchange == ExchangeKind::fused ? fused_exchange_fusions() : cpu_fusions()),
+    : PassageExecutor(ranks, work, fusions_of(ExecutorKind::cuda, how.exchange)),
       lanes_{LaneState{make_stream()}, LaneState{make_stream()}},
       exchange_(make_exchange(how, ranks, schedule_, store_, work_)),
       store_(schedule_, work, allocate),

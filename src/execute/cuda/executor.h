@@ -72,6 +72,7 @@ class CudaExecutor final : public PassageExecutor {
   void wait_for_lane(const Task& task, int until);
   void after(const Task& task, int layer);
   void pass_timed(std::vector<double>& times);
+  double time_exchange(const Task& task, int layer);
   void time_run(const std::vector<const Task*>& run, int layer, std::vector<double>& times);
   void force_choices();
   void note_choices(const Task& task, int layer);

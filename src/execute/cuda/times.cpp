@@ -25,8 +25,8 @@ std::vector<double> CudaExecutor::take_intervals_us() {
   return intervals;
 }
 
-// What needs no other rank is timed on the card, launched behind a pause that is longer than its
-// launches take; an exchange by the host's clock, after a barrier.
+// Timed on the card, launched behind a pause that is longer than the launches take; an exchange
+// that the host has a part in by the host's clock, after a barrier.
 void CudaExecutor::pass_timed(std::vector<double>& times) {
   begin_passage();
   for (const Segment& segment : schedule_.segments)
@@ -41,16 +41,31 @@ void CudaExecutor::pass_timed(std::vector<double>& times) {
         }
         time_run(run, layer, times);
         run.clear();
-        exchange_->stage_barrier();
-        const auto began = std::chrono::steady_clock::now();
-        exchange(task, layer);
-        synchronise();
-        times[static_cast<size_t>(i)] +=
-            std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began)
-                .count();
+        times[cover_of(i)] += time_exchange(task, layer);
       }
       time_run(run, layer, times);
     }
+}
+
+double CudaExecutor::time_exchange(const Task& task, int layer) {
+  const cudaStream_t lane = stream(task.lane);
+  const bool on_card = exchange_->captures(task);
+  const OwnedEvent begin = make_event();
+  const OwnedEvent end = make_event();
+  lanes_.at(static_cast<size_t>(task.lane)).after_kernel = false;
+  exchange_->stage_barrier();
+  const auto began = std::chrono::steady_clock::now();
+  if (on_card) pause(30, {lane, blocks_, false});
+  HELIX_CUDA(cudaEventRecord(begin.get(), lane));
+  exchange(task, layer);
+  HELIX_CUDA(cudaEventRecord(end.get(), lane));
+  synchronise();
+  if (!on_card)
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began)
+        .count();
+  float ms = 0;
+  HELIX_CUDA(cudaEventElapsedTime(&ms, begin.get(), end.get()));
+  return 1e3 * static_cast<double>(ms);
 }
 
 void CudaExecutor::time_run(const std::vector<const Task*>& run, int layer,
@@ -74,7 +89,8 @@ void CudaExecutor::time_run(const std::vector<const Task*>& run, int layer,
   for (size_t i = 0; i < run.size(); ++i) {
     float ms = 0;
     HELIX_CUDA(cudaEventElapsedTime(&ms, events[i].get(), events[i + 1].get()));
-    times[static_cast<size_t>(run[i] - schedule_.tasks.data())] += 1e3 * static_cast<double>(ms);
+    times[cover_of(static_cast<int>(run[i] - schedule_.tasks.data()))] +=
+        1e3 * static_cast<double>(ms);
   }
 }
 

@@ -21,12 +21,13 @@ std::string_view name_of(Bound bound) {
   return names[static_cast<size_t>(bound)];
 }
 
-Passage::Passage(const Schedule& s, const Machine& machine, Accounting accounting)
+Passage::Passage(const Schedule& s, std::span<const Fusion> fusions, const Machine& machine,
+                 Accounting accounting)
     : paper_(accounting == Accounting::paper && s.chunks > 1),
       read_ahead_bytes_(machine.read_ahead_mb * 1e6),
       peak_byte_us_(1e-3 / machine.read_gb_per_s),
       written_(s.tensors.size()) {
-  const std::vector<Cover> covers = covers_of(s, machine.gpu ? gpu_fusions() : cpu_fusions());
+  const std::vector<Cover> covers = covers_of(s, fusions);
   auto cover = covers.begin();
   for (const Segment& g : s.segments) {
     parts_.push_back({entries_.size(), 0, g.layers});
@@ -89,6 +90,7 @@ void Passage::cost(Entry& e, const Symbols& symbols, int layers) {
   const double bytes_us = (early + late) * layers * peak_byte_us_;
   const double flops_us = flops * layers * e.rates.peak_flop_us;
   sum.floor_us += std::max(bytes_us, flops_us);
+  sum.computes |= flops_us > bytes_us;
   bytes_us_ += bytes_us;
   flops_us_ += flops_us;
   if (!e.rates.communicates) return;

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,7 +35,8 @@ struct CoverPrice {  // in a step: of all layers, chunks and covers of that name
   double bytes = 0;
   double flops = 0;
   double sent_bytes = 0;
-  double floor_us = 0;  // at the machine's peaks
+  double floor_us = 0;    // at the machine's peaks
+  bool computes = false;  // FLOPs make the floor
   Bound bound = Bound::fixed;
 };
 
@@ -50,7 +52,9 @@ struct PassagePrice {
 // chunks, of which the first stands for all requests.
 class Passage {
  public:
-  Passage(const Schedule& schedule, const Machine& machine, Accounting accounting);
+  // `fusions`: of which executor's covers.
+  Passage(const Schedule& schedule, std::span<const Fusion> fusions, const Machine& machine,
+          Accounting accounting);
   Passage(const Passage&) = delete;
   Passage& operator=(const Passage&) = delete;
   const PassagePrice& price(const StepState& state);  // valid until the next call
