@@ -9,7 +9,7 @@ python=/usr/bin/python3
 # slice, points that it should run, points of these that need no other launch
 slice_table() {
   local plan done
-  plan=$(build/helix-bench plan "$sweep" --format json --slices "$slices") || return
+  plan=$(build/helix-bench plan "$sweep" --format json --slices "$slices" ${MACHINE:+--machine "$MACHINE"}) || return
   done=$(for ((i = 1; i <= slices; i++)); do
     [[ ! -e $out-$i-of-$slices/results.jsonl ]] || cat "$out-$i-of-$slices/results.jsonl"
   done | jq -cR 'fromjson? | select(.status == "skipped" or .status == "ok" and

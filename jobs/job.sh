@@ -86,7 +86,7 @@ run_sweep() {
   out=${OUT:-results/$(basename "$sweep" .json)}
   if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
     local part=$SLURM_ARRAY_TASK_ID-of-${SLICES:-$SLURM_ARRAY_TASK_MAX}
-    slice=(--slice "${part/-of-//}")
+    slice=(--slice "${part/-of-//}" ${MACHINE:+--machine "$MACHINE"})
     out=$out-$part
   fi
   lines_before=$(lines_in "$out")

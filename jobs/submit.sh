@@ -4,6 +4,7 @@
 #   SLICES   cut it into so many slices of equal work, an array task each, and collect them after
 #   JOB      which job of this folder (default: array with SLICES, else helix-bench)
 #   SBATCH   options of sbatch; they win over the plan's
+#   MACHINE  a machine's name, or file: its prices say how long points take (else bytes do, roughly)
 #   OUT      where results go (default: results/ and the sweep file's name)
 # The plan says how many nodes and how long, the job how many ranks a node takes. Submitting once
 # more goes on with what is there.
@@ -17,12 +18,12 @@ slices=${SLICES:-1}
 job=jobs/${JOB:-$( ((slices > 1)) && echo array || echo helix-bench)}.sbatch
 [[ -e $job ]] || { echo "$job is not there: JOB is one of" jobs/*.sbatch >&2; exit 2; }
 name=$(basename "$sweep" .json)
-export OUT=${OUT:-results/$name} SLICES=$slices
+export OUT=${OUT:-results/$name} SLICES=$slices MACHINE=${MACHINE:-}
 
 per_node=$(sed -n 's/^#SBATCH.*--ntasks-per-node=\([0-9]*\).*/\1/p' "$job")
 # A sweep that cannot run is refused here. The memory is for nodes that are shared; these jobs take
 # whole nodes.
-plan=$(build/helix-bench plan "$sweep" --slurm --slices "$slices" --ranks-per-node "$per_node")
+plan=$(build/helix-bench plan "$sweep" --slurm --slices "$slices" --ranks-per-node "$per_node" ${MACHINE:+--machine "$MACHINE"})
 read -ra options <<< "${plan/--mem=+([^ ])/} --job-name=$name ${SBATCH:-}"
 ((slices == 1)) || options+=("--array=1-$slices")
 

@@ -108,12 +108,13 @@ struct Totals {
   int64_t layouts = 0;
   int ranks = 0;
   double bytes_per_rank = 0;
+  double seconds = 0;
 };
 
 class Report {
  public:
   explicit Report(const PlanOptions& options)
-      : options_(options), sweep_(read_sweep(options.sweep)) {}
+      : options_(options), sweep_(read_sweep(options.sweep)), estimate_(options.machine) {}
 
   void print() {
     switch (options_.format) {
@@ -128,10 +129,12 @@ class Report {
   struct Line {
     const Point& point;
     Memory memory;
+    Estimator::Estimate estimate;
     std::string why_skipped;  // "" where it can run
   };
   template <class Print>
   void each(Print print);
+  bool priced() const { return !options_.machine.empty(); }
   void table();
   void table_end();
   void json();
@@ -142,7 +145,8 @@ class Report {
 
   const PlanOptions& options_;
   Sweep sweep_;
-  Planner planner_;
+  Estimator estimate_;
+  Planner& planner_ = estimate_.planner();
   Totals totals_;
   std::map<std::string, int64_t> skipped_;
   fmt::memory_buffer text_;
@@ -162,13 +166,16 @@ template <class Print>
 void Report::each(Print print) {
   const Point* before = nullptr;
   for (const Point& point : sweep_.points) {
-    Line line{point, planner_.widest_rank(point), ""};
+    Line line{point, planner_.widest_rank(point), estimate_(point), ""};
+    line.why_skipped = line.estimate.why_not;
     const int ranks = point.layout.ranks();
     if (options_.ranks && ranks > *options_.ranks)
       line.why_skipped = fmt::format("needs {} ranks, {} are there", ranks, *options_.ranks);
     ++totals_.points;
-    if (line.why_skipped.empty()) ++totals_.runnable;
-    else ++skipped_[line.why_skipped];
+    if (line.why_skipped.empty()) {
+      ++totals_.runnable;
+      totals_.seconds += line.estimate.seconds;
+    } else ++skipped_[line.why_skipped];
     if (before == nullptr || before->layout != point.layout || before->model != point.model)
       ++totals_.layouts;
     totals_.ranks = std::max(totals_.ranks, ranks);
@@ -203,6 +210,10 @@ void Report::table() {
   fmt::format_to(out(), fmt::runtime(std::string(columns) + "\n"), "model", models, "layout",
                  layouts, "ranks", "batch", "context", "precision", "chunks", "interval",
                  "weights [MB]", "kv [MB]", "buffers [MB]", "a rank [MB]");
+  if (priced()) {
+    text_.resize(text_.size() - 1);
+    fmt::format_to(out(), "  {:>10}  {:>8}\n", "TTL [ms]", "time [s]");
+  }
   std::string layout;
   before = nullptr;
   each([&](const Line& line) {
@@ -214,6 +225,9 @@ void Report::table() {
                    p.batch, text_of(p.context), text_of(p.precision),
                    p.hop_b ? std::to_string(p.chunks) : "-", p.interval, mb(line.memory.weights),
                    mb(line.memory.kv), mb(line.memory.buffers), mb(line.memory.total()));
+    if (priced())
+      fmt::format_to(out(), "  {:>10.3f}  {:>8.1f}", line.estimate.ttl_us / 1e3,
+                     line.estimate.seconds);
     if (!line.why_skipped.empty()) fmt::format_to(out(), "  skipped: {}", line.why_skipped);
     text_.push_back('\n');
   });
@@ -227,6 +241,9 @@ void Report::table_end() {
                  "\n{} points of {} layouts, {} can run; up to {} ranks and {:.3f} MB a rank\n",
                  totals_.points, totals_.layouts, totals_.runnable, totals_.ranks,
                  totals_.bytes_per_rank / 1e6);
+  if (priced())
+    fmt::format_to(out, "{:.0f} s in all on {}, steps and what stands beside them\n",
+                   totals_.seconds, options_.machine);
   for (const auto& [why, count] : skipped_)
     fmt::format_to(out, "skipped {:>8} points: {}\n", count, why);
   for (const auto& [why, count] : sweep_.left_out)
@@ -261,7 +278,7 @@ const Json& Report::json_of(const Point& p) {
 
 void Report::json() {
   const auto out = [&] { return std::back_inserter(text_); };
-  const std::vector<int64_t> slice_of = deal(planner_, sweep_.points, options_.slices);
+  const std::vector<int64_t> slice_of = deal(estimate_, sweep_.points, options_.slices);
   fmt::format_to(out(), R"({{"schema": "helix-bench/plan/1", "name": {}, "points": [)",
                  Json(sweep_.name).dump());
   std::string_view comma = "\n";
@@ -269,32 +286,36 @@ void Report::json() {
     const Memory& m = line.memory;
     fmt::format_to(out(),
                    R"({}{{"key": "{}", "slice": {}, "point": {}, "ranks": {}, "bytes_per_rank": )"
-                   R"({{"weights": {:.0f}, "kv": {:.0f}, "buffers": {:.0f}}}, "skipped": {}}})",
+                   R"({{"weights": {:.0f}, "kv": {:.0f}, "buffers": {:.0f}}}, "seconds": {:.3f}, )"
+                   R"("ttl_us": {}, "skipped": {}}})",
                    comma, key_of(line.point), slice_of[static_cast<size_t>(totals_.points - 1)],
                    json_of(line.point).dump(), line.point.layout.ranks(), m.weights, m.kv,
-                   m.buffers, line.why_skipped.empty() ? "null" : Json(line.why_skipped).dump());
+                   m.buffers, line.estimate.seconds,
+                   priced() ? fmt::format("{:.3f}", line.estimate.ttl_us) : "null",
+                   line.why_skipped.empty() ? "null" : Json(line.why_skipped).dump());
     comma = ",\n";
   });
   const Json totals = {{"points", totals_.points},
                        {"layouts", totals_.layouts},
                        {"can_run", totals_.runnable},
                        {"ranks", totals_.ranks},
-                       {"bytes_per_rank", totals_.bytes_per_rank}};
+                       {"bytes_per_rank", totals_.bytes_per_rank},
+                       {"seconds", totals_.seconds}};
   fmt::format_to(out(), "],\n\"skipped\": {}, \"left_out\": {}, \"totals\": {}}}\n",
                  Json(skipped_).dump(), Json(sweep_.left_out).dump(), totals.dump());
 }
 
 // One line for all slices: the largest of them.
 void Report::slurm() {
-  const std::vector<int64_t> slice_of = deal(planner_, sweep_.points, options_.slices);
-  std::vector<double> work(static_cast<size_t>(options_.slices));
+  const std::vector<int64_t> slice_of = deal(estimate_, sweep_.points, options_.slices);
+  std::vector<double> seconds(static_cast<size_t>(options_.slices));
   each([&](const Line& line) {
     if (line.why_skipped.empty())
-      work[static_cast<size_t>(slice_of[static_cast<size_t>(totals_.points - 1)] - 1)] +=
-          work_of(planner_, line.point);
+      seconds[static_cast<size_t>(slice_of[static_cast<size_t>(totals_.points - 1)] - 1)] +=
+          line.estimate.seconds;
   });
   fmt::format_to(std::back_inserter(text_), "{}\n",
-                 slurm_options(totals_.ranks, totals_.bytes_per_rank, std::ranges::max(work),
+                 slurm_options(totals_.ranks, totals_.bytes_per_rank, std::ranges::max(seconds),
                                options_.ranks_per_node));
 }
 

@@ -43,6 +43,7 @@ struct PlanOptions {
   bool schedule = false;     // one layer's tasks of each schedule, after the table
   std::optional<int> ranks;  // points that need more are skipped
   int64_t slices = 1;        // of a job array
+  std::string machine;       // whose prices say how long a point takes; "": bytes do, roughly
   int ranks_per_node = 8;    // for Slurm
   std::FILE* out = stdout;
 };

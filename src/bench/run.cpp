@@ -70,8 +70,8 @@ class Launch {
         sweep_(std::move(sweep)),
         stop_(options.time_limit_s),
         how_(options.how) {
-    Planner planner;
-    const std::vector<int64_t> slice_of = deal(planner, sweep_.points, options.slice.second);
+    Estimator estimate(options.machine);
+    const std::vector<int64_t> slice_of = deal(estimate, sweep_.points, options.slice.second);
     for (size_t i = 0; i < sweep_.points.size(); ++i)
       if (slice_of[i] == options.slice.first) mine_.push_back(i);
   }

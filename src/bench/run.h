@@ -22,6 +22,7 @@ struct RunOptions {
   Resume resume = Resume::no;
   double lock_wait_s = 0;                      // for another run to leave the folder
   std::pair<int64_t, int64_t> slice = {1, 1};  // I of N
+  std::string machine;  // whose prices make slices equal; "": roughly, by bytes
   std::optional<double> time_limit_s;
   int64_t repeat = 1;
   std::optional<int64_t> warmup;

@@ -12,19 +12,34 @@ namespace helix {
 namespace {
 
 // Measured with the tiny models on CPUs; a real model on GPUs takes less.
-constexpr double passes_beside = 30;        // loading, judging and the instrumented passes
-constexpr double work_of_any_point = 50e6;  // what a point takes however small it is
-constexpr double work_per_s = 0.5e9;        // of a rank
-constexpr double shortest_s = 600;          // jobs start one after another on one node
-constexpr double longest_s = 12 * 3600;     // at the limit a job goes back into the queue
-constexpr double bytes_beside = 2e9;        // of a rank: the program, MPI, the judge's rows
+constexpr double passes_beside = 30;          // loading, judging and the instrumented passes
+constexpr double seconds_of_any_point = 0.1;  // what a point takes however small it is
+constexpr double bytes_per_s = 0.5e9;         // of a rank
+constexpr double shortest_s = 600;            // jobs start one after another on one node
+constexpr double longest_s = 12 * 3600;       // at the limit a job goes back into the queue
+constexpr double bytes_beside = 2e9;          // of a rank: the program, MPI, the judge's rows
 constexpr double share_of_plan = 1.2;
 
 }  // namespace
 
-double work_of(Planner& planner, const Point& point) {
+Estimator::Estimator(const std::string& machine) {
+  if (!machine.empty()) pricer_.emplace(read_machine(machine));
+}
+
+Estimator::Estimate Estimator::operator()(const Point& point) {
   const auto passes = static_cast<double>(point.warmup + point.steps) + passes_beside;
-  return work_of_any_point + planner.widest_rank(point).total() * passes;
+  Estimate estimate;
+  if (!pricer_) {
+    estimate.seconds =
+        seconds_of_any_point + planner_.widest_rank(point).total() * passes / bytes_per_s;
+    return estimate;
+  }
+  const Priced& priced = pricer_->price(point);
+  estimate.why_not = priced.why_not;
+  estimate.ttl_us = priced.ttl_us;
+  estimate.seconds = seconds_of_any_point;
+  if (priced.fits()) estimate.seconds += 1e-6 * priced.ttl_us * passes;
+  return estimate;
 }
 
 std::vector<int64_t> deal(const std::vector<double>& work, int64_t slices) {
@@ -44,20 +59,20 @@ std::vector<int64_t> deal(const std::vector<double>& work, int64_t slices) {
   return slice_of;
 }
 
-std::vector<int64_t> deal(Planner& planner, const std::vector<Point>& points, int64_t slices) {
+std::vector<int64_t> deal(Estimator& estimator, const std::vector<Point>& points, int64_t slices) {
   if (slices == 1) return std::vector<int64_t>(points.size(), 1);
   std::vector<double> work;
   work.reserve(points.size());
-  for (const Point& point : points) work.push_back(work_of(planner, point));
+  for (const Point& point : points) work.push_back(estimator(point).seconds);
   return deal(work, slices);
 }
 
-std::string slurm_options(int ranks, double bytes_per_rank, double work, int ranks_per_node) {
+std::string slurm_options(int ranks, double bytes_per_rank, double seconds, int ranks_per_node) {
   const int nodes = (ranks + ranks_per_node - 1) / ranks_per_node;
   const int on_node = (ranks + nodes - 1) / nodes;
   const double gib = on_node * (bytes_per_rank * share_of_plan + bytes_beside) / (1 << 30);
-  const auto minutes = static_cast<int64_t>(
-      std::ceil(std::clamp(2 * work / work_per_s, shortest_s, longest_s) / 60));
+  const auto minutes =
+      static_cast<int64_t>(std::ceil(std::clamp(2 * seconds, shortest_s, longest_s) / 60));
   return fmt::format("--nodes={} --ntasks-per-node={} --mem={:.0f}G --time={:02}:{:02}:00", nodes,
                      on_node, std::ceil(gib), minutes / 60, minutes % 60);
 }

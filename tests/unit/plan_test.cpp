@@ -56,6 +56,24 @@ constexpr auto two_strategies =
     R"("model": "tiny-llama", "strategy": ["helix", "tp"], "ranks": [2, 4], "batch": [1, 3, 8], )"
     R"("context": [100, {"uniform": [10, 200]}], "hop_b": [false, true])";
 
+TEST_F(PlanTest, AMachinePricesPoints) {
+  PlanOptions options = table_of(sweep(two_strategies));
+  EXPECT_EQ(printed(options).find("TTL [ms]"), std::string::npos);
+  options.machine = "h200-sxm";
+  EXPECT_NE(printed(options).find("TTL [ms]"), std::string::npos);
+  EXPECT_NE(printed(options).find(" s in all on h200-sxm"), std::string::npos);
+  options.format = PlanFormat::json;
+  const Json priced = Json::parse(printed(options));
+  double seconds = 0;
+  for (const Json& point : priced["points"]) {
+    EXPECT_GT(point["ttl_us"].get<double>(), 0);
+    seconds += point["seconds"].get<double>();
+  }
+  EXPECT_NEAR(priced["totals"]["seconds"].get<double>(), seconds, 0.01);
+  options.machine = "h200-smx";
+  EXPECT_THROW(plan(options), InputError);
+}
+
 TEST_F(PlanTest, JsonHasEveryPoint) {
   const std::string path = sweep(two_strategies);
   const Sweep expected = read_sweep(path);

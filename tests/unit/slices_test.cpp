@@ -43,8 +43,8 @@ TEST(SlicesTest, AreOfEqualWork) {
 // Dealt in turn, one slice of two would get all the long contexts.
 TEST(SlicesTest, LongContextsAreShared) {
   const Sweep sweep = read(with(R"({"context": [64, 200000], "batch": [1, 2, 3, 4]})"));
-  Planner planner;
-  const std::vector<int64_t> slice_of = deal(planner, sweep.points, 2);
+  Estimator estimate("");
+  const std::vector<int64_t> slice_of = deal(estimate, sweep.points, 2);
   std::vector<int64_t> in_slice(2);
   for (size_t i = 0; i < sweep.points.size(); ++i)
     if (sweep.points[i].context.low == 200000) ++in_slice.at(static_cast<size_t>(slice_of[i] - 1));
@@ -52,18 +52,34 @@ TEST(SlicesTest, LongContextsAreShared) {
 }
 
 TEST(SlicesTest, MoreStepsAreMoreWork) {
-  Planner planner;
-  const auto work = [&](const char* changes) {
-    return work_of(planner, read(with(changes)).points.at(0));
-  };
-  const double plain = work("{}");
-  EXPECT_GT(work(R"({"steps": 100})"), plain);
-  EXPECT_GT(work(R"({"context": 100000})"), plain);
+  for (const char* machine : {"", "h200-sxm"}) {
+    Estimator estimate(machine);
+    const auto seconds = [&](const char* changes) {
+      return estimate(read(with(changes)).points.at(0)).seconds;
+    };
+    const double plain = seconds("{}");
+    EXPECT_GT(seconds(R"({"steps": 100})"), plain);
+    EXPECT_GT(seconds(R"({"context": 100000})"), plain);
+  }
+}
+
+TEST(SlicesTest, AMachinesPricesSayHowLong) {
+  Estimator estimate("h200-sxm");
+  Pricer pricer(read_machine("h200-sxm"));
+  const Sweep sweep = read(with(R"({"batch": [1, 8], "context": [64, 200000]})"));
+  for (const Point& point : sweep.points) {
+    const Estimator::Estimate found = estimate(point);
+    EXPECT_EQ(found.ttl_us, pricer.price(point).ttl_us);
+    EXPECT_GT(found.seconds, 1e-6 * found.ttl_us * static_cast<double>(point.steps));
+  }
+  const Sweep large =
+      read(with(R"({"model": "llama-3.1-405b", "ranks": 1, "strategy": "tp", "context": 1000})"));
+  EXPECT_THAT(estimate(large.points.at(0)).why_not, testing::HasSubstr("GB a rank"));
 }
 
 TEST(SlicesTest, SlurmOptions) {
   EXPECT_EQ(slurm_options(8, 0, 0, 8), "--nodes=1 --ntasks-per-node=8 --mem=15G --time=00:10:00");
-  EXPECT_EQ(slurm_options(64, 100e9, 1e12, 4),
+  EXPECT_EQ(slurm_options(64, 100e9, 2000, 4),
             "--nodes=16 --ntasks-per-node=4 --mem=455G --time=01:07:00");
   // No node gets more ranks than another for nothing.
   EXPECT_THAT(slurm_options(12, 0, 0, 8), testing::HasSubstr("--nodes=2 --ntasks-per-node=6 "));
