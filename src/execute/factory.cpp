@@ -10,6 +10,16 @@ std::string_view name_of(ExchangeKind kind) {
   return names[static_cast<size_t>(kind)];
 }
 
+std::span<const Fusion> fusions_of(ExecutorKind executor, ExchangeKind exchange) {
+  return executor == ExecutorKind::cuda && exchange == ExchangeKind::fused
+             ? fused_exchange_fusions()
+             : cpu_fusions();
+}
+
+Peaks measure_peaks(ExecutorKind kind, int threads) {
+  return kind == ExecutorKind::cuda ? cuda::measure_peaks() : cpu::measure_peaks(threads);
+}
+
 std::string refusal(const ExecutorChoice& choice, const Layout& layout,
                     const Precision& precision) {
   return choice.kind == ExecutorKind::cuda ? cuda::refusal(choice, layout, precision)

@@ -1,7 +1,9 @@
 // Which executor carries out a point, on what, and how: the one place that knows them all.
 #pragma once
 
+#include <array>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -15,6 +17,9 @@ enum class ExecutorKind : uint8_t { cpu, cuda };
 // kernels of our own on peer-mapped memory, on one host.
 enum class ExchangeKind : uint8_t { mpi, nccl, fused };
 std::string_view name_of(ExecutorKind), name_of(ExchangeKind);
+// Which tasks such an executor carries out as one: GPU kernels that exchange go on with what
+// follows, all else is a task by itself.
+std::span<const Fusion> fusions_of(ExecutorKind executor, ExchangeKind exchange);
 
 struct ExecutorChoice {
   ExecutorKind kind = ExecutorKind::cpu;
@@ -44,6 +49,22 @@ struct Card {
 // program, the driver or the card cannot do it.
 Card open_card(int local_rank);
 double free_card_bytes();
+
+// What the processor of a rank reaches at its best, each kind of work alone, by the executor's own
+// kernels at shapes that suit them: the peaks of a machine file.
+struct Peaks {
+  double memory_bytes = 0;
+  double read_bytes_per_s = 0;
+  double copy_bytes_per_s = 0;  // of memory that no cache holds
+  // By the format of the weights, or of the KV cache; activations are bf16. 0: no kernel.
+  std::array<double, std::size(formats)> product_flops_per_s = {};
+  std::array<double, std::size(formats)> attention_flops_per_s = {};
+  // A node of a CUDA graph that does nothing, and one that starts before its predecessor ends.
+  double node_us = 0;
+  double dependent_node_us = 0;
+};
+// A few seconds. Each rank measures for itself: all at once, as in a step.
+Peaks measure_peaks(ExecutorKind kind, int threads);
 bool has_nccl();  // this build
 
 // These are linked from src/execute/cuda/ where CUDA is built in, else from without_cuda.cpp.
@@ -51,6 +72,10 @@ namespace cuda {
 std::string refusal(const ExecutorChoice& choice, const Layout& layout, const Precision& precision);
 std::unique_ptr<Executor> make_executor(const ExecutorChoice& choice, MPI_Comm ranks,
                                         const Assignment& work);
+Peaks measure_peaks();
 }  // namespace cuda
+namespace cpu {
+Peaks measure_peaks(int threads);
+}  // namespace cpu
 
 }  // namespace helix

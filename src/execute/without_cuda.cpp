@@ -19,6 +19,7 @@ std::string refusal(const ExecutorChoice&, const Layout&, const Precision&) { re
 std::unique_ptr<Executor> make_executor(const ExecutorChoice&, MPI_Comm, const Assignment&) {
   throw InputError(missing);
 }
+Peaks measure_peaks() { throw InputError(missing); }
 }  // namespace cuda
 
 }  // namespace helix

@@ -83,7 +83,8 @@ std::string_view name_of(Basis basis) { return bases[static_cast<size_t>(basis)]
 std::span<const MachineNumber> machine_numbers() { return numbers; }
 
 Machine parse_machine(const Node& document) {
-  document.only({"schema", "name", "processor", "domain_ranks", "peaks", "factors", "covers"});
+  document.only(
+      {"schema", "name", "processor", "domain_ranks", "peaks", "factors", "covers", "calibration"});
   document["schema"].choice({"helix-bench/machine/1"});
   Machine m;
   m.document = document.json();

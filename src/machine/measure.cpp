@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -13,25 +12,6 @@
 namespace helix {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point began) {
-  return std::chrono::duration<double>(Clock::now() - began).count();
-}
-
-// The best rate of the passes that fit in `budget_s`, at least two. A pass does `work`.
-template <class Pass>
-double best_rate(double budget_s, double work, const Pass& pass) {
-  double best = std::numeric_limits<double>::infinity();
-  const auto began = Clock::now();
-  for (int done = 0; done < 2 || seconds_since(began) < budget_s; ++done) {
-    const auto start = Clock::now();
-    pass();
-    best = std::min(best, seconds_since(start));
-  }
-  return work / best;
-}
 
 volatile uint64_t sink;  // keeps the compiler from leaving out what nobody reads
 

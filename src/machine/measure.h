@@ -1,10 +1,30 @@
 // What this host can do and has, measured in a moment: the yardstick of a run's roofline.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <limits>
 
 namespace helix {
+
+// The best rate of the passes that fit in `budget_s`, at least two. A pass does `work`.
+template <class Pass>
+double best_rate(double budget_s, double work, const Pass& pass) {
+  using Clock = std::chrono::steady_clock;
+  const auto seconds_since = [](Clock::time_point began) {
+    return std::chrono::duration<double>(Clock::now() - began).count();
+  };
+  double best = std::numeric_limits<double>::infinity();
+  const auto began = Clock::now();
+  for (int done = 0; done < 2 || seconds_since(began) < budget_s; ++done) {
+    const auto start = Clock::now();
+    pass();
+    best = std::min(best, seconds_since(start));
+  }
+  return work / best;
+}
 
 struct HostRates {
   // Bytes per second that all threads together read, of 1, 4, 16, 64 and 256 MiB: what fits the

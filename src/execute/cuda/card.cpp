@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "execute/cuda/executor.h"
+#include "execute/cuda/read_rate.h"
 #include "execute/factory.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/read.h"
@@ -14,8 +15,6 @@
 namespace helix {
 
 namespace {
-
-using cuda::Buffer;
 
 std::string in_hex(const cudaUUID_t& id) {
   std::string text;
@@ -27,29 +26,6 @@ int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
   HELIX_CUDA(cudaDeviceGetAttribute(&value, which, device));
   return value;
-}
-
-// Reads a buffer that no cache holds, a few times: the fastest.
-double measured_read_rate(int multiprocessors) {
-  constexpr int64_t bytes = int64_t{1} << 30;
-  const Buffer<std::byte> data(bytes);
-  const Buffer<float> sink(1);
-  HELIX_CUDA(cudaMemset(data.data(), 0, bytes));
-  const cuda::OwnedStream stream = cuda::make_stream();
-  HELIX_CUDA(cudaDeviceSynchronize());
-  float best_ms = 1e9F;
-  for (int i = 0; i < 5; ++i) {
-    const cuda::OwnedEvent begin = cuda::make_event();
-    const cuda::OwnedEvent end = cuda::make_event();
-    HELIX_CUDA(cudaEventRecord(begin.get(), stream.get()));
-    cuda::read_all(bytes, data.data(), sink.data(), {stream.get(), multiprocessors, false});
-    HELIX_CUDA(cudaEventRecord(end.get(), stream.get()));
-    HELIX_CUDA(cudaStreamSynchronize(stream.get()));
-    float ms = 0;
-    HELIX_CUDA(cudaEventElapsedTime(&ms, begin.get(), end.get()));
-    best_ms = std::min(best_ms, ms);
-  }
-  return static_cast<double>(bytes) / (1e-3 * static_cast<double>(best_ms));
 }
 
 }  // namespace
@@ -85,7 +61,7 @@ Card open_card(int local_rank) {
   card.total_bytes = static_cast<double>(total);
   const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   card.multiprocessors = multiprocessors;
-  card.read_bytes_per_s = measured_read_rate(multiprocessors);
+  card.read_bytes_per_s = cuda::read_rate(multiprocessors);
   // Dense bf16 on Hopper's tensor cores: 4096 a clock and SM; half of it on Ampere.
   card.flops_per_s = (properties.major >= 9 ? 4096.0 : 2048.0) * multiprocessors * 1e3 *
                      attribute(cudaDevAttrClockRate, device);
@@ -100,6 +76,28 @@ double free_card_bytes() {
 }
 
 namespace cuda {
+
+double read_rate(int multiprocessors) {
+  constexpr int64_t bytes = int64_t{1} << 30;
+  const Buffer<std::byte> data(bytes);
+  const Buffer<float> sink(1);
+  HELIX_CUDA(cudaMemset(data.data(), 0, bytes));
+  const OwnedStream stream = make_stream();
+  HELIX_CUDA(cudaDeviceSynchronize());
+  float best_ms = 1e9F;
+  for (int i = 0; i < 5; ++i) {
+    const OwnedEvent begin = make_event();
+    const OwnedEvent end = make_event();
+    HELIX_CUDA(cudaEventRecord(begin.get(), stream.get()));
+    read_all(bytes, data.data(), sink.data(), {stream.get(), multiprocessors, false});
+    HELIX_CUDA(cudaEventRecord(end.get(), stream.get()));
+    HELIX_CUDA(cudaStreamSynchronize(stream.get()));
+    float ms = 0;
+    HELIX_CUDA(cudaEventElapsedTime(&ms, begin.get(), end.get()));
+    best_ms = std::min(best_ms, ms);
+  }
+  return static_cast<double>(bytes) / (1e-3 * static_cast<double>(best_ms));
+}
 
 std::string refusal(const ExecutorChoice& choice, const Layout& layout, const Precision& p) {
   for (const Format format : {p.weights, p.kv, p.attention, p.experts, p.lm_head}) {

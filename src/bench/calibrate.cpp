@@ -1,0 +1,154 @@
+#include "bench/calibrate.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <optional>
+
+#include "base/version.h"
+#include "bench/cards.h"
+#include "bench/environment.h"
+#include "bench/file.h"
+#include "bench/progress.h"
+#include "bench/sweep.h"
+#include "bench/watchdog.h"
+
+namespace helix {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double noisy = 0.2;  // spread from which a time is no longer this machine's alone
+
+class Calibrator {
+ public:
+  Calibrator(World& world, const CalibrateOptions& options)
+      : world_(world), options_(options), how_(options.how) {
+    if (how_.kind == ExecutorKind::cuda) {
+      cards_.emplace(world);
+      how_ = choose_exchange(how_, *cards_, world, options.exchange);
+    }
+    threads_ = set_threads(world, options.threads);
+  }
+  int run();
+
+ private:
+  std::vector<Point> points() const;
+  void measure_peaks();
+  void sample();
+  void describe_place();
+  void write() const;
+
+  World& world_;
+  const CalibrateOptions& options_;
+  ExecutorChoice how_;
+  std::optional<Cards> cards_;
+  int threads_ = 1;
+  Calibration found_;
+};
+
+// Those that this launch has ranks for, and whose tasks are one passage's.
+std::vector<Point> Calibrator::points() const {
+  std::string path = options_.sweep;
+  if (path.empty())
+    path = configs_folder() +
+           (found_.gpu ? "/sweeps/calibrate-gpu.json" : "/sweeps/calibrate-cpu.json");
+  std::vector<Point> chosen;
+  for (Point& point : read_sweep(path).points)
+    if (point.layout.ranks() <= world_.size() && point.layout.pp == 1 && !point.depths &&
+        refusal(how_, point.layout, point.precision).empty())
+      chosen.push_back(std::move(point));
+  if (chosen.empty())
+    throw InputError(path, "",
+                     fmt::format("has no point that {} rank{} can sample", world_.size(),
+                                 world_.size() == 1 ? "" : "s"));
+  return chosen;
+}
+
+// The best of the ranks: a peak must stay one.
+void Calibrator::measure_peaks() {
+  doing("measuring what kernels reach");
+  world_.meet();
+  Peaks& peaks = found_.peaks;
+  peaks = helix::measure_peaks(how_.kind, threads_);
+  for (double* rate : {&peaks.read_bytes_per_s, &peaks.copy_bytes_per_s})
+    *rate = world_.maximum(*rate);
+  for (auto* rates : {&peaks.product_flops_per_s, &peaks.attention_flops_per_s})
+    for (double& rate : *rates) rate = world_.maximum(rate);
+  const double sharing = cards_ ? cards_->sum_on_card(1) : world_.ranks_on_this_host();
+  peaks.memory_bytes = -world_.maximum(-peaks.memory_bytes / sharing);
+  doing("measuring messages");
+  found_.messages = measure_messages(world_);
+}
+
+void Calibrator::sample() {
+  const Machine peaks = machine_at_peak(found_.peaks, found_.gpu);
+  std::vector<Point> all;
+  world_.lead([&] { all = points(); });
+  if (!world_.leads()) all = points();
+  for (const Point& point : all) {
+    doing("timing tasks", describe(point));
+    if (world_.leads())
+      fmt::print(stderr, "helix-bench: timing the tasks of {}\n", describe(point));
+    const std::vector<SampledTask> tasks = sample_tasks(world_, how_, peaks, point);
+    found_.tasks.insert(found_.tasks.end(), tasks.begin(), tasks.end());
+  }
+}
+
+void Calibrator::describe_place() {
+  const Json facts = environment(0, nullptr).facts["machine"];
+  const std::string processor = cards_ ? cards_->mine().name : facts["cpu"].get<std::string>();
+  found_.place = fmt::format(
+      "helix-bench calibrate at {}, {} ({}), {} rank{} of {} thread{}{}, {}",
+      short_commit(version().commit, version().dirty), facts["host"].get<std::string>(), processor,
+      world_.size(), world_.size() == 1 ? "" : "s", threads_, threads_ == 1 ? "" : "s",
+      cards_ ? fmt::format(", exchange by {}", name_of(how_.exchange)) : "", utc_now());
+}
+
+void Calibrator::write() const {
+  const Json file = machine_file(found_);
+  parse_machine(parse_json(options_.output, file.dump()));  // as its readers will
+  replace_file(options_.output, file.dump(2) + "\n");
+  fmt::print("{}", to_text(file));
+  for (const auto& [name, cover] : file["calibration"]["covers"].items())
+    if (const double spread = cover["spread"].get<double>(); spread > noisy)
+      fmt::print(stderr,
+                 "helix-bench: {} was disturbed: its times spread by {:.0f} %; on an idle machine "
+                 "they would not\n",
+                 name, 100 * spread);
+  fmt::print(stderr, "helix-bench: {} tasks of {} covers timed; {}\n", found_.tasks.size(),
+             file["covers"].size(), options_.output);
+}
+
+int Calibrator::run() {
+  found_.gpu = how_.kind == ExecutorKind::cuda;
+  found_.name = fs::path(options_.output).stem().string();
+  found_.host_ranks = world_.ranks_on_this_host();
+  found_.far = world_.maximum(world_.size() - world_.ranks_on_this_host()) > 0;
+  measure_peaks();
+  sample();
+  world_.lead([&] {
+    describe_place();
+    write();
+  });
+  return static_cast<int>(Exit::done);
+}
+
+}  // namespace
+
+int calibrate(World& world, const CalibrateOptions& options) {
+  if (world.maximum(world.ranks_on_this_host()) > world.cores_on_this_host())
+    throw InputError(
+        fmt::format("calibrate: {} ranks share {} cores, and with more ranks than cores no time is "
+                    "a task's own",
+                    world.ranks_on_this_host(), world.cores_on_this_host()));
+  world.lead([&] {  // now, and not after all is measured
+    const fs::path folder = fs::path(options.output).parent_path();
+    if (access(folder.empty() ? "." : folder.c_str(), W_OK) != 0) fail_to_write(options.output);
+  });
+  return Calibrator(world, options).run();
+}
+
+}  // namespace helix

@@ -1,0 +1,329 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "bench/calibrate.h"
+#include "bench/table.h"
+
+namespace helix {
+
+namespace {
+
+constexpr double clock_us = 2;  // a shorter time says nothing about a peak
+constexpr TaskFactors least = {.fixed_us = 1e-3, .read = 1e-4, .compute = 1e-4, .link = 1e-4};
+constexpr TaskFactors most = {.fixed_us = 1e5, .read = 1, .compute = 1, .link = 1};
+constexpr TaskFactors expected = {.fixed_us = 1, .read = 0.7, .compute = 0.7, .link = 0.7};
+
+double checked(std::string_view what, double value, double highest) {
+  if (!(value > 0) || !(value <= highest))
+    throw RunError(
+        fmt::format("{} measured as {:.4g}: it must be positive, and {:.4g} at most; "
+                    "nothing is written",
+                    what, value, highest));
+  return value;
+}
+
+Json sourced(const Json& value, std::string_view from, const std::string& source) {
+  return {{"value", value}, {"from", from}, {"source", source}};
+}
+
+double us_of(const SampledTask& task) { return task.timed.us; }
+
+// What is faster than the peak that was measured alone shows a higher peak.
+template <class Takes>
+double faster(std::vector<SampledTask>& tasks, double TimedTask::*floor, double at_least,
+              const Takes& takes) {
+  double times = at_least;
+  for (const SampledTask& task : tasks)
+    if (takes(task) && us_of(task) >= clock_us)
+      times = std::max(times, task.timed.*floor / us_of(task));
+  for (SampledTask& task : tasks)
+    if (takes(task)) task.timed.*floor /= times;
+  return times;
+}
+
+class MachineFile {
+ public:
+  explicit MachineFile(const Calibration& calibration)
+      : c_(calibration), tasks_(calibration.tasks) {
+    for (const SampledTask& task : tasks_)
+      checked("a time of " + task.name + " [us]", us_of(task), 1e9);
+    if (tasks_.empty()) throw RunError("no task was timed");
+    find_peaks();
+    find_factors();
+  }
+  Json document() const;
+
+ private:
+  template <class Takes>
+  std::vector<TimedTask> timed(const Takes& takes) const {
+    std::vector<TimedTask> found;
+    for (const SampledTask& task : tasks_)
+      if (takes(task)) found.push_back(task.timed);
+    return found;
+  }
+  void find_peaks();
+  void find_factors();
+  void find_covers();
+  Json rates(const std::array<double, std::size(formats)>& flops_per_s, double times,
+             std::string_view kernels) const;
+  Json peaks() const;
+  Json factors() const;
+  Json covers() const;
+  Json notes() const;
+
+  const Calibration& c_;
+  std::vector<SampledTask> tasks_;
+  double read_times_ = 1, product_times_ = 1, attention_times_ = 1;
+  double link_gb_per_s_ = 1, network_gb_per_s_ = 1, network_us_ = 0;
+  TaskFit products_, attention_, links_;
+  double all_reduce_us_ = 0, exchange_us_ = 0;
+  struct Cover {
+    TaskFit fit;
+    int64_t tasks = 0;
+    double spread = 0;
+  };
+  std::map<std::string, Cover> covers_;
+};
+
+void MachineFile::find_peaks() {
+  const auto all = [](const SampledTask&) { return true; };
+  const auto attends = [](const SampledTask& t) { return t.attends; };
+  const auto multiplies = [](const SampledTask& t) { return t.multiplies && !t.attends; };
+  read_times_ = faster(tasks_, &TimedTask::read_us, 1, all);
+  attention_times_ = faster(tasks_, &TimedTask::compute_us, 1, attends);
+  product_times_ = faster(tasks_, &TimedTask::compute_us, 1, multiplies);
+  double near = 0, near_us = 0, far_us = 0;  // messages of nothing
+  network_gb_per_s_ = 0;
+  for (const MessageTime& m : c_.messages) {
+    checked("a message's time [us]", m.us, 1e9);
+    const bool leaves = c_.far && (m.far || m.ranks > c_.host_ranks);
+    double& rate = leaves ? network_gb_per_s_ : near;
+    rate = std::max(rate, m.gb_per_s());
+    double& us = leaves ? far_us : near_us;
+    if (m.ranks == 2 && (us == 0 || m.us < us)) us = m.us;
+  }
+  network_us_ = std::max(0.0, far_us - near_us);
+  // Messages of a GPU's tasks do not go through MPI's buffers alone; a CPU's do.
+  const double at_least = c_.gpu || near == 0 ? 1e-6 : near;
+  link_gb_per_s_ = faster(tasks_, &TimedTask::send_us, at_least,
+                          [](const SampledTask& t) { return t.communicates; });
+}
+
+void MachineFile::find_factors() {
+  const auto fit = [&](const auto& takes, const TaskFactors& from, const TaskFactors& low,
+                       const TaskFactors& high) {
+    const std::vector<TimedTask> found = timed(takes);
+    return found.empty() ? TaskFit{.factors = from} : fit_factors(found, from, low, high);
+  };
+  products_ =
+      fit([](const SampledTask& t) { return t.multiplies && !t.attends; }, expected, least, most);
+  attention_ = fit([](const SampledTask& t) { return t.attends; }, products_.factors, least, most);
+  TaskFactors from = products_.factors;  // messages stand in memory, which is read and written
+  from.link = expected.link;
+  links_ = fit([](const SampledTask& t) { return t.communicates; }, from, least, most);
+  TaskFactors low = least, high = most;
+  low.link = high.link = links_.factors.link;
+  all_reduce_us_ = fit([](const SampledTask& t) { return t.communicates && t.reduces; },
+                       links_.factors, low, high)
+                       .factors.fixed_us;
+  exchange_us_ = fit([](const SampledTask& t) { return t.communicates && !t.reduces; },
+                     links_.factors, low, high)
+                     .factors.fixed_us;
+  find_covers();
+}
+
+void MachineFile::find_covers() {
+  std::map<std::string, std::vector<const SampledTask*>> named;
+  for (const SampledTask& task : tasks_) named[task.name].push_back(&task);
+  for (const auto& [name, tasks] : named) {
+    Cover& cover = covers_[name];
+    std::vector<TimedTask> times;
+    std::vector<double> spreads;
+    for (const SampledTask* task : tasks) {
+      times.push_back(task->timed);
+      spreads.push_back(task->spread);
+    }
+    const SampledTask& first = *tasks.front();
+    const TaskFactors& near = first.communicates ? links_.factors
+                              : first.attends    ? attention_.factors
+                                                 : products_.factors;
+    TaskFactors low = least, high = most;
+    low.link = high.link = links_.factors.link;
+    cover.fit = fit_factors(times, near, low, high);
+    cover.tasks = std::ssize(times);
+    std::ranges::sort(spreads);
+    cover.spread = spreads[spreads.size() / 2];
+  }
+}
+
+Json MachineFile::rates(const std::array<double, std::size(formats)>& flops_per_s, double times,
+                        std::string_view kernels) const {
+  Json values;
+  for (size_t i = 0; i < std::size(formats); ++i) {
+    const Format neighbour = i == static_cast<size_t>(Format::fp32) ? Format::bf16 : Format::nvfp4;
+    const double flops =
+        flops_per_s[i] > 0 ? flops_per_s[i] : flops_per_s[static_cast<size_t>(neighbour)];
+    values[formats[i].name] = checked(fmt::format("{} of {} [TFLOP/s]", kernels, formats[i].name),
+                                      flops * times * 1e-12, 1e4);
+  }
+  return sourced(
+      values, "measured",
+      fmt::format("the fastest of our {} of several shapes; formats without one as their "
+                  "neighbour; {}",
+                  kernels, c_.place));
+}
+
+Json MachineFile::peaks() const {
+  const double read =
+      checked("reading [GB/s]", c_.peaks.read_bytes_per_s * read_times_ * 1e-9, 1e5);
+  const double memory = checked("memory [GB]", c_.peaks.memory_bytes * 1e-9, 1e6);
+  const bool linked = std::ranges::any_of(tasks_, &SampledTask::communicates);
+  return {{"memory_gb", sourced(memory, "measured", "what a rank finds free; " + c_.place)},
+          {"read_gb_per_s",
+           sourced(read, "measured",
+                   (c_.gpu ? "1 GiB read by a kernel, or the fastest task; "
+                           : "1 to 256 MiB read by a rank's threads, in caches too, or the fastest "
+                             "task; ") +
+                       c_.place)},
+          {"link_gb_per_s", linked ? sourced(checked("a link [GB/s]", link_gb_per_s_, 1e5),
+                                             "measured", "the fastest exchange; " + c_.place)
+                                   : sourced(1, "assumed", "one rank: no exchange was timed")},
+          {"network_gb_per_s",
+           network_gb_per_s_ > 0
+               ? sourced(network_gb_per_s_, "measured", "messages between hosts; " + c_.place)
+               : sourced(1, "assumed", "one host: not used")},
+          {"product_tflops", rates(c_.peaks.product_flops_per_s, product_times_, "products")},
+          {"attention_tflops",
+           rates(c_.peaks.attention_flops_per_s, attention_times_, "attention kernels")}};
+}
+
+Json MachineFile::factors() const {
+  const auto measured = [&](double value, const std::string& what) {
+    return sourced(value, "measured", what + "; " + c_.place);
+  };
+  const TaskFactors& p = products_.factors;
+  const TaskFactors& a = attention_.factors;
+  return {
+      {"weight_read_efficiency", measured(p.read, "least squares over products")},
+      {"kv_read_efficiency", measured(a.read, "least squares over attention")},
+      {"product_efficiency", measured(p.compute, "least squares over products")},
+      {"attention_efficiency", measured(a.compute, "least squares over attention")},
+      {"link_efficiency", measured(links_.factors.link, "least squares over exchanges")},
+      {"network_efficiency", sourced(1, "assumed", "the peak is what messages reached")},
+      {"kernel_us", measured(p.fixed_us, "least squares over products")},
+      {"all_reduce_us", measured(all_reduce_us_, "least squares over all-reduces")},
+      {"exchange_us", measured(exchange_us_, "least squares over the other exchanges")},
+      {"network_us", network_gb_per_s_ > 0
+                         ? measured(network_us_, "a small message to another host, less one inside")
+                         : sourced(0, "assumed", "one host: not used")},
+      {"touched_expert_us",
+       sourced(0, "assumed", "not told apart from reading the expert's weights")},
+      {"read_ahead_mb",
+       sourced(0, "assumed",
+               c_.gpu ? "tasks were timed one by one" : "the CPU executor reads nothing ahead")},
+      {"memory_reserve", sourced(0, "assumed", "memory_gb is what was free")}};
+}
+
+Json MachineFile::covers() const {
+  Json json = Json::object();
+  for (const auto& [name, cover] : covers_)
+    json[name] = sourced({{"fixed_us", cover.fit.factors.fixed_us},
+                          {"read_efficiency", cover.fit.factors.read},
+                          {"compute_efficiency", cover.fit.factors.compute}},
+                         "measured", "least squares over its tasks; " + c_.place);
+  return json;
+}
+
+Json MachineFile::notes() const {
+  Json found = Json::object();
+  for (const auto& [name, cover] : covers_)
+    found[name] = {
+        {"tasks", cover.tasks}, {"worst_error", cover.fit.worst_error}, {"spread", cover.spread}};
+  std::set<std::tuple<std::string, int, double>> seen;
+  Json exchanges = Json::array();
+  for (const SampledTask& task : tasks_)
+    if (task.communicates && seen.insert({task.name, task.ranks, task.sent_bytes}).second)
+      exchanges.push_back({{"cover", task.name},
+                           {"ranks", task.ranks},
+                           {"sent_bytes", task.sent_bytes},
+                           {"us", task.timed.us}});
+  Json messages = Json::array();
+  for (const MessageTime& m : c_.messages)
+    messages.push_back({{"between", m.far ? "first and last" : "all"},
+                        {"ranks", m.ranks},
+                        {"bytes", m.bytes},
+                        {"us", m.us},
+                        {"spread", m.spread}});
+  return {{"place", c_.place},
+          {"copy_gb_per_s", c_.peaks.copy_bytes_per_s * 1e-9},
+          {"node_us", c_.gpu ? Json(c_.peaks.node_us) : Json()},
+          {"dependent_node_us", c_.gpu ? Json(c_.peaks.dependent_node_us) : Json()},
+          {"covers", std::move(found)},
+          {"exchanges", std::move(exchanges)},
+          {"messages", std::move(messages)}};
+}
+
+Json MachineFile::document() const {
+  return {{"schema", "helix-bench/machine/1"},
+          {"name", c_.name},
+          {"processor", c_.gpu ? "gpu" : "cpu"},
+          {"domain_ranks", c_.far ? c_.host_ranks : 4096},
+          {"peaks", peaks()},
+          {"factors", factors()},
+          {"covers", covers()},
+          {"calibration", notes()}};
+}
+
+}  // namespace
+
+Machine machine_at_peak(const Peaks& peaks, bool gpu) {
+  Machine m;
+  m.name = "peaks";
+  m.gpu = gpu;
+  m.domain_ranks = 1 << 20;
+  m.memory_gb = peaks.memory_bytes * 1e-9;
+  m.read_gb_per_s = checked("reading [GB/s]", peaks.read_bytes_per_s * 1e-9, 1e5);
+  m.link_gb_per_s = m.network_gb_per_s = 1;
+  for (size_t i = 0; i < std::size(formats); ++i) {
+    m.product_tflops[i] = std::max(1e-6, peaks.product_flops_per_s[i] * 1e-12);
+    m.attention_tflops[i] = std::max(1e-6, peaks.attention_flops_per_s[i] * 1e-12);
+  }
+  return m;
+}
+
+Json machine_file(const Calibration& calibration) { return MachineFile(calibration).document(); }
+
+std::string to_text(const Json& file) {
+  std::vector<Row> rows = {
+      {"task", "timed", "fixed us", "read", "compute", "worst error", "spread"}};
+  for (const auto& [name, cover] : file["calibration"]["covers"].items()) {
+    const Json& factors = file["covers"][name]["value"];
+    rows.push_back({name, cover["tasks"].dump(),
+                    fmt::format("{:.2f}", factors["fixed_us"].get<double>()),
+                    fmt::format("{:.3f}", factors["read_efficiency"].get<double>()),
+                    fmt::format("{:.3f}", factors["compute_efficiency"].get<double>()),
+                    fmt::format("{:.0f} %", 100 * cover["worst_error"].get<double>()),
+                    fmt::format("{:.0f} %", 100 * cover["spread"].get<double>())});
+  }
+  std::string text = table(rows);
+  text +=
+      "read, compute: shares of the peaks below; worst error: simulated against timed; spread: "
+      "the median time over that of the fastest half, less 1\n";
+  const Json& peaks = file["peaks"];
+  text += fmt::format("reading {:.1f} GB/s, copying {:.1f} GB/s, exchanging {:.2f} GB/s",
+                      peaks["read_gb_per_s"]["value"].get<double>(),
+                      file["calibration"]["copy_gb_per_s"].get<double>(),
+                      peaks["link_gb_per_s"]["value"].get<double>());
+  for (const char* kernels : {"product_tflops", "attention_tflops"})
+    text += fmt::format("; {} bf16 {:.3f}, fp8 {:.3f}, nvfp4 {:.3f}", kernels,
+                        peaks[kernels]["value"]["bf16"].get<double>(),
+                        peaks[kernels]["value"]["fp8"].get<double>(),
+                        peaks[kernels]["value"]["nvfp4"].get<double>());
+  return text + "\n";
+}
+
+}  // namespace helix

@@ -1,0 +1,128 @@
+// A machine is found again from the times that it would take, and what cannot be is refused.
+#include "bench/calibrate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "bench/pricer.h"
+#include "tests/unit/lines.h"
+#include "tests/unit/sweeps.h"
+
+namespace helix {
+namespace {
+
+Peaks peaks_of(const Machine& m) {
+  Peaks peaks{.memory_bytes = m.memory_gb * 1e9,
+              .read_bytes_per_s = m.read_gb_per_s * 1e9,
+              .copy_bytes_per_s = 1e10};
+  for (size_t i = 0; i < std::size(formats); ++i) {
+    peaks.product_flops_per_s[i] = m.product_tflops[i] * 1e12;
+    peaks.attention_flops_per_s[i] = m.attention_tflops[i] * 1e12;
+  }
+  return peaks;
+}
+
+// Every task of the points, timed by the simulator in place of an executor.
+Calibration timed_on(const Machine& truth, const std::vector<Point>& points) {
+  Calibration c;
+  c.name = "again";
+  c.gpu = truth.gpu;
+  c.place = "a test";
+  c.peaks = peaks_of(truth);
+  const Machine peaks = machine_at_peak(c.peaks, truth.gpu);
+  Planner planner;
+  for (const Point& point : points) {
+    const Schedule& schedule = planner.schedule(point);
+    const StepState state = planner.load(point);
+    for (const Cover& cover : covers_of(schedule, cpu_fusions())) {
+      SampledTask task = untimed_task(schedule, cover, state, peaks);
+      const simulated::Rates rates = simulated::rates_of(schedule, cover, truth);
+      const Cost cost = helix::cost(schedule, cover, state);
+      task.timed.us = rates.fixed_us +
+                      std::max({cost.early * rates.early_byte_us + cost.late * rates.late_byte_us,
+                                cost.flops * rates.flop_us, cost.sent * rates.sent_byte_us});
+      c.tasks.push_back(task);
+    }
+  }
+  for (const double bytes : {8.0, 64.0, 4096.0, 1e6, 4e6})
+    c.messages.push_back({.ranks = 2, .bytes = bytes, .us = 1 + bytes * 1e-3 / 4});
+  return c;
+}
+
+Machine parsed(const Json& file) { return parse_machine(parse_json("again.json", file.dump())); }
+
+TEST(Calibrate, FindsTheMachineAgain) {
+  const Machine truth = read_machine("epyc-core");
+  const Sweep sampled = read(with(
+      R"({"model": ["tiny-llama", "tiny-deepseek"], "ranks": [1, 2], "batch": [1, 3, 12], "context": [1500, 6000]})"));
+  const Machine found = parsed(machine_file(timed_on(truth, sampled.points)));
+  EXPECT_FALSE(found.gpu);
+  EXPECT_EQ(found.provenance.at("kernel_us").basis, Basis::measured);
+  Pricer as_it_is(truth), as_found(found);
+  // Other batches and contexts than were sampled.
+  const Sweep other = read(with(
+      R"({"model": ["tiny-llama", "tiny-deepseek"], "ranks": [1, 2], "batch": [2, 8], "context": 4096})"));
+  for (const Point& point : other.points) {
+    const Priced priced = as_it_is.price(point);
+    const Priced again = as_found.price(point);
+    for (size_t i = 0; i < priced.covers.size(); ++i) {
+      const CoverPrice& cover = priced.covers[i];
+      if (cover.us >= 0.05 * priced.ttl_us) {
+        EXPECT_NEAR(again.covers[i].us / cover.us, 1, 0.06) << cover.name;
+      }
+    }
+    EXPECT_NEAR(again.ttl_us / priced.ttl_us, 1, 0.04);
+  }
+}
+
+TEST(Calibrate, AFasterTaskRaisesThePeak) {
+  const Machine truth = read_machine("epyc-core");
+  const Sweep sweep = read(with(R"({"ranks": 2, "batch": [1, 8]})"));
+  Calibration c = timed_on(truth, sweep.points);
+  const Machine before = parsed(machine_file(c));
+  c.peaks.read_bytes_per_s /= 10;
+  for (SampledTask& task : c.tasks) task.timed.read_us *= 10;
+  const Machine after = parsed(machine_file(c));
+  EXPECT_GT(after.read_gb_per_s, 2 * truth.read_gb_per_s / 10);
+  EXPECT_NEAR(after.read_gb_per_s * after.weight_read_efficiency,
+              before.read_gb_per_s * before.weight_read_efficiency,
+              0.05 * before.read_gb_per_s * before.weight_read_efficiency);
+}
+
+TEST(Calibrate, WhatCannotBeIsRefused) {
+  const Sweep sweep = read(with(R"({"ranks": 2, "batch": 1})"));
+  const Calibration good = timed_on(read_machine("epyc-core"), sweep.points);
+  const auto refusal = [&](const auto& change) {
+    Calibration c = good;
+    change(c);
+    return error_of<RunError>([&] { machine_file(c); });
+  };
+  EXPECT_EQ(refusal([](Calibration&) {}), "");
+  for (const double wrong : {0.0, -1.0, std::nan(""), 1e300}) {
+    EXPECT_THAT(refusal([&](Calibration& c) { c.tasks[3].timed.us = wrong; }),
+                testing::HasSubstr("a time of " + good.tasks[3].name));
+    EXPECT_THAT(refusal([&](Calibration& c) { c.peaks.memory_bytes = wrong; }),
+                testing::HasSubstr("memory [GB]"));
+    EXPECT_THAT(refusal([&](Calibration& c) { c.messages[0].us = wrong; }),
+                testing::HasSubstr("a message's time"));
+    EXPECT_THAT(error_of<RunError>([&] { machine_at_peak({.read_bytes_per_s = wrong}, false); }),
+                testing::HasSubstr("reading [GB/s]"));
+  }
+}
+
+TEST(Calibrate, SaysHowWellEachCoverIsMet) {
+  const Sweep sweep = read(with(R"({"ranks": 2, "batch": [1, 8]})"));
+  Calibration c = timed_on(read_machine("epyc-core"), sweep.points);
+  for (SampledTask& task : c.tasks) task.spread = task.name == "attention" ? 0.5 : 0.01;
+  const Json file = machine_file(c);
+  const Json& covers = file["calibration"]["covers"];
+  EXPECT_EQ(covers["attention"]["spread"], 0.5);
+  EXPECT_LT(covers["attention"]["worst_error"], 0.02);
+  const std::string text = to_text(file);
+  for (const SampledTask& task : c.tasks) EXPECT_THAT(text, testing::HasSubstr(task.name));
+}
+
+}  // namespace
+}  // namespace helix
