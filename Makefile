@@ -82,7 +82,7 @@ CUDA_WHY := $(if $(CUDA_ON),on,off): $(if $(filter 0,$(CUDA)),not searched,$(if 
 
 # A folder of src/ is a floor, a floor is a library and uses only the floors before it here;
 # kernels/ is used from execute on. `make test` checks both.
-FLOORS := base kernels model judge machine layout schedule execute bench
+FLOORS := base kernels model judge machine layout schedule execute bench commands
 # Sources that need CUDA's headers stand in src/execute/cuda and in no library.
 SOURCES := $(sort $(shell find src kernels/cpu -name '*.cpp' -not -path 'src/execute/cuda/*' 2>/dev/null))
 STRAY := $(filter-out $(FLOORS:%=src/%/%) src/main.cpp kernels/%,$(SOURCES))
@@ -93,7 +93,7 @@ VERSION := $(wildcard src/base/version.cpp)
 objects = $(patsubst %,$(BUILD)/obj/%.o,$(basename $(1)))
 VERSION_OBJ := $(call objects,$(VERSION))
 LIBS := $(patsubst %,$(BUILD)/lib%.a,$(filter $(FLOORS), \
-  bench execute schedule layout machine judge model kernels base))
+  commands bench execute schedule layout machine judge model kernels base))
 PROGRAM := $(BUILD)/helix-bench
 
 all: $(PROGRAM) ## build/helix-bench (the default)
@@ -232,8 +232,8 @@ paper: $(FIRST) ## the paper's claims and figures on a simulated GB200 NVL72: re
 	@sed -n '/^| claim/,/^$$/p' results/paper/claims.md
 	$(PYTHON) -m analysis.paper results/paper
 
-submit: ## a sweep as a Slurm job: SWEEP=FILE [SLICES=N] [JOB=cpu|h200-node|nvl72|…] [SBATCH="…"]
-	@SLICES='$(SLICES)' JOB='$(JOB)' SBATCH='$(SBATCH)' OUT='$(OUT)' jobs/submit.sh $(SWEEP)
+submit: ## a sweep as a Slurm job: SWEEP=FILE [SLICES=N] [MACHINE=NAME] [JOB=cpu|h200-node|nvl72|…] [SBATCH="…"]
+	@SLICES='$(SLICES)' JOB='$(JOB)' SBATCH='$(SBATCH)' OUT='$(OUT)' MACHINE='$(MACHINE)' jobs/submit.sh $(SWEEP)
 
 compile_commands.json: $(BUILD)/sources $(BUILD)/flags $(BUILD)/version.h ## for clangd
 	@{ echo '['; printf '  {"directory": "$(CURDIR)", "file": "%s", "command": "$(compile) %s -c %s"},\n' \

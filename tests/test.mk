@@ -36,7 +36,7 @@ $(BUILD)/floors/$(1).ok: $(patsubst %,$(BUILD)/lib%.a,$(1) $(2)) $(filter $(adds
 	  $(if $(filter judge,$(1)),-lfmt,$(LDLIBS)) -o $$(@:.ok=) && touch $$@
 endef
 above :=
-$(foreach f,$(FLOORS),$(eval $(call floor,$f,$(if $(filter execute bench,$f),$(above),$(filter-out \
+$(foreach f,$(FLOORS),$(eval $(call floor,$f,$(if $(filter execute bench commands,$f),$(above),$(filter-out \
   kernels,$(above)))))$(eval above := $f $(above)))
 
 CHECKS := $(HEADERS) $(FLOOR_CHECKS)
