@@ -20,6 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr double share_of_memory = 0.8;
 constexpr double noisy = 0.2;  // spread from which a time is no longer this machine's alone
 
 class Calibrator {
@@ -49,16 +50,19 @@ class Calibrator {
   Calibration found_;
 };
 
-// Those that this launch has ranks for, and whose tasks are one passage's.
+// Those that this launch has ranks and memory for, and whose tasks are one passage's.
 std::vector<Point> Calibrator::points() const {
   std::string path = options_.sweep;
   if (path.empty())
     path = configs_folder() +
            (found_.gpu ? "/sweeps/calibrate-gpu.json" : "/sweeps/calibrate-cpu.json");
+  Planner planner;
+  const double room = share_of_memory * found_.peaks.memory_bytes;
   std::vector<Point> chosen;
   for (Point& point : read_sweep(path).points)
     if (point.layout.ranks() <= world_.size() && point.layout.pp == 1 && !point.depths &&
-        refusal(how_, point.layout, point.precision).empty())
+        refusal(how_, point.layout, point.precision).empty() &&
+        planner.widest_rank(point).total() <= room)
       chosen.push_back(std::move(point));
   if (chosen.empty())
     throw InputError(path, "",
