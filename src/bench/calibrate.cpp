@@ -10,6 +10,7 @@
 #include "bench/cards.h"
 #include "bench/environment.h"
 #include "bench/file.h"
+#include "bench/plan.h"
 #include "bench/progress.h"
 #include "bench/sweep.h"
 #include "bench/watchdog.h"
