@@ -18,7 +18,7 @@ class Exchange {
   // Are its launches all that happens, so that they can be captured into a graph? A shift's never:
   // it changes from tick to tick.
   virtual bool captures(const Task& task) const = 0;
-  // Before it is captured, for the micro-batch in hand: what may not happen during a capture.
+  // Before it is first captured or run, for the micro-batch in hand: what takes memory.
   virtual void prepare(const Task& task) { static_cast<void>(task); }
   // After what the stream has to do so far; what is launched into it later comes after. May wait.
   // True: the last launch was a kernel of ours, so that the next may begin before it ends.

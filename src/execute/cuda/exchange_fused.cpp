@@ -2,6 +2,7 @@
 // its residual and norm by the kernel that received it, and any other collective is one kernel.
 // Tokens to their experts and shifts between stages are staged through the host.
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <utility>
 
@@ -25,6 +26,7 @@ class FusedExchange final : public Exchange {
  public:
   FusedExchange(MPI_Comm ranks, const Schedule& schedule, const Store& store,
                 const Assignment& work, const FusedPlace& place);
+  ~FusedExchange() override;
 
   bool captures(const Task& task) const override {
     return task.op != Op::dispatch && task.op != Op::combine && task.op != Op::shift;
@@ -95,6 +97,13 @@ FusedExchange::FusedExchange(MPI_Comm ranks, const Schedule& schedule, const Sto
   }
 }
 
+// An inbox is given back when no peer maps it any more; after an error nobody waits for that.
+FusedExchange::~FusedExchange() {
+  if (std::uncaught_exceptions() > 0) return;
+  for (auto& [key, channel] : channels_) channel.unmap();
+  staged_->barrier();
+}
+
 // Payload bytes from one member to another, at most: parcels may be rounded up, one a row.
 int64_t FusedExchange::room_of(const Task& task, const StepState& most) const {
   const auto bytes = [&](Id id) {
@@ -158,7 +167,6 @@ bool FusedExchange::run(const Task& task, const Launch& how) {
     });
     return true;
   }
-  prepare(task);
   for (const Ready& round : ready_.at({&task, store_.now_index()})) {
     exchange_parcels(channel(task), static_cast<int>(round.parcels.count()), round.parcels.data(),
                      mine);

@@ -51,6 +51,32 @@ class Clique {  // NCCL's communicator of a layout's ranks
   ncclComm_t comm_ = nullptr;
 };
 
+// One for each lane. They take up to a second to make, longer than a verified case: they stay with
+// the MPI communicator, as its attribute, until it is freed.
+struct Cliques {
+  std::unique_ptr<Clique> compute, exchange;
+};
+Cliques& cliques_of(MPI_Comm ranks) {
+  static const int key = [] {
+    int made = MPI_KEYVAL_INVALID;
+    const auto forget = [](MPI_Comm, int, void* cliques, void*) {
+      delete static_cast<Cliques*>(cliques);
+      return MPI_SUCCESS;
+    };
+    HELIX_MPI(MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, forget, &made, nullptr));
+    return made;
+  }();
+  Cliques* cliques = nullptr;
+  int found = 0;
+  HELIX_MPI(MPI_Comm_get_attr(ranks, key, static_cast<void*>(&cliques), &found));
+  if (found == 0) HELIX_MPI(MPI_Comm_set_attr(ranks, key, cliques = new Cliques));
+  return *cliques;
+}
+ncclComm_t made(std::unique_ptr<Clique>& clique, MPI_Comm ranks) {
+  if (!clique) clique = std::make_unique<Clique>(ranks);
+  return clique->get();
+}
+
 class NcclExchange final : public Exchange {
  public:
   NcclExchange(MPI_Comm ranks, const Schedule& schedule, const Store& store, const Assignment& work)
@@ -59,8 +85,8 @@ class NcclExchange final : public Exchange {
         activations_(work.precision.activations),
         all_(Communicator::duplicate(ranks)),
         stage_(Communicator::split(ranks, schedule.place.pp, schedule.place.rank())),
-        compute_(ranks),
-        exchange_(work.chunks > 1 ? std::make_unique<Clique>(ranks) : nullptr) {}
+        compute_(made(cliques_of(ranks).compute, ranks)),
+        exchange_(work.chunks > 1 ? made(cliques_of(ranks).exchange, ranks) : nullptr) {}
 
   bool captures(const Task& task) const override { return task.op != Op::shift; }
   bool run(const Task& task, const Launch& how) override;
@@ -78,8 +104,8 @@ class NcclExchange final : public Exchange {
   const Store& store_;
   Format activations_;
   Communicator all_, stage_;
-  Clique compute_;
-  std::unique_ptr<Clique> exchange_;  // a lane of its own under HOP-B
+  ncclComm_t compute_;
+  ncclComm_t exchange_;  // a lane of its own under HOP-B
   Shift shift_;
 };
 
@@ -94,7 +120,7 @@ void receive(std::byte* to, int64_t bytes, int peer, ncclComm_t comm, cudaStream
 bool NcclExchange::run(const Task& task, const Launch& how) {
   const cudaStream_t stream = how.stream;
   if (task.op == Op::shift) return run_shift(task, stream), false;
-  const ncclComm_t comm = task.lane == Lane::exchange ? exchange_->get() : compute_.get();
+  const ncclComm_t comm = task.lane == Lane::exchange ? exchange_ : compute_;
   for (const Round& round : rounds_of(schedule_, store_, task)) {
     HELIX_NCCL(ncclGroupStart());
     for (const Message& m : round.messages) {
@@ -124,11 +150,10 @@ void NcclExchange::run_shift(const Task& task, cudaStream_t stream) {
   std::byte* const to = store_.activation_of(shift_.receives, out);
   const int from = (me.rank() - me.l.stage_ranks() + me.l.ranks()) % me.l.ranks();
   HELIX_NCCL(ncclGroupStart());
-  if (shift_.receive)
-    receive(in_place ? store_.workspace() : to, bytes, from, compute_.get(), stream);
+  if (shift_.receive) receive(in_place ? store_.workspace() : to, bytes, from, compute_, stream);
   if (shift_.send) {
     const auto sent = store_.bytes(task.reads[0], all_chunks);
-    send(sent.data(), std::ssize(sent), task.group.first, compute_.get(), stream);
+    send(sent.data(), std::ssize(sent), task.group.first, compute_, stream);
   }
   HELIX_NCCL(ncclGroupEnd());
   if (shift_.receive && in_place)

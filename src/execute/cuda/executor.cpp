@@ -69,6 +69,7 @@ CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const Executo
     for (auto i = static_cast<size_t>(segment.begin) + 1; i < static_cast<size_t>(segment.end); ++i)
       folded_[i] = communicates(schedule_.tasks[i - 1].op) &&
                    exchange_->fuses(schedule_.tasks[i - 1], schedule_.tasks[i]);
+  prepare();
   rewind();
   synchronise();
 }
@@ -89,6 +90,23 @@ AttentionShape CudaExecutor::attention_shape(const MicroBatch& m, size_t chunk) 
           .head_size = static_cast<int>(a.head_size),
           .value_size = static_cast<int>(a.value_size),
           .scale = scale_};
+}
+
+// Whatever takes memory on the card, before the first step: a rank that asks for some while another
+// rank's kernel on the same card waits for it may have to wait until that one gives up.
+void CudaExecutor::prepare() {
+  for (int i = 0; i < work_.layout.pp; ++i) {
+    store_.turn_to(i);
+    requests_ = store_.replicas()[static_cast<size_t>(schedule_.place.dp)];
+    for (const Task& task : schedule_.tasks)
+      if (communicates(task.op) && exchange_->captures(task)) exchange_->prepare(task);
+    if (!graph_) continue;
+    for (const bool forced : {false, true}) {
+      forcing_ = forced;
+      if (!forced || forced_.count() > 0) recorded_.emplace(std::pair{i, forced}, record());
+    }
+  }
+  forcing_ = false;
 }
 
 // One plan memory for each chunk: micro-batches follow one another.

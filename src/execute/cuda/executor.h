@@ -63,6 +63,7 @@ class CudaExecutor final : public PassageExecutor {
   void make_rows();
   AttentionShape attention_shape(const MicroBatch& m, size_t chunk) const;
   void make_routing();
+  void prepare();
   Rows& rows_now() { return rows_[static_cast<size_t>(store_.now_index())]; }
 
   // Carrying out (executor.cpp), looked at (hooks.cpp) and timed (times.cpp) …

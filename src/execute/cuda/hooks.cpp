@@ -44,7 +44,7 @@ TensorView CudaExecutor::view(Id tensor, int chunk) {
 // The judge's choices for the passage in hand, a layer after another; what it leaves open is
 // negative.
 void CudaExecutor::force_choices() {
-  forcing_ = static_cast<bool>(hooks_.routing.judged);
+  forcing_ = hooks_.routing.judged && forced_.count() > 0;
   if (!forcing_) return;
   forced_on_host_.assign(static_cast<size_t>(forced_.count()), -1);
   const int first_layer = schedule_.segments.front().first_layer;

@@ -25,6 +25,9 @@ class PeerChannel {
   // After a synchronisation. Throws RunError, with the member and the exchange, if a message did
   // not come in time: what was computed since is void, and so is the channel.
   void check() const;
+  // Of the peers' inboxes, when nothing uses the channel any more. All members do it before any of
+  // them is destroyed.
+  void unmap() { mappings_.reset(); }
 
  private:
   struct Mapping {  // a peer's inbox in this rank's address space

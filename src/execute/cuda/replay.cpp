@@ -1,5 +1,5 @@
-// A passage as CUDA graphs. It is recorded once for each micro-batch, with and without the judge's
-// choices; what the exchange cannot do in a graph stands between two of them.
+// A passage as CUDA graphs. It is recorded before the first step, for each micro-batch with and
+// without the judge's choices; what the exchange cannot do in a graph stands between two of them.
 #include "execute/cuda/executor.h"
 #include "execute/issue.h"
 
@@ -10,10 +10,7 @@ bool CudaExecutor::replayable() const {
 }
 
 void CudaExecutor::replay() {
-  const std::pair key{store_.now_index(), forcing_};
-  auto at = recorded_.find(key);
-  if (at == recorded_.end()) at = recorded_.emplace(key, record()).first;
-  for (const Piece& piece : at->second) {
+  for (const Piece& piece : recorded_.at({store_.now_index(), forcing_})) {
     if (piece.task == nullptr)
       HELIX_CUDA(cudaGraphLaunch(piece.graph.get(), stream(Lane::compute)));
     else issue(*piece.task, layer_);
@@ -26,6 +23,7 @@ std::vector<CudaExecutor::Piece> CudaExecutor::record() {
     capturing_ = true;
     for (LaneState& lane : lanes_) lane.after_kernel = false;
     pieces.push_back({capture(stream(Lane::compute), body), nullptr});
+    HELIX_CUDA(cudaGraphUpload(pieces.back().graph.get(), stream(Lane::compute)));
     capturing_ = false;
   };
   // Layer by layer, the tasks up to the next that cannot stand in a graph.
@@ -47,7 +45,6 @@ std::vector<CudaExecutor::Piece> CudaExecutor::record() {
       for (const int i : issue_order(schedule_, segment)) {
         const Task& task = schedule_.tasks[static_cast<size_t>(i)];
         const bool fits = !communicates(task.op) || exchange_->captures(task);
-        if (fits && communicates(task.op)) exchange_->prepare(task);
         if (fits) {
           waiting.emplace_back(&task, layer);
           continue;
