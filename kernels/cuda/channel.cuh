@@ -64,8 +64,6 @@ class Exchange {
     for (uint32_t tries = 0; seen.y != epoch_ || seen.w != epoch_; seen = look(sender, word)) {
       if (broken_) break;
       if ((++tries & 1023U) == 0) look_at_clock(sender);
-      // Thousands of threads that look without a pause slow down all that others do on this card.
-      if (!channel_.own_card && tries > 32) __nanosleep(100);
     }
     return make_uint2(seen.x, seen.z);
   }

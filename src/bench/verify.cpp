@@ -146,10 +146,10 @@ void Verifier::run_controls(const Model& model, const Layout& layout, Outcome& o
 void Verifier::layout(const Model& model, const Layout& layout, const std::vector<Trial>& cases) {
   Outcome outcome;
   for (const Trial& c : cases) {
-    if (!mine(index_++)) continue;
+    const NamedPrecision& precision = verified_precisions()[static_cast<size_t>(c[0])];
+    if (!mine(index_++) || !refusal(options_.how, layout, precision.precision).empty()) continue;
     run_.push_back(c);
-    check(assignment_of(model, layout, c), verified_precisions()[static_cast<size_t>(c[0])].name,
-          outcome);
+    check(assignment_of(model, layout, c), precision.name, outcome);
   }
   if (!refuse(model, verified_precisions().front().precision, layout) &&
       controlled_.emplace(layout.strategy, layout.ranks()).second)

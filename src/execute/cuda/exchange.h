@@ -30,7 +30,7 @@ class Exchange {
     return false;
   }
   virtual void run_both(const Task&, const Task&, int /*layer*/, const Launch&) {}
-  // After a synchronisation. Throws RunError if a message did not come.
+  // Throws RunError if a message of what was synchronised with did not come.
   virtual void check() const {}
   virtual void plan(const Shift& shift) = 0;
   // Rows that the last dispatch met: leaving, arrived, returning.

@@ -22,8 +22,8 @@ class PeerChannel {
 
   const Channel& channel() const { return channel_; }
   int64_t device_bytes() const { return inbox_.bytes() + state_.bytes(); }
-  // After a synchronisation. Throws RunError, with the member and the exchange, if a message did
-  // not come in time: what was computed since is void, and so is the channel.
+  // Of what was synchronised with. Throws RunError, with the member and the exchange, if a message
+  // did not come in time: what was computed since is void, and so is the channel.
   void check() const;
   // Of the peers' inboxes, when nothing uses the channel any more. All members do it before any of
   // them is destroyed.

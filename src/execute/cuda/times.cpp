@@ -11,6 +11,7 @@ void CudaExecutor::mark() {
   if (marked_ == marks_.size()) marks_.push_back(make_event());
   HELIX_CUDA(cudaEventRecord(marks_[marked_++].get(), stream(Lane::compute)));
   if (marked_ > ahead) HELIX_CUDA(cudaEventSynchronize(marks_[marked_ - 1 - ahead].get()));
+  exchange_->check();  // after a wait that ran out of time all others are left out
 }
 
 std::vector<double> CudaExecutor::take_intervals_us() {
