@@ -15,6 +15,11 @@ cpu::Routing routing_of(const Experts& e) {
           .scale = static_cast<float>(e.scale)};
 }
 
+Slice experts_of(const Place& me, int64_t experts, int dp) {
+  const int expert_rank = dp * me.l.replica_ranks() + me.in_replica();
+  return share(experts, me.l.ep, expert_rank / me.l.tpf);
+}
+
 bool note_choice(ForcedRouting& met, const cpu::Routing& routing, std::span<const float> scores,
                  std::span<const float> bias, std::span<const int32_t> judged,
                  std::span<const cpu::Choice> choice) {

@@ -10,6 +10,9 @@ namespace helix {
 
 cpu::Routing routing_of(const Experts& experts);
 
+// dp_ep: of `experts`, those of which the rank of replica `dp` with my place in it holds a slice.
+Slice experts_of(const Place& me, int64_t experts, int dp);
+
 // Counts one row's choice beside the judge's, which is ascending. True: they differ, and the
 // judge's is to be used.
 bool note_choice(ForcedRouting& met, const cpu::Routing& routing, std::span<const float> scores,

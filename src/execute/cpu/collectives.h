@@ -44,7 +44,6 @@ class Collectives {
   // Tokens to their experts and back (dispatch.cpp).
   bool dispatch(const Task& task, Pending& pending);
   bool combine(const Task& task, Pending& pending);
-  Slice experts_of(int dp) const;
   void find_travellers(const Task& task);
   std::byte* pack(const Task& task, int dp, std::byte* to) const;
   void unpack(const Task& task, int dp, int64_t behind, const std::byte* from);

@@ -7,17 +7,11 @@
 
 #include "execute/cpu/collectives.h"
 #include "execute/cpu/types.h"
+#include "execute/routing.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/moe.h"
 
 namespace helix::cpu {
-
-// The experts of which the rank of replica `dp` with my place in it holds a slice.
-Slice Collectives::experts_of(int dp) const {
-  const Place& me = schedule_.place;
-  const int expert_rank = dp * me.l.replica_ranks() + me.in_replica();
-  return share(experts_, me.l.ep, expert_rank / me.l.tpf);
-}
 
 void Collectives::find_travellers(const Task& task) {
   const auto* choices =
@@ -26,7 +20,7 @@ void Collectives::find_travellers(const Task& task) {
   travel_.sent.assign(static_cast<size_t>(task.group.size), {});
   travel_.received.assign(static_cast<size_t>(task.group.size), 0);
   for (int dp = 0; dp < task.group.size; ++dp) {
-    const Slice held = experts_of(dp);
+    const Slice held = experts_of(schedule_.place, experts_, dp);
     const auto wanted = [&](const Choice& c) {
       return c.expert >= held.first && c.expert < held.first + held.count;
     };

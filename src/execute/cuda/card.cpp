@@ -106,8 +106,6 @@ std::string refusal(const ExecutorChoice& choice, const Layout& layout, const Pr
     if (format == Format::fp32 && p.activations == Format::bf16)
       return "the CUDA executor does not execute fp32 weights or KV with bf16 activations";
   }
-  if (choice.exchange == ExchangeKind::nccl && layout.moe == Moe::dispatch)
-    return "the nccl exchange does not carry out `dispatch` yet; mpi does";
   return "";
 }
 

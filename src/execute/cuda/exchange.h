@@ -18,8 +18,10 @@ class Exchange {
   // Are its launches all that happens, so that they can be captured into a graph? A shift's never:
   // it changes from tick to tick.
   virtual bool captures(const Task& task) const = 0;
-  // Before it is first captured or run, for the micro-batch in hand: what takes memory.
-  virtual void prepare(const Task& task) { static_cast<void>(task); }
+  // Before it is first captured or run, for the micro-batch in hand: what takes memory. `met`
+  // [3], in device memory: dispatches that happen on the card add to it the rows that left, arrived
+  // and returned.
+  virtual void prepare(const Task& /*task*/, int64_t* /*met*/) {}
   // After what the stream has to do so far; what is launched into it later comes after. May wait.
   // True: the last launch was a kernel of ours, so that the next may begin before it ends.
   virtual bool run(const Task& task, const Launch& how) = 0;
@@ -33,8 +35,8 @@ class Exchange {
   // Throws RunError if a message of what was synchronised with did not come.
   virtual void check() const {}
   virtual void plan(const Shift& shift) = 0;
-  // Rows that the last dispatch met: leaving, arrived, returning.
-  virtual void observe(StepState& state) const = 0;
+  // Rows that the last dispatch met: leaving, arrived, returning; where the host knows them.
+  virtual void observe(StepState& /*state*/) const {}
   // In device memory: how many rows the last dispatch brought.
   virtual const int32_t* arrived() const = 0;
 

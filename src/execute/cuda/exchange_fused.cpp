@@ -1,17 +1,16 @@
 // Kernels of our own on peer-mapped memory: partial outputs are merged as they arrive, a sum gets
 // its residual and norm by the kernel that received it, and any other collective is one kernel.
-// Tokens to their experts and shifts between stages are staged through the host.
+// Shifts between stages are staged through the host.
 #include <algorithm>
 #include <exception>
 #include <map>
 #include <utility>
 
 #include "base/error.h"
-#include "execute/cuda/exchange.h"
 #include "execute/cuda/peers.h"
+#include "execute/cuda/travellers.h"
 #include "execute/cuda/types.h"
 #include "execute/exchange/groups.h"
-#include "execute/exchange/rounds.h"
 #include "kernels/cuda/elementwise.h"
 
 namespace helix::cuda {
@@ -21,6 +20,7 @@ namespace {
 constexpr int64_t widest_sum = 32768;  // values of a row that all_reduce_norm takes
 // Above these bytes two shots send less than one takes longer (8 ranks under MPS, 32 and 256 KB).
 constexpr int64_t one_shot_bytes = 128 << 10;
+constexpr int64_t parcel_bytes = 4096;  // of a message that one warp carries
 
 class FusedExchange final : public Exchange {
  public:
@@ -28,16 +28,13 @@ class FusedExchange final : public Exchange {
                 const Assignment& work, const FusedPlace& place);
   ~FusedExchange() override;
 
-  bool captures(const Task& task) const override {
-    return task.op != Op::dispatch && task.op != Op::combine && task.op != Op::shift;
-  }
-  void prepare(const Task& task) override;
+  bool captures(const Task& task) const override { return task.op != Op::shift; }
+  void prepare(const Task& task, int64_t* met) override;
   bool run(const Task& task, const Launch& how) override;
   bool fuses(const Task& task, const Task& next) const override;
   void run_both(const Task& task, const Task& next, int layer, const Launch& how) override;
   void plan(const Shift& shift) override { staged_->plan(shift); }
-  void observe(StepState& state) const override { staged_->observe(state); }
-  const int32_t* arrived() const override { return staged_->arrived(); }
+  const int32_t* arrived() const override { return travellers_.arrived(); }
   void check() const override {
     for (const auto& [key, channel] : channels_) channel.check();
   }
@@ -67,6 +64,7 @@ class FusedExchange final : public Exchange {
   const Assignment& work_;
   int blocks_;
   Groups groups_;
+  Travellers travellers_;
   std::unique_ptr<Exchange> staged_;
   std::map<Key, PeerChannel> channels_;
   std::map<std::pair<const Task*, int>, std::vector<Ready>> ready_;  // a micro-batch
@@ -79,6 +77,7 @@ FusedExchange::FusedExchange(MPI_Comm ranks, const Schedule& schedule, const Sto
       work_(work),
       blocks_(place.blocks),
       groups_(ranks, schedule.place),
+      travellers_(schedule, store, work),
       staged_(make_mpi_exchange(ranks, schedule, store, work)) {
   const Requests batch{work.lengths, work.interval};
   const StepState most = maximum(capacities_of(schedule, *work.model, batch, work.steps));
@@ -116,7 +115,9 @@ int64_t FusedExchange::room_of(const Task& task, const StepState& most) const {
       for (const Id id : task.writes) all += bytes(id);
       return all / task.group.size + rounding;
     }
-    case Op::reduce_scatter: return bytes(task.writes[0]) + rounding;
+    case Op::reduce_scatter:
+    case Op::combine: return bytes(task.writes[0]) + rounding;
+    case Op::dispatch: return bytes(task.reads[0]) + bytes(task.reads[1]) + rounding;
     // One shot, or a share and its sum for each member of two shots.
     case Op::all_reduce: return 2 * bytes(task.reads[0]) + 32 * rounding;
     default: return bytes(task.reads[0]) + rounding;
@@ -134,20 +135,25 @@ Shots FusedExchange::shots_of(const Task& task) const {
   return task.group.size > 2 && bytes > one_shot_bytes ? Shots::two : Shots::one;
 }
 
-void FusedExchange::prepare(const Task& task) {
+void FusedExchange::prepare(const Task& task, int64_t* met) {
   const auto [at, made] = ready_.try_emplace({&task, store_.now_index()});
   if (!made || sums_rows(task)) return;
-  for (const Round& round : rounds_of(schedule_, store_, task)) {
+  travellers_.prepare(task, met);
+  for (const Round& round : travellers_.rounds(task)) {
     std::vector<Parcel> parcels;
     std::vector<int32_t> put_at(static_cast<size_t>(task.group.size), 1);
     std::vector<int32_t> take_at = put_at;
     for (const Message& m : round.messages) {
       const int member = (m.peer - task.group.first) / task.group.stride;
       const auto i = static_cast<size_t>(member);
-      parcels.push_back({m.from, m.to, static_cast<int32_t>(m.from_bytes),
-                         static_cast<int32_t>(m.to_bytes), member, put_at[i], take_at[i]});
-      put_at[i] += parcel_words(m.from_bytes);
-      take_at[i] += parcel_words(m.to_bytes);
+      for (int64_t at = 0; at < std::max(m.from_bytes, m.to_bytes); at += parcel_bytes) {
+        const int64_t from = std::clamp<int64_t>(m.from_bytes - at, 0, parcel_bytes);
+        const int64_t to = std::clamp<int64_t>(m.to_bytes - at, 0, parcel_bytes);
+        parcels.push_back({m.from + at, m.to + at, static_cast<int32_t>(from),
+                           static_cast<int32_t>(to), member, put_at[i], take_at[i]});
+        put_at[i] += parcel_words(from);
+        take_at[i] += parcel_words(to);
+      }
     }
     at->second.push_back({Buffer<Parcel>(std::span<const Parcel>(parcels)), round.sum});
   }
@@ -167,6 +173,7 @@ bool FusedExchange::run(const Task& task, const Launch& how) {
     });
     return true;
   }
+  travellers_.pack(task, how);
   for (const Ready& round : ready_.at({&task, store_.now_index()})) {
     exchange_parcels(channel(task), static_cast<int>(round.parcels.count()), round.parcels.data(),
                      mine);
@@ -177,6 +184,7 @@ bool FusedExchange::run(const Task& task, const Launch& how) {
                    reinterpret_cast<A*>(sum.out), {how.stream, 0, true});
     });
   }
+  travellers_.unpack(task, {how.stream, how.blocks, true});
   return true;
 }
 

@@ -3,9 +3,8 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "execute/cuda/exchange.h"
+#include "execute/cuda/travellers.h"
 #include "execute/cuda/types.h"
-#include "execute/exchange/rounds.h"
 #include "execute/factory.h"
 #include "kernels/cuda/elementwise.h"
 
@@ -83,16 +82,17 @@ class NcclExchange final : public Exchange {
       : schedule_(schedule),
         store_(store),
         activations_(work.precision.activations),
+        travellers_(schedule, store, work),
         all_(Communicator::duplicate(ranks)),
         stage_(Communicator::split(ranks, schedule.place.pp, schedule.place.rank())),
         compute_(made(cliques_of(ranks).compute, ranks)),
         exchange_(work.chunks > 1 ? made(cliques_of(ranks).exchange, ranks) : nullptr) {}
 
   bool captures(const Task& task) const override { return task.op != Op::shift; }
+  void prepare(const Task& task, int64_t* met) override { travellers_.prepare(task, met); }
   bool run(const Task& task, const Launch& how) override;
   void plan(const Shift& shift) override { shift_ = shift; }
-  void observe(StepState&) const override {}
-  const int32_t* arrived() const override { return nullptr; }
+  const int32_t* arrived() const override { return travellers_.arrived(); }
   void stage_barrier() const override { HELIX_MPI(MPI_Barrier(stage_.get())); }
   void barrier() const override { HELIX_MPI(MPI_Barrier(all_.get())); }
 
@@ -103,6 +103,7 @@ class NcclExchange final : public Exchange {
   const Schedule& schedule_;
   const Store& store_;
   Format activations_;
+  Travellers travellers_;
   Communicator all_, stage_;
   ncclComm_t compute_;
   ncclComm_t exchange_;  // a lane of its own under HOP-B
@@ -121,7 +122,8 @@ bool NcclExchange::run(const Task& task, const Launch& how) {
   const cudaStream_t stream = how.stream;
   if (task.op == Op::shift) return run_shift(task, stream), false;
   const ncclComm_t comm = task.lane == Lane::exchange ? exchange_ : compute_;
-  for (const Round& round : rounds_of(schedule_, store_, task)) {
+  travellers_.pack(task, how);
+  for (const Round& round : travellers_.rounds(task)) {
     HELIX_NCCL(ncclGroupStart());
     for (const Message& m : round.messages) {
       send(m.from, m.from_bytes, m.peer, comm, stream);
@@ -130,7 +132,7 @@ bool NcclExchange::run(const Task& task, const Launch& how) {
     HELIX_NCCL(ncclGroupEnd());
     if (round.sum) sum(*round.sum, stream);
   }
-  return false;
+  return travellers_.unpack(task, {stream, how.blocks, false});
 }
 
 void NcclExchange::sum(const RankSum& sum, cudaStream_t stream) {

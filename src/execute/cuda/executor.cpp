@@ -99,7 +99,8 @@ void CudaExecutor::prepare() {
     store_.turn_to(i);
     requests_ = store_.replicas()[static_cast<size_t>(schedule_.place.dp)];
     for (const Task& task : schedule_.tasks)
-      if (communicates(task.op) && exchange_->captures(task)) exchange_->prepare(task);
+      if (communicates(task.op) && exchange_->captures(task))
+        exchange_->prepare(task, rows_now().met.data() + 3);
     if (!graph_) continue;
     for (const bool forced : {false, true}) {
       forcing_ = forced;
@@ -133,7 +134,7 @@ void CudaExecutor::make_rows() {
               Buffer<int64_t>(values),
               Buffer<int32_t>(std::ssize(m.cache.capacity)),
               Buffer<int32_t>(std::ssize(m.cache.capacity)),
-              Buffer<int64_t>(3),
+              Buffer<int64_t>(6),
               {}};
     std::byte* memory = plan_memory_.data();
     for (size_t chunk = 0; chunk < bytes.size(); memory += bytes[chunk++]) {
@@ -221,15 +222,15 @@ std::vector<float> CudaExecutor::present_logits() const {
 
 std::optional<StepState> CudaExecutor::observed(int micro_batch) const {
   synchronise();
-  const auto met = rows_[static_cast<size_t>(micro_batch)].met.read();  // pairs, experts, layers
+  const auto met = rows_[static_cast<size_t>(micro_batch)].met.read();
   if (met[2] == 0) return std::nullopt;
   const auto layers = static_cast<double>(met[2]);
   StepState mean = travelled_[static_cast<size_t>(micro_batch)];
   mean.routed = static_cast<double>(met[0]) / layers;
   mean.touched = static_cast<double>(met[1]) / layers;
-  mean.leaving /= layers;
-  mean.arrived /= layers;
-  mean.returning /= layers;
+  mean.leaving = (mean.leaving + static_cast<double>(met[3])) / layers;
+  mean.arrived = (mean.arrived + static_cast<double>(met[4])) / layers;
+  mean.returning = (mean.returning + static_cast<double>(met[5])) / layers;
   return mean;
 }
 
@@ -237,7 +238,8 @@ std::optional<StepState> CudaExecutor::observed(int micro_batch) const {
 
 void CudaExecutor::pass(std::vector<double>* times) {
   beat();
-  HELIX_CUDA(cudaMemsetAsync(rows_now().met.data(), 0, 3 * sizeof(int64_t), stream(Lane::compute)));
+  HELIX_CUDA(cudaMemsetAsync(rows_now().met.data(), 0, static_cast<size_t>(rows_now().met.bytes()),
+                             stream(Lane::compute)));
   travelled_[static_cast<size_t>(store_.now_index())] = {};
   force_choices();
   if (times != nullptr) return pass_timed(*times);

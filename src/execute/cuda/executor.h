@@ -42,7 +42,7 @@ class CudaExecutor final : public PassageExecutor {
   struct Rows {
     Buffer<int64_t> keys, values;      // of each (row, KV head), offsets in the cache
     Buffer<int32_t> tokens, append;    // of each row (state.h)
-    Buffer<int64_t> met;               // by routing (moe.h)
+    Buffer<int64_t> met;               // by routing (moe.h), then by dispatch (travel.h)
     std::vector<AttentionPlan> plans;  // a chunk; none where it has no rows
   };
   // A part of a passage that is replayed: a graph, or a task that cannot stand in one.
