@@ -1,17 +1,16 @@
 #!/bin/bash
-# The GPU executor on one card: builds it, holds it against the judge on 1, 2, 4 and 8 ranks that
-# share the card (under MPS; a small part time-sliced), with graphs and without, on one rank also
-# under compute-sanitizer, and times a few steps. Results go to $OUT, else results/. Arguments:
-# stages (build one shared sliced wide sanitize time cards); the first six by default, `cards` where
-# there is more than one. PARTS: a fraction of the cases (1: all). EXCHANGE: of ranks that share the
-# card (auto: mpi). STEP_LIMIT: seconds of a stage at most.
+# The GPU executor: builds it, holds it against the judge on one rank, on 2, 4 and 8 ranks that share
+# a card (under MPS; a small part time-sliced), over each exchange, half of the steps as graphs and
+# half task by task; whole steps under compute-sanitizer; a rank that stops; and a few steps timed.
+# Results go to $OUT, else results/. Arguments: stages (build one shared sliced wide sanitize stop
+# time cards); all but the last two by default, `cards` where there is more than one. PARTS: a
+# fraction of the cases (1: all). STEP_LIMIT: seconds of a step at most.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results}
-stages=${*:-build one shared sliced wide sanitize}
+stages=${*:-build one shared sliced wide sanitize stop}
 program=${PROGRAM:-build/cuda/helix-bench}
 parts=${PARTS:-1}
-exchange=${EXCHANGE:-auto}
 STEP_LIMIT=${STEP_LIMIT:-0}
 mkdir -p "$out"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
@@ -38,18 +37,53 @@ if stage build; then
   make -j"$(nproc)" CUDA=1 cuda > "$out/verify-build.log" 2>&1 || { tail -n 30 "$out/verify-build.log"; exit 1; }
   echo "== build: ${SECONDS} s"
 fi
-export -f ranks; export program
+export -f ranks; export program mps out
 ! stage one || step one 200 bash -c 'ranks 1 verify --executor cuda'
 ! stage one || step one-eager 100 bash -c "ranks 1 verify --executor cuda --no-graph --seed 2 --part 1/4"
+# Both exchanges of ranks that share a card, on `n` ranks: that part of the cases.
+both() {
+  local name=$1 n=$2 fused=$3 mpi=$4
+  step "$name-fused" 200 $mps bash -c "ranks $n verify --executor cuda --exchange fused --part 1/$((fused * parts))"
+  step "$name-mpi" 100 $mps bash -c "ranks $n verify --executor cuda --exchange mpi --seed 2 --part 1/$((mpi * parts))"
+}
 if stage shared; then
-  step two 200 $mps bash -c "ranks 2 verify --executor cuda --exchange $exchange --part 1/$parts"
-  step four 250 $mps bash -c "ranks 4 verify --executor cuda --exchange $exchange --part 1/$((4 * parts))"
-  step eight 250 $mps bash -c "ranks 8 verify --executor cuda --exchange $exchange --part 1/$((16 * parts))"
+  both two 2 1 4
+  both four 4 3 12
+  both eight 8 12 48
 fi
-! stage sliced || step sliced 100 bash -c "ranks 2 verify --executor cuda --part 1/40"
-! stage wide || step wide 250 $mps bash -c "ranks 4 verify --executor cuda --exchange $exchange tests/cuda/wide/sweep.json"
-! stage sanitize || step memcheck 200 compute-sanitizer --tool memcheck --error-exitcode 9 \
-  "$program" verify --executor cuda --part 1/24
+if stage sliced; then
+  for exchange in mpi fused; do
+    step sliced-$exchange 60 bash -c "ranks 2 verify --executor cuda --exchange $exchange --part 1/40"
+  done
+fi
+! stage wide || step wide 100 $mps bash -c "ranks 4 verify --executor cuda --exchange fused tests/cuda/wide/sweep.json"
+if stage sanitize; then
+  for tool in memcheck synccheck racecheck; do
+    step $tool 120 compute-sanitizer --tool $tool --error-exitcode 9 \
+      "$program" verify --executor cuda --part 2/$([ $tool = racecheck ] && echo 80 || echo 10)
+  done
+  step memcheck-two 120 tests/mpirun.sh -n 2 compute-sanitizer --tool memcheck --error-exitcode 9 \
+    "$program" verify --executor cuda --exchange fused --part 1/40
+fi
+# A rank that no longer answers while the kernels of others wait for it: those name it, all end
+# within 20 s, and none is left.
+stopped() {
+  local job victim began
+  rm -rf "$out/stopped"
+  $mps bash -c "ranks 8 run configs/sweeps/gpu-eight.json --executor cuda --exchange fused --no-verify -n 20000 -o $out/stopped" &
+  job=$!
+  sleep 15  # they measure steps
+  victim=$(pgrep -nf "^$program run") && kill -STOP "$victim" || return 1
+  began=$SECONDS
+  wait $job
+  echo "exit $?, $((SECONDS - began)) s after rank process $victim was stopped"
+  ((SECONDS - began <= 20)) && ! pgrep -f "^$program run"
+}
+if stage stop; then
+  export -f stopped
+  step stop 90 bash -c stopped
+  grep -q 'nothing came from rank' "$out/verify-stop.log" || { failed=1; echo "   no rank was named"; }
+fi
 if stage cards; then
   n=$(nvidia-smi -L | wc -l)
   step nccl 200 bash -c "ranks $n verify --executor cuda --exchange nccl --part 1/2"

@@ -102,16 +102,25 @@ inline void print_time(const std::string& name, int rows, int64_t bytes, const F
   std::fflush(stdout);
 }
 
+// Rows and width of what is exchanged: 1 KB to 64 MB, on a shared card to 2 MB.
+inline std::vector<std::pair<int, int>> sizes() {
+  std::vector<std::pair<int, int>> all = {{1, 512},   {1, 2048},   {1, 8192},  {1, 16384},
+                                          {8, 16384}, {32, 16384}, {64, 16384}};
+  if (world.own_card) all.insert(all.end(), {{256, 16384}, {2048, 16384}});
+  return all;
+}
+
 inline void times() {
-  constexpr int heads = 128, value_size = 128, width = heads * value_size;
+  constexpr int value_size = 128;
   std::unique_ptr<Nccl> nccl;
   if (world.own_card && world.size > 1) nccl = std::make_unique<Nccl>();
-  for (const int rows : {1, 8, 32, 64}) {
-    const PartialLayout part = part_of<bf16>(rows, heads / world.size, value_size);
+  for (const auto& [rows, width] : sizes()) {
+    const int heads = std::max(1, width / value_size / world.size);  // of a rank
+    const PartialLayout part = part_of<bf16>(rows, heads, value_size);
     const PeerChannel peers(MPI_COMM_WORLD, exchange_room(part), world.own_card, patience_s);
     const auto data = messages_of<bf16>(part);
     const Buffer<std::byte> messages{std::span<const std::byte>(data)}, inbox(std::ssize(data));
-    const Buffer<bf16> out(int64_t{rows} * width / world.size);
+    const Buffer<bf16> out(int64_t{rows} * heads * value_size);
     const Fastest ours = best_of(peers, [&](const Launch& how) {
       exchange_merge(peers.channel(), part, messages.data(), out.data(), how);
     });
@@ -121,7 +130,7 @@ inline void times() {
     });
     print_time("exchange+merge", rows, part.bytes(), ours, nccl_us);
   }
-  for (const int rows : {1, 8, 32, 64}) {
+  for (const auto& [rows, width] : sizes()) {
     const int64_t count = int64_t{rows} * width;
     const auto data = normals<bf16>(count), ones = normals<bf16>(width);
     const Buffer<bf16> y{std::span<const bf16>(data)}, hidden{std::span<const bf16>(data)};
