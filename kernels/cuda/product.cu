@@ -183,8 +183,8 @@ struct Job {
 };
 // The jobs of all experts: eight pairs each.
 struct Jobs {
+  int of_warps[warps];  // first: read 16 bytes at a time, nothing else that is written among them
   int before[max_experts + 1];  // of each expert
-  int of_warps[warps];
 };
 __device__ void list_jobs(const Experts& experts, Jobs& jobs) {
   const int lane = static_cast<int>(threadIdx.x) & 31;
