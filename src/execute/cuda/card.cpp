@@ -99,7 +99,8 @@ double read_rate(int multiprocessors) {
   return static_cast<double>(bytes) / (1e-3 * static_cast<double>(best_ms));
 }
 
-std::string refusal(const ExecutorChoice& choice, const Layout& layout, const Precision& p) {
+std::string refusal(const ExecutorChoice& /*choice*/, const Layout& /*layout*/,
+                    const Precision& p) {
   for (const Format format : {p.weights, p.kv, p.attention, p.experts, p.lm_head}) {
     if (format != Format::fp32 && format != Format::bf16)
       return fmt::format("the CUDA executor does not execute {} yet", name_of(format));
