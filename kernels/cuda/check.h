@@ -94,7 +94,8 @@ class Buffer {
     }
   }
   explicit Buffer(std::span<const T> values) : Buffer(static_cast<int64_t>(values.size())) {
-    HELIX_CUDA(cudaMemcpy(data_, values.data(), values.size_bytes(), cudaMemcpyHostToDevice));
+    if (!values.empty())
+      HELIX_CUDA(cudaMemcpy(data_, values.data(), values.size_bytes(), cudaMemcpyHostToDevice));
   }
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
@@ -113,8 +114,9 @@ class Buffer {
   std::vector<T> read() const {
     std::vector<T> values(static_cast<size_t>(count_));
     HELIX_CUDA(cudaDeviceSynchronize());
-    HELIX_CUDA(
-        cudaMemcpy(values.data(), data_, static_cast<size_t>(bytes()), cudaMemcpyDeviceToHost));
+    if (count_ > 0)
+      HELIX_CUDA(
+          cudaMemcpy(values.data(), data_, static_cast<size_t>(bytes()), cudaMemcpyDeviceToHost));
     return values;
   }
 

@@ -14,6 +14,7 @@
 #include "tests/cuda/attention_cases.h"
 #include "tests/cuda/product_cases.h"
 #include "tests/cuda/testing.h"
+#include "tests/cuda/travel_cases.h"
 
 namespace helix::cuda {
 namespace {
@@ -154,6 +155,8 @@ void all_cases(bool quick) {
   experts_cases<fp8, bf16, float>(quick);
   experts_cases<nvfp4, bf16, bf16>(quick);
   experts_cases<nvfp4, bf16, float>(quick);
+  travel_cases<float>(quick);
+  travel_cases<bf16>(quick);
   attention_cases<float>(quick);
   attention_cases<bf16>(quick);
   attention_cases<float, float>(true);
