@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/cpu/dots.h"
+#include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/parallel.h"
 
 namespace helix::cpu {
@@ -32,231 +32,96 @@ struct Split {
   int64_t pair, first, tokens;
 };
 
-// Softmax so far of one query head: outputs beside it are sums of exp(logit - max) v. It starts at
-// the lowest finite maximum, so that no difference of infinities arises.
-struct Running {
-  float max = std::numeric_limits<float>::lowest();
-  float sum = 0;
-};
-
-// Rows of a tile that are read next: they are fetched into cache while the tile before them is
-// computed with, K during V and V during K. Memory then never waits for arithmetic; without it the
-// two took turns.
-struct Ahead {
-  const char* rows = nullptr;
-  int64_t stride = 0;  // values
-  int64_t bits = 0;    // of a value
-
-  Ahead() = default;
-  template <class Kv>
-  Ahead(const Values<const Kv>& from, int64_t stride) : stride(stride) {
-    if constexpr (std::is_same_v<Kv, nvfp4>) {  // scales are few: the hardware sees to them
-      rows = reinterpret_cast<const char*>(from.codes);
-      bits = 4;
-    } else {
-      rows = reinterpret_cast<const char*>(from.data);
-      bits = 8 * sizeof(Kv);
-    }
-  }
-  // `count` values of row t from d.
-  void fetch(int64_t t, int64_t d, int64_t count) const {
-    if (rows == nullptr) return;
-    const char* from = rows + (t * stride + d) * bits / 8;
-    for (int64_t i = 0; i < count * bits / 8; i += 64) __builtin_prefetch(from + i, 0, 2);
-  }
-};
-
-// The query heads that read one KV head, in fp32, and where their results go.
-struct Group {
-  int64_t heads, size, value_size, value_stride;
-  float scale;     // of the logits, the keys' scale included
-  const float* q;  // [heads][size]
-  float* out;      // [heads][value_stride]
-  Running* running;
-};
-
-// Logits of Heads heads from h: logits[i][t] for t < tokens, -inf up to the next multiple of
-// sixteen.
-template <int Heads, class Kv>
-[[gnu::noinline]] void logits_of(const Group& group, int64_t h, const Values<const Kv>& k,
-                                 int64_t stride, int64_t tokens, const Ahead& values_ahead,
-                                 float* logits) {
-  constexpr int columns = Heads == 1 ? 16 : Heads == 2 ? 8 : 4;
-  for (int64_t t = 0; t < tokens; t += columns) {
-    Values<const Kv> rows[columns];
-    for (int64_t c = 0; c < columns; ++c) rows[c] = k.at(std::min(t + c, tokens - 1) * stride);
-    for (int64_t c = 0; c < columns && t + c < tokens; ++c)
-      values_ahead.fetch(t + c, 0, group.value_size);
-    float values[16];
-    store(
-        dots<Heads, columns>(group.q + h * group.size, group.size, rows, group.size) * group.scale,
-        values);
-    for (int i = 0; i < Heads; ++i) {
-      std::memcpy(logits + i * tile_tokens + t, values + i * columns, columns * sizeof(float));
-    }
-  }
-  for (int i = 0; i < Heads; ++i) {
-    std::fill(logits + i * tile_tokens + tokens,
-              logits + i * tile_tokens + round_up(tokens, lane_count), -infinity);
-  }
-}
-
-// Turns a tile's logits into weights under the new maximum; keep: what the older sums are
-// multiplied by. Heads go side by side: each step alone waits for the one before.
-template <int Heads>
-[[gnu::noinline]] void weigh(float* logits, int64_t tokens, Running* running, float (&keep)[16]) {
-#pragma GCC unroll 4
-  for (int i = 0; i < Heads; ++i) {
-    Lanes most = all(running[i].max);
-    for (int64_t t = 0; t < tokens; t += lane_count)
-      most = larger(load(logits + i * tile_tokens + t), most);
-    const float max = largest(most);
-    keep[i] = running[i].max - max;
-    running[i].max = max;
-  }
-  store(exponential(load(keep)), keep);
-  for (int64_t t = 0; t < tokens; t += lane_count) {
-#pragma GCC unroll 4
-    for (int i = 0; i < Heads; ++i) {
-      float* const at = logits + i * tile_tokens + t;
-      store(exponential(load(at) - running[i].max), at);
-    }
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < Heads; ++i) {
-    Lanes total = zero();
-    for (int64_t t = 0; t < tokens; t += lane_count)
-      total = total + load(logits + i * tile_tokens + t);
-    running[i].sum = running[i].sum * keep[i] + sum(total);
-  }
-}
-
-// out[i][d] = keep[i] out[i][d] + sum over t of weights[i][t] v[t][d], in order of t.
-template <int Heads, int Vectors, class Kv, class Read>
-[[gnu::noinline]] void add_values(const float* weights, const float* keep,
-                                  const Values<const Kv>& v, int64_t stride, int64_t tokens,
-                                  const Ahead& keys_ahead, int64_t d, float* out,
-                                  int64_t out_stride, Read&& read) {
-  Lanes sum[Heads][Vectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < Heads; ++i) {
-#pragma GCC unroll 16
-    for (int j = 0; j < Vectors; ++j)
-      sum[i][j] = load(out + i * out_stride + d + j * lane_count) * keep[i];
-  }
+// Rows in the order of their lines, decoded to X, without the tensor's scale. `next`: rows that are
+// fetched meanwhile.
+template <class X, class Kv>
+const X* widened(const Values<const Kv>& from, int64_t stride, int64_t tokens, int64_t width,
+                 int64_t to_stride, const Ahead& next, Scratch& scratch) {
+  X* const rows = scratch.take<X>(tile_tokens * to_stride);
   for (int64_t t = 0; t < tokens; ++t) {
-    keys_ahead.fetch(t, d, Vectors * lane_count);
-    Lanes value[Vectors];
-    if constexpr (Vectors == 4) load_four(v.at(t * stride + d), value);
-    else value[0] = read(v.at(t * stride + d));
-#pragma GCC unroll 16
-    for (int i = 0; i < Heads; ++i) {
-      const Lanes weight = all(weights[i * tile_tokens + t]);
-#pragma GCC unroll 16
-      for (int j = 0; j < Vectors; ++j) sum[i][j] = multiply_add(weight, value[j], sum[i][j]);
+    for (int64_t d = 0; d < width; d += line_values<Kv>) {
+      next.fetch(t, d);
+      const auto row = from.at(t * stride + d);
+      const Line<Kv> line =
+          width - d >= line_values<Kv> ? load_line(row) : load_line(row, width - d);
+      X* const to = rows + t * to_stride + d;
+      for (int p = 0; p < Line<Kv>::pairs; ++p) store_exact(line, p, to + 32 * p);
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < Heads; ++i) {
-#pragma GCC unroll 16
-    for (int j = 0; j < Vectors; ++j) store(sum[i][j], out + i * out_stride + d + j * lane_count);
-  }
-}
-
-// Tokens that stand in consecutive rows.
-template <class Kv>
-struct Tile {
-  Values<const Kv> k, v;
-  int64_t k_stride, v_stride, tokens;
-};
-
-// One tile for Heads heads from h.
-template <int Heads, class Kv>
-void attend_tile(const Group& group, int64_t h, const Tile<Kv>& tile, const Ahead& values_ahead,
-                 const Ahead& keys_ahead) {
-  alignas(64) float logits[Heads * tile_tokens];
-  alignas(64) float keep[lane_count] = {};
-  logits_of<Heads>(group, h, tile.k, tile.k_stride, tile.tokens, values_ahead, logits);
-  weigh<Heads>(logits, tile.tokens, group.running + h, keep);
-  float* out = group.out + h * group.value_stride;
-  const auto add = [&]<int Vectors>(int64_t d, auto read) {
-    add_values<Heads, Vectors>(logits, keep, tile.v, tile.v_stride, tile.tokens, keys_ahead, d, out,
-                               group.value_stride, read);
-  };
-  int64_t d = 0;
-  for (; d + 4 * lane_count <= group.value_size; d += 4 * lane_count)
-    add.template operator()<4>(d, Load{});
-  for (; d + lane_count <= group.value_size; d += lane_count) add.template operator()<1>(d, Load{});
-  if (d < group.value_size) add.template operator()<1>(d, LoadTail{group.value_size - d});
+  return rows;
 }
 
 // All heads over one tile: it is read from memory once, by the first heads, and from cache by the
 // others.
-template <class Kv>
-void attend_heads(const Group& group, const Tile<Kv>& tile, const Ahead& values, const Ahead& keys,
-                  Poller& poll) {
+template <class X, class Kv>
+void attend_heads(const Group<X>& group, const Tile<Kv>& tile, const Ahead& values,
+                  const Ahead& keys, Poller& poll) {
   for (int64_t h = 0; h < group.heads; h += 4) {
     const int64_t heads = std::min<int64_t>(4, group.heads - h);
-    const auto attend = heads == 4   ? attend_tile<4, Kv>
-                        : heads == 3 ? attend_tile<3, Kv>
-                        : heads == 2 ? attend_tile<2, Kv>
-                                     : attend_tile<1, Kv>;
+    const auto attend = heads == 4   ? attend_tile<4, X, Kv>
+                        : heads == 3 ? attend_tile<3, X, Kv>
+                        : heads == 2 ? attend_tile<2, X, Kv>
+                                     : attend_tile<1, X, Kv>;
     attend(group, h, tile, h == 0 ? values : Ahead(), h == 0 ? keys : Ahead());
     if ((h + heads) % head_block == 0) poll();
   }
 }
 
-// Rows of codes as fp32, without their scale; of another stride.
-template <class Kv>
-Values<const float> widened(const Values<const Kv>& from, int64_t stride, int64_t tokens,
-                            int64_t width, Scratch& to) {
-  const int64_t padded = round_up(width, lane_count);
-  float* const rows = to.take(tile_tokens * padded);
-  for (int64_t t = 0; t < tokens; ++t)
-    for_lanes(width, [&](int64_t d, auto read, auto write) {
-      write(read(from.at(t * stride + d)), rows + t * padded + d);
-    });
-  return Values<const float>(rows);
+// Codes are decoded once where several groups of heads read them, or in fp32.
+template <class X, class Kv>
+void attend_widened(Group<X> group, const Tile<Kv>& tile, const Ahead& values, const Ahead& keys,
+                    Poller& poll) {
+  static thread_local Scratch wide_k, wide_v;
+  const int64_t k_stride = round_up(group.size, line_values<Kv>);
+  const int64_t v_stride = round_up(group.value_size, line_values<Kv>);
+  const Values<const X> k(
+      widened<X>(tile.k, tile.k_stride, tile.tokens, group.size, k_stride, values, wide_k));
+  Tile<X> wide{k, k, k_stride, k_stride, tile.tokens};
+  if (!(tile.k == tile.v)) {  // not latent
+    wide.v = Values<const X>(widened<X>(tile.v, tile.v_stride, tile.tokens, group.value_size,
+                                        v_stride, Ahead(), wide_v));
+    wide.v_stride = v_stride;
+  }
+  group.size = k_stride;
+  group.value_size = v_stride;
+  attend_heads(group, wide, Ahead(), keys, poll);
 }
 
+// The tokens of a split's tile from token t on.
 template <class Kv>
-void attend_split(const Group& group, const KvView<Kv>& kv, const Split& split, Poller& poll) {
-  const bool latent = kv.k == kv.v;
+Tile<Kv> tile_at(const KvView<Kv>& kv, const Split& split, int64_t t) {
+  const int64_t row = kv.row(split.first + t);
+  return {kv.k.at(row * kv.k_stride), kv.v.at(row * kv.v_stride), kv.k_stride, kv.v_stride,
+          std::min(tile_tokens, split.tokens - t)};
+}
+
+// `next`: the keys that are read after this split's.
+template <class X, class Kv>
+void attend_split(const Group<X>& group, const KvView<Kv>& kv, const Split& split,
+                  const Ahead& next, Poller& poll) {
   for (int64_t t = 0; t < split.tokens; t += tile_tokens) {
-    const auto tile_at = [&](int64_t token) {
-      const int64_t row = kv.row(split.first + token);
-      return Tile<Kv>{kv.k.at(row * kv.k_stride), kv.v.at(row * kv.v_stride), kv.k_stride,
-                      kv.v_stride, std::min(tile_tokens, split.tokens - token)};
-    };
-    const Tile<Kv> tile = tile_at(t);
-    const Ahead keys = t + 2 * tile_tokens <= split.tokens
-                           ? Ahead(tile_at(t + tile_tokens).k, kv.k_stride)
-                           : Ahead();
-    // Codes that several groups of heads read are decoded once.
-    if constexpr (std::is_same_v<Kv, fp8> || std::is_same_v<Kv, nvfp4>) {
-      if (group.heads > 4) {
-        static thread_local Scratch wide_k, wide_v;
-        const auto k = widened(tile.k, kv.k_stride, tile.tokens, group.size, wide_k);
-        const auto v =
-            latent ? k : widened(tile.v, kv.v_stride, tile.tokens, group.value_size, wide_v);
-        const int64_t k_stride = round_up(group.size, lane_count);
-        attend_heads(
-            group,
-            Tile<float>{k, v, k_stride, latent ? k_stride : round_up(group.value_size, lane_count),
-                        tile.tokens},
-            Ahead(), keys, poll);
+    const Tile<Kv> tile = tile_at(kv, split, t);
+    const Ahead values = kv.k == kv.v ? Ahead() : Ahead(tile.v, kv.v_stride);
+    const Ahead keys = t + tile_tokens < split.tokens
+                           ? Ahead(tile_at(kv, split, t + tile_tokens).k, kv.k_stride)
+                           : next;
+    constexpr bool same = std::is_same_v<X, Kv>;
+    constexpr bool decodes = std::is_same_v<X, bf16>;  // as it multiplies
+    if constexpr (!same) {
+      if (!decodes || group.heads > 4) {
+        attend_widened(group, tile, values, keys, poll);
         poll();
         continue;
       }
     }
-    attend_heads(group, tile, latent ? Ahead() : Ahead(tile.v, kv.v_stride), keys, poll);
+    if constexpr (same || decodes) attend_heads(group, tile, values, keys, poll);
     poll();
   }
 }
 
-// Merges the splits of one query head in order, and writes its output, times the values' scale, and
-// log-sum-exp.
-template <class Activation>
+// Merges the splits of one query head in order, and writes its output, times the values' scale, in
+// order, and log-sum-exp.
+template <class Kv, class Activation>
 void merge_splits(int64_t splits, const float* outs, const Running* running, int64_t out_step,
                   int64_t running_step, int64_t value_size, float value_scale, Activation* out,
                   float* lse) {
@@ -270,12 +135,21 @@ void merge_splits(int64_t splits, const float* outs, const Running* running, int
   }
   // Logits that are all -inf, or any NaN, are no empty shard: they must be seen.
   *lse = splits == 0 ? -infinity : total > 0 ? max + std::log(total) : nan;
-  for_lanes(value_size, [&](int64_t d, auto, auto write) {
-    Lanes merged = zero();
-    for (int64_t s = 0; s < splits; ++s)
-      merged = multiply_add(load(outs + s * out_step + d), all(weights[s] / total), merged);
-    write(merged * value_scale, out + d);
-  });
+  for (int64_t s = 0; s < splits; ++s) weights[s] /= total;
+  for (int64_t d = 0; d < value_size; d += line_values<Kv>) {
+    alignas(64) float arranged[line_values<Kv>];
+    for (int64_t i = 0; i < line_values<Kv>; i += lane_count) {
+      Lanes merged = zero();
+      for (int64_t s = 0; s < splits; ++s)
+        merged = multiply_add(load(outs + s * out_step + d + i), all(weights[s]), merged);
+      store(merged * value_scale, arranged + i);
+    }
+    alignas(64) float values[line_values<Kv>];
+    disarrange<Kv>(arranged, values);
+    const int64_t count = std::min(value_size - d, line_values<Kv>);
+    for_lanes(count,
+              [&](int64_t i, auto read, auto write) { write(read(values + i), out + d + i); });
+  }
 }
 
 }  // namespace
@@ -288,7 +162,11 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
   assert(shape.heads % shape.kv_heads == 0 && shape.heads % part.heads == 0);
   assert(part.element_bytes == sizeof(Activation) && part.value_size == shape.value_size);
   const int64_t group_heads = shape.heads / shape.kv_heads;
-  const int64_t value_stride = round_up(shape.value_size, lane_count);
+  using X = Operand<Kv, Activation>;
+  const int64_t q_stride = round_up(shape.head_size, line_values<Kv>);
+  const int64_t value_stride =
+      round_up(shape.value_size,
+               std::is_same_v<X, bf16> ? std::max<int64_t>(64, line_values<Kv>) : line_values<Kv>);
   const int64_t split_values = group_heads * value_stride;
   const int64_t pairs = shape.rows * shape.kv_heads;
 
@@ -320,24 +198,32 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
 
     int64_t tokens = 0;
     for (int64_t i = base; i < base + count; ++i) tokens += splits[i].tokens;
-    for_blocks(
-        count, tokens * group_heads * (shape.head_size + shape.value_size), poller, [&](int64_t i) {
-          const Split& split = splits[base + i];
-          static thread_local Scratch scratch;
-          float* const queries = scratch.take(group_heads * shape.head_size);
-          const Activation* from = q + split.pair * group_heads * shape.head_size;
-          for_lanes(group_heads * shape.head_size,
-                    [&](int64_t d, auto read, auto write) { write(read(from + d), queries + d); });
-          const Group group{.heads = group_heads,
-                            .size = shape.head_size,
-                            .value_size = shape.value_size,
-                            .value_stride = value_stride,
-                            .scale = shape.scale * code_scale(kv[split.pair].k),
-                            .q = queries,
-                            .out = wave_outs + i * split_values,
-                            .running = wave_runnings + i * group_heads};
-          attend_split(group, kv[split.pair], split, poller);
-        });
+    // A thread takes splits in runs, beyond which nothing is fetched ahead: eight runs a thread.
+    const int64_t run = std::max<int64_t>(1, count / (8 * omp_get_max_threads()));
+    for_blocks(count, tokens * group_heads * (shape.head_size + shape.value_size), run, poller,
+               [&](int64_t i) {
+                 const Split& split = splits[base + i];
+                 static thread_local Scratch scratch;
+                 X* const queries = scratch.take<X>(group_heads * q_stride);
+                 const Activation* from = q + split.pair * group_heads * shape.head_size;
+                 for (int64_t h = 0; h < group_heads; ++h)
+                   arrange<Kv>(from + h * shape.head_size, shape.head_size, queries + h * q_stride);
+                 const Group<X> group{.heads = group_heads,
+                                      .size = shape.head_size,
+                                      .value_size = shape.value_size,
+                                      .scale = shape.scale * kv[split.pair].k.scale,
+                                      .q = queries,
+                                      .q_stride = q_stride,
+                                      .out = wave_outs + i * split_values,
+                                      .value_stride = value_stride,
+                                      .running = wave_runnings + i * group_heads};
+                 Ahead next;
+                 if ((i + 1) % run != 0 && i + 1 < count) {
+                   const Split& after = splits[base + i + 1];
+                   next = Ahead(tile_at(kv[after.pair], after, 0).k, kv[after.pair].k_stride);
+                 }
+                 attend_split(group, kv[split.pair], split, next, poller);
+               });
 
     for_blocks((end - begin) * group_heads, count * split_values, poller, [&](int64_t i) {
       const int64_t pair = begin + i / group_heads;
@@ -346,11 +232,11 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
       const int64_t head = pair % shape.kv_heads * group_heads + i % group_heads;
       std::byte* message = out + head / part.heads * part.bytes();
       float lse = 0;
-      merge_splits(
+      merge_splits<Kv>(
           first_split[pair + 1] - base - first,
           wave_outs + first * split_values + i % group_heads * value_stride,
           wave_runnings + first * group_heads + i % group_heads, split_values, group_heads,
-          shape.value_size, code_scale(kv[pair].v),
+          shape.value_size, kv[pair].v.scale,
           reinterpret_cast<Activation*>(message + part.output_offset(row, head % part.heads)),
           &lse);
       std::memcpy(message + part.lse_offset(row, head % part.heads), &lse, sizeof lse);

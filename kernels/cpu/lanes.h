@@ -7,7 +7,6 @@
 // ones.
 #pragma once
 
-#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -90,122 +89,6 @@ HELIX_INLINE Lanes load(const bf16* from) {
   });
 }
 
-// Reading of Values<T>, without the tensor's scale, which the caller multiplies in at its end.
-HELIX_INLINE Lanes load(const Values<const float>& from) { return load(from.data); }
-HELIX_INLINE Lanes load(const Values<const bf16>& from) { return load(from.data); }
-
-// e4m3 through fp16, whose exponent is biased by 8 more: the factor 2^8 that is lost in this stands
-// in `code_scale`. fp16 converts its subnormals at full speed, fp32 arithmetic does not everywhere.
-HELIX_INLINE Lanes load(const Values<const fp8>& from) {
-#if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3  // no instruction: its emulation loses NaN
-  float values[lane_count];
-  for (int64_t i = 0; i < lane_count; ++i) values[i] = to_float(from.data[i]) * 0x1p-8F;
-  return load(values);
-#else
-  const hn::Rebind<int8_t, Tag> bytes;
-  const hn::Rebind<int16_t, Tag> shorts;
-  const auto* codes = reinterpret_cast<const int8_t*>(from.data);
-  return each([&](int i) {
-    // The sign fills the upper byte: shifted, it stands in bit 15, and in 14, where it is cleared.
-    const auto wide = hn::PromoteTo(shorts, hn::LoadU(bytes, codes + i * register_lanes));
-    const auto half =
-        hn::And(hn::ShiftLeft<7>(wide), hn::Set(shorts, static_cast<int16_t>(0xbfff)));
-    // NaN's size is the largest: one more carries into bit 14, which makes an fp16 NaN of it.
-    const auto carried = hn::Add(half, hn::Set(shorts, 0x80));
-    const hn::Rebind<hwy::float16_t, Tag> fp16;
-    return hn::PromoteTo(Tag(),
-                         hn::BitCast(fp16, hn::OrAnd(half, carried, hn::Set(shorts, 0x4000))));
-  });
-#endif
-}
-
-namespace tables {
-// e2m1 codes in halves, for byte shuffles; and what a block's scale is then worth.
-alignas(16) inline constexpr int8_t e2m1_halves[16] = {0, 1,  2,  3,  4,  6,  8,  12,
-                                                       0, -1, -2, -3, -4, -6, -8, -12};
-inline constexpr std::array<float, 256> half_scales = [] {
-  std::array<float, 256> all{};
-  for (size_t i = 0; i < all.size(); ++i) {
-    const float scale = to_float(fp8{static_cast<uint8_t>(i)});
-    all[i] = scale == scale ? scale / 2 : scale;  // no arithmetic with NaN in a constant
-  }
-  return all;
-}();
-}  // namespace tables
-
-// e2m1 codes in halves, of which `from` has sixteen, times their block's scale.
-HELIX_INLINE Lanes scaled(const int8_t* halves, fp8 block_scale) {
-  const hn::Rebind<int8_t, Tag> bytes;
-  const auto scale = hn::Set(Tag(), tables::half_scales[block_scale.bits]);
-  return each([&](int i) {
-    const auto mine = hn::LoadU(bytes, halves + i * register_lanes);
-    return hn::Mul(hn::ConvertTo(Tag(), hn::PromoteTo(IntTag(), mine)), scale);
-  });
-}
-
-// Takes the codes of `Bytes` / 8 blocks apart: even ones to `to`, odd ones to `to` + 32.
-template <class D>
-HELIX_INLINE void codes_to_halves(D packed, const uint8_t* codes, int8_t* to) {
-  const hn::Rebind<int8_t, D> bytes;
-  const auto table = hn::LoadDup128(bytes, tables::e2m1_halves);
-  const auto two = hn::LoadU(packed, codes);
-  const auto low = hn::And(two, hn::Set(packed, 15));
-  const auto high = hn::ShiftRight<4>(two);
-  // In each 16 bytes the lower eight are a block, and the upper.
-  const auto even = hn::InterleaveLower(packed, low, high);
-  const auto odd = hn::InterleaveUpper(packed, low, high);
-  hn::Store(hn::TableLookupBytes(table, hn::BitCast(bytes, even)), bytes, to);
-  hn::Store(hn::TableLookupBytes(table, hn::BitCast(bytes, odd)), bytes, to + 32);
-}
-
-HELIX_INLINE Lanes load(const Values<const nvfp4>& from) {  // one block
-  const hn::FixedTag<uint8_t, 8> packed;
-  const hn::FixedTag<int8_t, 16> bytes;
-  const auto two = hn::LoadU(packed, from.codes);
-  const auto low = hn::And(two, hn::Set(packed, 15));
-  const auto high = hn::ShiftRight<4>(two);
-  const auto codes =
-      hn::Combine(hn::FixedTag<uint8_t, 16>(), hn::InterleaveUpper(packed, low, high),
-                  hn::InterleaveLower(packed, low, high));
-  alignas(16) int8_t halves[16];
-  hn::Store(hn::TableLookupBytes(hn::Load(bytes, tables::e2m1_halves), hn::BitCast(bytes, codes)),
-            bytes, halves);
-  return scaled(halves, *from.scales);
-}
-
-// A place in an array: a pointer, or Values.
-template <class T>
-HELIX_INLINE const T* at(const T* from, int64_t i) {
-  return from + i;
-}
-template <class T>
-HELIX_INLINE Values<T> at(const Values<T>& from, int64_t i) {
-  return from.at(i);
-}
-
-// Four times sixteen values that follow each other: of nvfp4 the codes are taken apart together.
-template <class T>
-HELIX_INLINE void load_four(const T& from, Lanes (&to)[4]) {
-#pragma GCC unroll 4
-  for (int64_t i = 0; i < 4; ++i) to[i] = load(at(from, i * lane_count));
-}
-HELIX_INLINE void load_four(const Values<const nvfp4>& from, Lanes (&to)[4]) {
-  const hn::CappedTag<uint8_t, 32> packed;
-  constexpr int step = static_cast<int>(hn::MaxLanes(packed));  // 32, or 16 bytes twice
-  alignas(32) int8_t halves[64];
-#pragma GCC unroll 2
-  for (int i = 0; i < 32; i += step) codes_to_halves(packed, from.codes + i, halves + i);
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) to[i] = scaled(halves + i % 2 * 32 + i / 2 * 16, from.scales[i]);
-}
-
-// What loaded values are to be multiplied by.
-template <class T>
-constexpr float code_scale(const Values<const T>& from) {
-  if constexpr (std::is_same_v<T, fp8>) return from.scale * 0x1p8F;
-  else return from.scale;
-}
-
 HELIX_INLINE void store(Lanes value, float* to) {
 #pragma GCC unroll 4
   for (int i = 0; i < registers; ++i) hn::StoreU(value.v[i], Tag(), to + i * register_lanes);
@@ -234,15 +117,6 @@ HELIX_INLINE Lanes load_tail(const T* from, int64_t count) {
   return load(padded);
 }
 template <class T>
-HELIX_INLINE Lanes load_tail(const Values<const T>& from, int64_t count) {
-  T padded[lane_count] = {};
-  std::memcpy(static_cast<void*>(padded), from.data, static_cast<size_t>(count) * sizeof(T));
-  return load(Values<const T>(padded));
-}
-HELIX_INLINE Lanes load_tail(const Values<const nvfp4>& from, int64_t) {
-  return load(from);  // blocks are whole
-}
-template <class T>
 HELIX_INLINE void store_tail(Lanes value, T* to, int64_t count) {
   T padded[lane_count];
   store(value, padded);
@@ -252,14 +126,14 @@ HELIX_INLINE void store_tail(Lanes value, T* to, int64_t count) {
 // The same as things to pass on: a vector, or what is left of a row.
 struct Load {
   template <class T>
-  HELIX_INLINE Lanes operator()(const T& from) const {
+  HELIX_INLINE Lanes operator()(const T* from) const {
     return load(from);
   }
 };
 struct LoadTail {
   int64_t count;
   template <class T>
-  HELIX_INLINE Lanes operator()(const T& from) const {
+  HELIX_INLINE Lanes operator()(const T* from) const {
     return load_tail(from, count);
   }
 };
@@ -354,14 +228,17 @@ HELIX_INLINE bool any_larger(Lanes v, float bound) {
 
 // e^x within 2 units in the last place, denormal results too; 0 for -inf, +inf on overflow, NaN for
 // NaN, 1 for 0. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (off
-// by 8e-9 at most there); 2^n in two factors, because 2^n alone leaves the exponents of normal
-// numbers.
+// by 8e-9 at most there); 2^n by an instruction or in two factors, because 2^n alone leaves the
+// exponents of normal numbers: the same bits.
 HELIX_INLINE Register exponential(Register x) {
   const Tag d;
-  const IntTag integers;
   const auto set = [&](float value) { return hn::Set(d, value); };
-  x = hn::IfThenElse(hn::Gt(x, set(104)), set(104), x);  // not Min: NaN stays
+#ifdef __AVX512F__  // of NaN and a number, these take the second
+  x = Register{_mm512_max_ps(set(-104).raw, _mm512_min_ps(set(104).raw, x.raw))};
+#else
+  x = hn::IfThenElse(hn::Gt(x, set(104)), set(104), x);
   x = hn::IfThenElse(hn::Lt(x, set(-104)), set(-104), x);
+#endif
   // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
   constexpr float magic = 12582912.0F;
   const auto shifted = hn::MulAdd(x, set(1.44269504F), set(magic));
@@ -375,6 +252,10 @@ HELIX_INLINE Register exponential(Register x) {
   p = hn::MulAdd(p, r, set(0.5F));
   p = hn::MulAdd(hn::Mul(p, r), r, r);
   p = hn::Add(p, set(1));
+#ifdef __AVX512F__
+  return Register{_mm512_scalef_ps(p.raw, n.raw)};
+#else
+  const IntTag integers;
   const auto whole =
       hn::Sub(hn::BitCast(integers, shifted), hn::Set(integers, std::bit_cast<int32_t>(magic)));
   const auto half = hn::ShiftRight<1>(whole);
@@ -382,6 +263,7 @@ HELIX_INLINE Register exponential(Register x) {
     return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(exponent, hn::Set(integers, 127))));
   };
   return hn::Mul(hn::Mul(p, power_of_two(half)), power_of_two(hn::Sub(whole, half)));
+#endif
 }
 HELIX_INLINE Lanes exponential(Lanes x) {
   return each([&](int i) { return exponential(x.v[i]); });

@@ -84,21 +84,15 @@ double short_of(std::span<const float> values, int64_t count, float value) {
   return value >= weakest ? 0 : (double{weakest} - value) / std::abs(double{weakest});
 }
 
-// Rows x[row_of[i]] as fp32, one after another; null where they stand so already.
+// Rows x[row_of[i]], one after another, as they may stand already.
 template <class Activation>
-const float* gather(std::span<const int32_t> row_of, int64_t first, int64_t count, int64_t width,
-                    const Activation* x) {
-  if constexpr (std::is_same_v<Activation, float>) {
-    if (row_of.empty()) return x + first * width;
-  }
-  thread_local Scratch scratch;
-  float* const rows = scratch.take(count * width);
-  for (int64_t i = 0; i < count; ++i) {
-    const Activation* from = x + (row_of.empty() ? first + i : row_of[first + i]) * width;
-    for_lanes(width, [&](int64_t k, auto read, auto write) {
-      write(read(from + k), rows + i * width + k);
-    });
-  }
+const Activation* gather(std::span<const int32_t> row_of, int64_t first, int64_t count,
+                         int64_t width, const Activation* x) {
+  if (row_of.empty()) return x + first * width;
+  static thread_local Scratch scratch;
+  auto* const rows = scratch.take<Activation>(count * width);
+  for (int64_t i = 0; i < count; ++i)
+    std::copy_n(x + row_of[first + i] * width, width, rows + i * width);
   return rows;
 }
 
@@ -113,7 +107,7 @@ void router_scores(const Routing& routing, int64_t rows, int64_t width, const Ac
                            .x_stride = width,
                            .y_stride = routing.experts,
                            .fixed_order = true};
-  product<Weight, float>(shape, gather({}, 0, rows, width, x), Values(w), scores);
+  product(shape, x, Values<const Weight>(w), scores);
   for (int64_t row = 0; row < rows; ++row)
     score(routing, {scores + row * routing.experts, static_cast<size_t>(routing.experts)});
 }
@@ -177,18 +171,8 @@ void experts_product(std::span<const ExpertRows> experts, std::span<const int32_
                              .inputs = inputs,
                              .x_stride = inputs,
                              .y_stride = outputs};
-    const float* rows = gather(row_of, e.first, e.count, inputs, x);
-    const Values<const Weight> matrix = w.at(e.expert * outputs * inputs);
-    if constexpr (std::is_same_v<Out, float>) {
-      product<Weight, float>(shape, rows, matrix, y + e.first * outputs);
-    } else {
-      thread_local Scratch scratch;
-      float* const sums = scratch.take(e.count * outputs);
-      product<Weight, float>(shape, rows, matrix, sums);
-      for_lanes(e.count * outputs, [&](int64_t i, auto read, auto write) {
-        write(read(sums + i), y + e.first * outputs + i);
-      });
-    }
+    product(shape, gather(row_of, e.first, e.count, inputs, x), w.at(e.expert * outputs * inputs),
+            y + e.first * outputs);
   }
 }
 

@@ -4,11 +4,11 @@
 #include <omp.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
 #include <functional>
-#include <memory>
 #include <new>
+
+#include "kernels/cpu/memory.h"
 
 namespace helix::cpu {
 
@@ -35,35 +35,33 @@ class Poller {
   std::exception_ptr error_;
 };
 
-// Floats that a thread keeps between calls, since fresh pages would cost more than the sums over
+// Memory that a thread keeps between calls, since fresh pages would cost more than the sums over
 // them. On cache lines: a load that crosses two of them costs twice.
 class Scratch {
  public:
-  float* take(int64_t count) {  // what was in it is lost
-    if (count > count_) {
-      const auto bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
-      data_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
-      if (!data_) throw std::bad_alloc();
-      count_ = count;
+  template <class T = float>
+  T* take(int64_t count) {  // what was in it is lost
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    if (bytes > bytes_) {
+      memory_ = take_memory(static_cast<size_t>(bytes));
+      if (!memory_) throw std::bad_alloc();
+      bytes_ = bytes;
     }
-    return data_.get();
+    return reinterpret_cast<T*>(memory_.get());
   }
 
  private:
-  struct Free {
-    void operator()(float* p) const { std::free(p); }
-  };
-  std::unique_ptr<float, Free> data_;
-  int64_t count_ = 0;
+  Memory memory_;
+  int64_t bytes_ = 0;
 };
 
 // Less work than this many multiplications (about 10 us on one core) stays on the calling thread.
 inline constexpr int64_t parallel_work = int64_t{1} << 18;
 
 // body(i) for i in [0, count), each by any thread: what it writes may depend on i alone. `work`:
-// multiplications.
+// multiplications. `run`: so many consecutive ones are a thread's, [0, run), [run, 2 run) and on.
 template <class Body>
-void for_blocks(int64_t count, int64_t work, Poller& poll, Body&& body) {
+void for_blocks(int64_t count, int64_t work, int64_t run, Poller& poll, Body&& body) {
   if (count < 2 || work < parallel_work || omp_get_max_threads() == 1) {
     for (int64_t i = 0; i < count; ++i) {
       body(i);
@@ -71,12 +69,16 @@ void for_blocks(int64_t count, int64_t work, Poller& poll, Body&& body) {
     }
     return;
   }
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic, run)
   for (int64_t i = 0; i < count; ++i) {
     body(i);
     poll();
   }
   poll();  // on a busy machine the others may have done it all
+}
+template <class Body>
+void for_blocks(int64_t count, int64_t work, Poller& poll, Body&& body) {
+  for_blocks(count, work, 1, poll, body);
 }
 template <class Body>
 void for_blocks(int64_t count, int64_t work, Body&& body) {

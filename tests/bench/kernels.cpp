@@ -29,6 +29,7 @@
 #include "execute/forced_codes.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/lanes.h"
+#include "kernels/cpu/memory.h"
 #include "kernels/cpu/product.h"
 
 namespace helix::cpu {
@@ -59,32 +60,17 @@ void take(Time& least, const Body& body) {
       std::min(least.cpu_us, (now_us(CLOCK_PROCESS_CPUTIME_ID) - cpu) / omp_get_max_threads());
 }
 
-// Memory on cache lines, as the program allocates it, first touched by the threads that read it.
-class Memory {
- public:
-  explicit Memory(int64_t bytes)
-      : bytes_(bytes),
-        data_(static_cast<std::byte*>(operator new (static_cast<size_t>(bytes),
-                                                    std::align_val_t{64}))) {}
-  ~Memory() { operator delete (data_, std::align_val_t{64}); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  std::byte* data() const { return data_; }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  int64_t bytes_;
-  std::byte* data_;
-};
-
 constexpr float tensor_scale = 0.25F;
 
-// Copies of `count` values, repeated every 64 K.
+// Copies of `count` values, repeated every 64 K, in memory as the program takes it, first touched
+// by the threads that read it.
 template <class T>
 class Copies {
  public:
   Copies(int64_t count, int64_t copies)
-      : count_(count), copies_(copies), memory_(copies * bytes_for<T>(count)) {
+      : count_(count),
+        copies_(copies),
+        memory_(take_memory(static_cast<size_t>(copies * bytes_for<T>(count)))) {
     constexpr int64_t pattern = 1 << 16;
     std::mt19937 engine(1);
     std::uniform_real_distribution<float> uniform(-1, 1);
@@ -102,7 +88,7 @@ class Copies {
 
  private:
   Values<T> at(int64_t copy) const {
-    return values_at<T>(memory_.data() + copy * bytes_for<T>(count_), count_, tensor_scale);
+    return values_at<T>(memory_.get() + copy * bytes_for<T>(count_), count_, tensor_scale);
   }
   int64_t count_, copies_;
   int64_t turn_ = 0;
@@ -198,7 +184,7 @@ double median(std::array<double, repeats> values) {
 
 class Table {
  public:
-  explicit Table(const char* file) {
+  Table(const char* file, const char* only) : only_(only) {
     if (file != nullptr) file_.open(file, std::ios::app);
     const double triad = triad_gb_per_s();
     facts_ = environment(0, nullptr).facts;
@@ -213,6 +199,7 @@ class Table {
   }
 
   void add(const Row& row) {
+    if (row.kernel.find(only_) == std::string::npos) return;
     std::array<double, repeats> ours, blas, read, shares, ratios, wall;
     row.ours();
     if (row.blas) row.blas();
@@ -254,21 +241,22 @@ class Table {
 
  private:
   Reader reader_;
+  std::string only_;
   std::ofstream file_;
   Json facts_;
   double triad_ = 0;
 };
 
-template <class Weight>
+template <class Weight, class Activation>
 void product_row(Table& table, int64_t rows, const char* type) {
   constexpr int64_t outputs = 4096;
   constexpr int64_t inputs = 7168;
   Copies<Weight> w(outputs * inputs, copies_of<Weight>(outputs * inputs));
-  Copies<float> x(rows * inputs, 1);
-  std::vector<float> y(static_cast<size_t>(rows * outputs));
+  Copies<Activation> x(rows * inputs, 1);
+  std::vector<Activation> y(static_cast<size_t>(rows * outputs));
   const ProductShape shape{
       .rows = rows, .outputs = outputs, .inputs = inputs, .x_stride = inputs, .y_stride = outputs};
-  const float* input = x.next().data;
+  const Activation* input = x.next().data;
   Row row{.kernel = fmt::format("product {} x {} x {} {}", rows, outputs, inputs, type),
           .bytes = static_cast<double>(bytes_for<Weight>(outputs * inputs)),
           .flops = 2.0 * static_cast<double>(rows) * outputs * inputs,
@@ -296,19 +284,19 @@ void product_row(Table& table, int64_t rows, const char* type) {
 }
 
 // One request; `paged`: its blocks of 64 tokens in reverse order.
-template <class Kv>
+template <class Kv, class Activation>
 void attention_row(Table& table, const AttentionShape& shape, int64_t tokens,
                    const std::string& name, bool paged = false) {
   const bool latent = shape.head_size != shape.value_size;
   const int64_t k_values = shape.kv_heads * tokens * shape.head_size;
   const int64_t v_values = latent ? 0 : shape.kv_heads * tokens * shape.value_size;
   Copies<Kv> kv(k_values + v_values, copies_of<Kv>(k_values + v_values));
-  Copies<float> q(shape.heads * shape.head_size, 1);
-  const float* query = q.next().data;
+  Copies<Activation> q(shape.heads * shape.head_size, 1);
+  const Activation* query = q.next().data;
   const PartialLayout part{.rows = 1,
                            .heads = shape.heads,
                            .value_size = shape.value_size,
-                           .element_bytes = sizeof(float)};
+                           .element_bytes = sizeof(Activation)};
   std::vector<std::byte> out(static_cast<size_t>(part.bytes()));
   std::vector<int32_t> blocks(static_cast<size_t>(tokens / tile_tokens));
   for (size_t i = 0; i < blocks.size(); ++i)
@@ -331,43 +319,45 @@ void attention_row(Table& table, const AttentionShape& shape, int64_t tokens,
                       .block_table = paged ? blocks.data() : nullptr,
                       .block_tokens = tile_tokens});
                }
-               decode_attention<float, Kv>(shape, query, views, part, out.data(), {});
+               decode_attention<Activation, Kv>(shape, query, views, part, out.data(), {});
              }});
 }
 
-void run(const char* file) {
+void run(const char* file, const char* only) {
   openblas_set_num_threads(1);
-  Table table(file);
+  Table table(file, only);
   for (const int64_t rows : {1, 4, 16}) {
-    product_row<float>(table, rows, "fp32");
-    product_row<bf16>(table, rows, "bf16");
-    product_row<fp8>(table, rows, "fp8");
-    product_row<nvfp4>(table, rows, "nvfp4");
+    product_row<float, float>(table, rows, "fp32");
+    product_row<bf16, bf16>(table, rows, "bf16");
+    product_row<fp8, bf16>(table, rows, "fp8");
+    product_row<nvfp4, bf16>(table, rows, "nvfp4");
   }
   const AttentionShape gqa{
       .rows = 1, .heads = 32, .kv_heads = 8, .head_size = 128, .value_size = 128, .scale = 0.088F};
-  attention_row<float>(table, gqa, 8192, "GQA 32/8 D 128, 8192 tokens fp32");
-  attention_row<bf16>(table, gqa, 16384, "GQA 32/8 D 128, 16384 tokens bf16");
-  attention_row<bf16>(table, gqa, 16384, "  the same, paged", true);
-  attention_row<fp8>(table, gqa, 32768, "GQA 32/8 D 128, 32768 tokens fp8");
-  attention_row<nvfp4>(table, gqa, 65536, "GQA 32/8 D 128, 65536 tokens nvfp4");
+  attention_row<float, float>(table, gqa, 8192, "GQA 32/8 D 128, 8192 tokens fp32");
+  attention_row<bf16, bf16>(table, gqa, 16384, "GQA 32/8 D 128, 16384 tokens bf16");
+  attention_row<bf16, bf16>(table, gqa, 16384, "  the same, paged", true);
+  attention_row<fp8, bf16>(table, gqa, 32768, "GQA 32/8 D 128, 32768 tokens fp8");
+  attention_row<nvfp4, bf16>(table, gqa, 65536, "GQA 32/8 D 128, 65536 tokens nvfp4");
   // A head for each KV head: what memory alone limits.
   const AttentionShape mha{
       .rows = 1, .heads = 8, .kv_heads = 8, .head_size = 128, .value_size = 128, .scale = 0.088F};
-  attention_row<fp8>(table, mha, 32768, "MHA 8/8 D 128, 32768 tokens fp8");
-  attention_row<nvfp4>(table, mha, 65536, "MHA 8/8 D 128, 65536 tokens nvfp4");
+  attention_row<fp8, bf16>(table, mha, 32768, "MHA 8/8 D 128, 32768 tokens fp8");
+  attention_row<nvfp4, bf16>(table, mha, 65536, "MHA 8/8 D 128, 65536 tokens nvfp4");
   // Bound by arithmetic on CPUs: 16 heads do 30 FLOP a byte of bf16, 128 do 242.
   AttentionShape mla{
       .rows = 1, .heads = 16, .kv_heads = 1, .head_size = 576, .value_size = 512, .scale = 0.07F};
-  attention_row<float>(table, mla, 8192, "MLA 16 heads, 8192 tokens fp32");
-  attention_row<bf16>(table, mla, 8192, "MLA 16 heads, 8192 tokens bf16");
-  attention_row<fp8>(table, mla, 8192, "MLA 16 heads, 8192 tokens fp8");
-  attention_row<nvfp4>(table, mla, 8192, "MLA 16 heads, 8192 tokens nvfp4");
+  attention_row<float, float>(table, mla, 8192, "MLA 16 heads, 8192 tokens fp32");
+  attention_row<bf16, bf16>(table, mla, 8192, "MLA 16 heads, 8192 tokens bf16");
+  attention_row<fp8, bf16>(table, mla, 8192, "MLA 16 heads, 8192 tokens fp8");
+  attention_row<nvfp4, bf16>(table, mla, 8192, "MLA 16 heads, 8192 tokens nvfp4");
   mla.heads = 128;
-  attention_row<bf16>(table, mla, 4096, "MLA 128 heads, 4096 tokens bf16");
+  attention_row<bf16, bf16>(table, mla, 4096, "MLA 128 heads, 4096 tokens bf16");
 }
 
 }  // namespace
 }  // namespace helix::cpu
 
-int main(int argc, char** argv) { helix::cpu::run(argc > 1 ? argv[1] : nullptr); }
+int main(int argc, char** argv) {
+  helix::cpu::run(argc > 1 ? argv[1] : nullptr, argc > 2 ? argv[2] : "");
+}

@@ -3,22 +3,21 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "base/error.h"
 #include "base/heartbeat.h"
 #include "execute/cpu/types.h"
+#include "kernels/cpu/memory.h"
 
 namespace helix::cpu {
 
 Block allocate(size_t bytes) {
   const size_t rounded = (std::max<size_t>(bytes, 1) + 63) / 64 * 64;
-  Block block(static_cast<std::byte*>(std::aligned_alloc(64, rounded)),
-              [](std::byte* p) { std::free(p); });
+  Block block(take_memory(rounded));
   if (!block) throw RunError(fmt::format("out of memory: {} bytes wanted", rounded));
   // First touched by all threads: on a host with several memories the pages are spread over them.
-  constexpr size_t part = 1 << 20;
+  constexpr size_t part = 2 << 20;
 #pragma omp parallel for schedule(static) if (rounded > 4 * part)
   for (size_t at = 0; at < rounded; at += part)
     std::memset(block.get() + at, 0, std::min(part, rounded - at));
