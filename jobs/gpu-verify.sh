@@ -73,11 +73,11 @@ stopped() {
   $mps bash -c "ranks 8 run configs/sweeps/gpu-eight.json --executor cuda --exchange fused --no-verify -n 20000 -o $out/stopped" &
   job=$!
   sleep 15  # they measure steps
-  victim=$(pgrep -nf "^$program run") && kill -STOP "$victim" || return 1
+  victim=$(pgrep -nf "^$program run configs/sweeps/gpu-eight") && kill -STOP "$victim" || return 1
   began=$SECONDS
   wait $job
   echo "exit $?, $((SECONDS - began)) s after rank process $victim was stopped"
-  ((SECONDS - began <= 20)) && ! pgrep -f "^$program run"
+  ((SECONDS - began <= 20)) && ! pgrep -f "^$program run configs/sweeps/gpu-eight"
 }
 if stage stop; then
   export -f stopped
