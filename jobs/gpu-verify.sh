@@ -59,8 +59,8 @@ fi
 ! stage wide || step wide 100 $mps bash -c "ranks 4 verify --executor cuda --exchange fused tests/cuda/wide/sweep.json"
 if stage sanitize; then
   for tool in memcheck synccheck racecheck; do
-    step $tool 120 compute-sanitizer --tool $tool --error-exitcode 9 \
-      "$program" verify --executor cuda --part 2/$([ $tool = racecheck ] && echo 80 || echo 10)
+    step $tool 150 compute-sanitizer --tool $tool --error-exitcode 9 \
+      "$program" verify --executor cuda --part 1/$([ $tool = racecheck ] && echo 10 || echo 5)
   done
   step memcheck-two 120 tests/mpirun.sh -n 2 compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$program" verify --executor cuda --exchange fused --part 1/40
