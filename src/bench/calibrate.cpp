@@ -117,12 +117,12 @@ void Calibrator::write() const {
   parse_machine(parse_json(options_.output, file.dump()));  // as its readers will
   replace_file(options_.output, file.dump(2) + "\n");
   fmt::print("{}", to_text(file));
+  std::string disturbed;
   for (const auto& [name, cover] : file["calibration"]["covers"].items())
-    if (const double spread = cover["spread"].get<double>(); spread > noisy)
-      fmt::print(stderr,
-                 "helix-bench: {} was disturbed: its times spread by {:.0f} %; on an idle machine "
-                 "they would not\n",
-                 name, 100 * spread);
+    if (cover["spread"].get<double>() > noisy) disturbed += (disturbed.empty() ? "" : ", ") + name;
+  if (!disturbed.empty())
+    fmt::print(stderr, "helix-bench: disturbed, with a spread over {:.0f} %: {}\n", 100 * noisy,
+               disturbed);
   fmt::print(stderr, "helix-bench: {} tasks of {} covers timed; {}\n", found_.tasks.size(),
              file["covers"].size(), options_.output);
 }

@@ -150,7 +150,12 @@ Comparison compare(const std::vector<std::string>& results, const Machine& machi
   return comparison;
 }
 
+double error_allowed(const Machine& machine) {
+  return machine.document.contains("calibration") ? 0.2 : 0.25;
+}
+
 std::string to_text(const Comparison& comparison, const Machine& machine) {
+  const double allowed = error_allowed(machine);
   std::string text;
   int64_t left_out = 0;
   for (const ComparedPoint& point : comparison.points) {
@@ -178,7 +183,7 @@ std::string to_text(const Comparison& comparison, const Machine& machine) {
     rows.push_back({name, std::to_string(cover.ratios.size()),
                     fmt::format("{:.2f}", median(cover.ratios)),
                     fmt::format("{:.0f} %", 100 * cover.worst())});
-    if (!(cover.worst() <= error_allowed)) advised += "  " + advice(name, cover, machine) + "\n";
+    if (!(cover.worst() <= allowed)) advised += "  " + advice(name, cover, machine) + "\n";
   }
   if (rows.size() > 1) text += table(rows);
   if (left_out > 0)
@@ -188,9 +193,8 @@ std::string to_text(const Comparison& comparison, const Machine& machine) {
   if (advised.empty())
     return text +
            fmt::format("all of them within {:.0f} %: {} can be trusted for layouts like these\n",
-                       100 * error_allowed, comparison.machine);
-  return text +
-         fmt::format("what next, for covers over {:.0f} % off:\n{}", 100 * error_allowed, advised);
+                       100 * allowed, comparison.machine);
+  return text + fmt::format("what next, for covers over {:.0f} % off:\n{}", 100 * allowed, advised);
 }
 
 Json to_json(const Comparison& comparison) {

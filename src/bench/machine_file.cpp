@@ -6,6 +6,7 @@
 #include <set>
 
 #include "bench/calibrate.h"
+#include "bench/statistics.h"
 #include "bench/table.h"
 
 namespace helix {
@@ -28,6 +29,11 @@ double checked(std::string_view what, double value, double highest) {
 
 Json sourced(const Json& value, std::string_view from, const std::string& source) {
   return {{"value", value}, {"from", from}, {"source", source}};
+}
+
+double middle(std::vector<double> values) {
+  std::ranges::sort(values);
+  return nearest_rank(values, 50);
 }
 
 double us_of(const SampledTask& task) { return task.timed.us; }
@@ -85,6 +91,7 @@ class MachineFile {
     TaskFit fit;
     int64_t tasks = 0;
     double spread = 0;
+    double scatter = 0;
   };
   std::map<std::string, Cover> covers_;
 };
@@ -142,10 +149,11 @@ void MachineFile::find_covers() {
   for (const auto& [name, tasks] : named) {
     Cover& cover = covers_[name];
     std::vector<TimedTask> times;
-    std::vector<double> spreads;
+    std::vector<double> spreads, scatters;
     for (const SampledTask* task : tasks) {
       times.push_back(task->timed);
       spreads.push_back(task->spread);
+      scatters.push_back(task->scatter);
     }
     const SampledTask& first = *tasks.front();
     const TaskFactors& near = first.communicates ? links_.factors
@@ -155,8 +163,8 @@ void MachineFile::find_covers() {
     low.link = high.link = links_.factors.link;
     cover.fit = fit_factors(times, near, low, high);
     cover.tasks = std::ssize(times);
-    std::ranges::sort(spreads);
-    cover.spread = spreads[spreads.size() / 2];
+    cover.spread = middle(spreads);
+    cover.scatter = middle(scatters);
   }
 }
 
@@ -241,8 +249,10 @@ Json MachineFile::covers() const {
 Json MachineFile::notes() const {
   Json found = Json::object();
   for (const auto& [name, cover] : covers_)
-    found[name] = {
-        {"tasks", cover.tasks}, {"worst_error", cover.fit.worst_error}, {"spread", cover.spread}};
+    found[name] = {{"tasks", cover.tasks},
+                   {"worst_error", cover.fit.worst_error},
+                   {"spread", cover.spread},
+                   {"scatter", cover.scatter}};
   std::set<std::tuple<std::string, int, double>> seen;
   Json exchanges = Json::array();
   for (const SampledTask& task : tasks_)
@@ -299,7 +309,7 @@ Json machine_file(const Calibration& calibration) { return MachineFile(calibrati
 
 std::string to_text(const Json& file) {
   std::vector<Row> rows = {
-      {"task", "timed", "fixed us", "read", "compute", "worst error", "spread"}};
+      {"task", "timed", "fixed us", "read", "compute", "worst error", "spread", "scatter"}};
   for (const auto& [name, cover] : file["calibration"]["covers"].items()) {
     const Json& factors = file["covers"][name]["value"];
     rows.push_back({name, cover["tasks"].dump(),
@@ -307,12 +317,14 @@ std::string to_text(const Json& file) {
                     fmt::format("{:.3f}", factors["read_efficiency"].get<double>()),
                     fmt::format("{:.3f}", factors["compute_efficiency"].get<double>()),
                     fmt::format("{:.0f} %", 100 * cover["worst_error"].get<double>()),
-                    fmt::format("{:.0f} %", 100 * cover["spread"].get<double>())});
+                    fmt::format("{:.0f} %", 100 * cover["spread"].get<double>()),
+                    fmt::format("{:.0f} %", 100 * cover["scatter"].get<double>())});
   }
   std::string text = table(rows);
   text +=
       "read, compute: shares of the peaks below; worst error: simulated against timed; spread: "
-      "the median time over that of the fastest half, less 1\n";
+      "from "
+      "pass to pass; scatter: from one place in memory to another, which no factor can tell\n";
   const Json& peaks = file["peaks"];
   text += fmt::format("reading {:.1f} GB/s, copying {:.1f} GB/s, exchanging {:.2f} GB/s",
                       peaks["read_gb_per_s"]["value"].get<double>(),

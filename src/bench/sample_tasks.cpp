@@ -18,14 +18,14 @@ constexpr int warm_up_steps = 2;
 // What differs from rank to rank.
 constexpr double TimedTask::*numbers[] = {&TimedTask::us, &TimedTask::read_us,
                                           &TimedTask::compute_us, &TimedTask::send_us};
+constexpr double SampledTask::*others[] = {&SampledTask::sent_bytes, &SampledTask::spread,
+                                           &SampledTask::scatter};
 
 std::vector<SampledTask> gather(MPI_Comm ranks, const std::vector<SampledTask>& mine) {
-  constexpr size_t width = std::size(numbers) + 2;
   std::vector<double> sent;
   for (const SampledTask& task : mine) {
     for (const auto number : numbers) sent.push_back(task.timed.*number);
-    sent.push_back(task.sent_bytes);
-    sent.push_back(task.spread);
+    for (const auto other : others) sent.push_back(task.*other);
   }
   int size = 0;
   HELIX_MPI(MPI_Comm_size(ranks, &size));
@@ -36,42 +36,60 @@ std::vector<SampledTask> gather(MPI_Comm ranks, const std::vector<SampledTask>& 
   const double* from = all.data();
   for (int rank = 0; rank < size; ++rank)
     for (SampledTask task : mine) {
-      for (size_t i = 0; i < std::size(numbers); ++i) task.timed.*numbers[i] = from[i];
-      task.sent_bytes = from[width - 2];
-      task.spread = from[width - 1];
-      from += width;
+      for (const auto number : numbers) task.timed.*number = *from++;
+      for (const auto other : others) task.*other = *from++;
       tasks.push_back(std::move(task));
     }
   return tasks;
 }
 
+// Of one executor, in order of its covers.
+std::vector<SampledTask> sample_once(MPI_Comm ranks, const ExecutorChoice& how,
+                                     const Machine& peaks, const Point& point) {
+  const auto executor = make_executor(how, ranks, assignment_of(point));
+  const Schedule& schedule = executor->schedule();
+  const std::span<const Cover> covers = executor->covers();
+  warm_up(*executor, warm_up_steps, point.steps);
+  std::vector<std::vector<double>> times(covers.size());
+  for (int pass = 0; pass < passes; ++pass) {
+    executor->rewind();
+    const std::vector<double> step = executor->instrumented_step();
+    for (size_t c = 0; c < covers.size(); ++c)
+      times[c].push_back(step[c] / layers_of(schedule, covers[c]));
+  }
+  executor->rewind();
+  std::vector<SampledTask> tasks;
+  for (size_t c = 0; c < covers.size(); ++c) {
+    std::ranges::sort(times[c]);
+    SampledTask& task =
+        tasks.emplace_back(untimed_task(schedule, covers[c], executor->state(), peaks));
+    task.timed.us = nearest_rank(times[c], 25);
+    task.spread = nearest_rank(times[c], 50) / task.timed.us - 1;
+  }
+  return tasks;
+}
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  return nearest_rank(values, 50);
+}
+
 std::vector<SampledTask> sample(MPI_Comm ranks, const ExecutorChoice& how, const Machine& peaks,
                                 const Point& point) {
-  const Assignment work = assignment_of(point);
-  std::vector<std::vector<double>> times;  // of a cover
-  std::vector<SampledTask> tasks;
-  const int times_anew = peaks.gpu ? 1 : allocations;
-  for (int i = 0; i < times_anew; ++i) {
-    const auto executor = make_executor(how, ranks, work);
-    const Schedule& schedule = executor->schedule();
-    const std::span<const Cover> covers = executor->covers();
-    times.resize(covers.size());
-    warm_up(*executor, warm_up_steps, point.steps);
-    for (int pass = 0; pass < passes; ++pass) {
-      executor->rewind();
-      const std::vector<double> step = executor->instrumented_step();
-      for (size_t c = 0; c < covers.size(); ++c)
-        times[c].push_back(step[c] / layers_of(schedule, covers[c]));
+  std::vector<std::vector<SampledTask>> anew;
+  for (int i = 0; i < (peaks.gpu ? 1 : allocations); ++i)
+    anew.push_back(sample_once(ranks, how, peaks, point));
+  std::vector<SampledTask> tasks = anew.front();
+  for (size_t c = 0; c < tasks.size(); ++c) {
+    std::vector<double> times, spreads;
+    for (const std::vector<SampledTask>& once : anew) {
+      times.push_back(once[c].timed.us);
+      spreads.push_back(once[c].spread);
     }
-    if (i + 1 < times_anew) continue;
-    executor->rewind();
-    for (size_t c = 0; c < covers.size(); ++c) {
-      std::ranges::sort(times[c]);
-      SampledTask& task =
-          tasks.emplace_back(untimed_task(schedule, covers[c], executor->state(), peaks));
-      task.timed.us = nearest_rank(times[c], 25);
-      task.spread = nearest_rank(times[c], 50) / task.timed.us - 1;
-    }
+    const auto [least, most] = std::ranges::minmax(times);
+    tasks[c].timed.us = median(times);
+    tasks[c].spread = median(spreads);
+    tasks[c].scatter = (most - least) / tasks[c].timed.us;
   }
   int rank = 0;
   HELIX_MPI(MPI_Comm_rank(ranks, &rank));

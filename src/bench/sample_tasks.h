@@ -21,7 +21,9 @@ struct SampledTask {
   int ranks = 1;         // that exchange
   double sent_bytes = 0;
   TimedTask timed;    // a layer's, of one rank
-  double spread = 0;  // of its times: the median over that of the fastest half, less 1
+  double spread = 0;  // from pass to pass: the median over that of the fastest half, less 1
+  double scatter =
+      0;  // from one allocation to another: the slowest less the fastest, of the median
 };
 
 // One layer's, with no time.
@@ -29,9 +31,10 @@ SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const Ste
                          const Machine& peaks);
 
 // Each cover carried out by all ranks of the layout, a barrier before each, several times over in
-// memory of several allocations; of the times of each rank the median of the fastest half. PP 1.
-// All ranks' tasks on rank 0, nothing elsewhere. Collective over the world; throws what one rank
-// alone knows of.
+// memory that is allocated several times. Of the passes over one memory the median of the fastest
+// half counts, as what disturbs them only makes them slower; of the memories the median, as a run
+// gets any of them. PP 1. All ranks' tasks on rank 0, nothing elsewhere. Collective over the world;
+// throws what one rank alone knows of.
 std::vector<SampledTask> sample_tasks(World& world, const ExecutorChoice& how, const Machine& peaks,
                                       const Point& point);
 
