@@ -56,7 +56,11 @@ if stage sliced; then
     step sliced-$exchange 60 bash -c "ranks 2 verify --executor cuda --exchange $exchange --part 1/40"
   done
 fi
-! stage wide || step wide 100 $mps bash -c "ranks 4 verify --executor cuda --exchange fused tests/cuda/wide/sweep.json"
+if stage wide; then
+  for sweep in sweep quantised; do
+    step wide-$sweep 100 $mps bash -c "ranks 4 verify --executor cuda --exchange fused tests/cuda/wide/$sweep.json"
+  done
+fi
 if stage sanitize; then
   for tool in memcheck synccheck racecheck; do
     step $tool 150 compute-sanitizer --tool $tool --error-exitcode 9 \

@@ -111,10 +111,10 @@ struct Work {
 
 // Units of a row are cut over the cluster's blocks, rows over clusters. Everything is sent before
 // anything is waited for. Two shots: the inbox holds [rows][share] summands, then as many sums.
-template <Shots shots, class Weight, class Activation>
+template <Shots shots, class Activation>
 __global__ void __launch_bounds__(threads, 1)
     reduce_and_norm(const __grid_constant__ Channel channel, Work work, const Activation* y,
-                    Activation* hidden, const Weight* w, Activation* out) {
+                    Activation* hidden, Stored w, Activation* out) {
   groups::cluster_group cluster = groups::this_cluster();
   const int blocks = static_cast<int>(cluster.num_blocks());
   const int rank = static_cast<int>(cluster.block_rank());
@@ -187,9 +187,10 @@ __global__ void __launch_bounds__(threads, 1)
       const int u = first + static_cast<int>(threadIdx.x) + i * threads;
       if (u >= last) break;
       const float4 v = values[i];
-      const Weight* const gains = w + 4 * u;
-      store_words(make_float4(v.x * scale * to_float(gains[0]), v.y * scale * to_float(gains[1]),
-                              v.z * scale * to_float(gains[2]), v.w * scale * to_float(gains[3])),
+      const auto normed = [&](float value, int j) {
+        return value * scale * plain_at(w, 4 * u + j);
+      };
+      store_words(make_float4(normed(v.x, 0), normed(v.y, 1), normed(v.z, 2), normed(v.w, 3)),
                   out + at + 4 * u);
     }
   }
@@ -197,9 +198,9 @@ __global__ void __launch_bounds__(threads, 1)
 
 }  // namespace
 
-template <class Weight, class Activation>
+template <class Activation>
 void all_reduce_norm(const Channel& channel, Shots shots, int rows, int width, const Activation* y,
-                     Activation* hidden, const Weight* w, float eps, Activation* out,
+                     Activation* hidden, const Stored& w, float eps, Activation* out,
                      const Launch& how) {
   assert(channel.size <= max_members && rows > 0 && width > 0 && width % 4 == 0);
   assert(width <= 4 * threads * thread_units * cluster_blocks && how.blocks > 0);
@@ -211,17 +212,14 @@ void all_reduce_norm(const Channel& channel, Shots shots, int rows, int width, c
   const dim3 grid(static_cast<unsigned>(blocks),
                   static_cast<unsigned>(std::clamp(how.blocks / blocks, 1, rows)));
   launch("all-reduce+norm",
-         shots == Shots::one ? reduce_and_norm<Shots::one, Weight, Activation>
-                             : reduce_and_norm<Shots::two, Weight, Activation>,
+         shots == Shots::one ? reduce_and_norm<Shots::one, Activation>
+                             : reduce_and_norm<Shots::two, Activation>,
          grid, threads, 0, how, blocks, channel, Work{rows, width, eps}, y, hidden, w, out);
 }
 
-#define INSTANTIATE(Weight, Activation)                                                          \
-  template void all_reduce_norm(const Channel&, Shots, int, int, const Activation*, Activation*, \
-                                const Weight*, float, Activation*, const Launch&);
-INSTANTIATE(float, float)
-INSTANTIATE(bf16, bf16)
-INSTANTIATE(bf16, float)
-#undef INSTANTIATE
+template void all_reduce_norm(const Channel&, Shots, int, int, const float*, float*, const Stored&,
+                              float, float*, const Launch&);
+template void all_reduce_norm(const Channel&, Shots, int, int, const bf16*, bf16*, const Stored&,
+                              float, bf16*, const Launch&);
 
 }  // namespace helix::cuda

@@ -86,9 +86,8 @@ __device__ void weigh(float (&logits)[N][4], const float (&scale)[2], int tokens
 
 // Two blocks of 128 registers leave half of an SM's to the merges before and after: where one of
 // them takes a block's place, the next kernel puts two of its own on another SM, and takes longer.
-template <int D, class T, class Activation>
-__global__ void __maxnreg__((std::is_same_v<Activation, float> ? 168 : 128))
-    attend(AttentionPlan plan, const Activation* q, KvView kv) {
+template <int D, class T>
+__global__ void __maxnreg__(128) attend(AttentionPlan plan, const bf16* q, KvView kv) {
   using Kv = typename T::Kv;
   using R = Room<T, D>;
   extern __shared__ __align__(128) unsigned char shared[];
@@ -205,22 +204,40 @@ __global__ void __maxnreg__((std::is_same_v<Activation, float> ? 168 : 128))
 
 }  // namespace
 
-template <class Activation>
-void attend_grouped(const AttentionPlan& plan, const Activation* q, const KvView& kv,
-                    const Launch& how) {
-  constexpr bool exact = std::is_same_v<Activation, float>;
+void attend_grouped(const AttentionPlan& plan, const bf16* q, const KvView& kv, const Launch& how) {
   const auto start = [&]<int D, class T>() {
-    launch("attention", attend<D, T, Activation>, dim3(static_cast<unsigned>(plan.blocks())),
-           threads, Room<T, D>::bytes, how, 1, plan, q, kv);
+    launch("attention", attend<D, T>, dim3(static_cast<unsigned>(plan.blocks())), threads,
+           Room<T, D>::bytes, how, 1, plan, q, kv);
   };
   if (kv.format == Format::fp8) {
-    start.template operator()<128, Fp8Tile<exact>>();
+    start.template operator()<128, Fp8Tile>();
   } else if (plan.shape.head_size == 64) {
-    start.template operator()<64, PlainTile<64, exact>>();
+    start.template operator()<64, PlainTile<64>>();
   } else {
-    start.template operator()<128, PlainTile<128, exact>>();
+    start.template operator()<128, PlainTile<128>>();
   }
 }
+
+namespace {
+
+bool serves_grouped(const AttentionShape& shape, Format format) {
+  if (shape.head_size != shape.value_size || shape.group() > max_group) return false;
+  if (format == Format::fp8) return shape.head_size == 128;
+  return format == Format::bf16 && (shape.head_size == 128 || shape.head_size == 64);
+}
+bool serves_latent(const AttentionShape& shape, Format format) {
+  return format != Format::fp32 && shape.head_size == 576 && shape.value_size == 512;
+}
+void start_best(const AttentionPlan& plan, const bf16* q, const KvView& kv, const Launch& how) {
+  if (serves_grouped(plan.shape, kv.format)) return attend_grouped(plan, q, kv, how);
+  if (serves_latent(plan.shape, kv.format)) return attend_latent(plan, q, kv, how);
+  attend_plain(plan, q, kv, how);
+}
+void start_best(const AttentionPlan& plan, const float* q, const KvView& kv, const Launch& how) {
+  attend_plain(plan, q, kv, how);
+}
+
+}  // namespace
 
 template <class Activation>
 void decode_attention(const AttentionPlan& plan, const Activation* q, const KvView& kv,
@@ -228,19 +245,7 @@ void decode_attention(const AttentionPlan& plan, const Activation* q, const KvVi
   const AttentionShape& shape = plan.shape;
   assert(part.rows == shape.rows && shape.heads % part.heads == 0);
   assert(part.value_size == shape.value_size && part.element_bytes == sizeof(Activation));
-  const bool grouped =
-      shape.head_size == shape.value_size && shape.group() <= max_group &&
-      (kv.format == Format::bf16 || kv.format == Format::fp8) &&
-      (shape.head_size == 128 || (shape.head_size == 64 && kv.format == Format::bf16));
-  const bool latent =
-      std::is_same_v<Activation, bf16> && shape.head_size == 576 && shape.value_size == 512;
-  if (grouped) {
-    attend_grouped(plan, q, kv, how);
-  } else if (kv.format != Format::fp32 && latent) {
-    if constexpr (std::is_same_v<Activation, bf16>) attend_latent(plan, q, kv, how);
-  } else {
-    attend_plain(plan, q, kv, how);
-  }
+  start_best(plan, q, kv, how);
   merge_splits<Activation>(plan, part, out, how);
 }
 

@@ -40,11 +40,11 @@ __device__ inline float scale_of(const KvView& kv, int head) {
   return kv.scales == nullptr ? 1 : kv.scales[head];
 }
 template <class Kv>
-__device__ Values<const Kv> values_of(const KvView& kv, float scale) {
+__device__ Values<Kv> values_of(const KvView& kv, float scale) {
   if constexpr (std::is_same_v<Kv, nvfp4>) {
-    return {static_cast<const uint8_t*>(kv.base), kv.block_scales, scale};
+    return {static_cast<uint8_t*>(kv.base), kv.block_scales, scale};
   } else {
-    return Values<const Kv>(static_cast<const Kv*>(kv.base), scale);
+    return Values<Kv>(static_cast<Kv*>(kv.base), scale);
   }
 }
 
@@ -54,8 +54,7 @@ __device__ inline float log_sum_exp(float max, float total) {
 }
 
 // The kernels: partial results of every segment into the plan's slots.
-template <class Activation>
-void attend_grouped(const AttentionPlan& plan, const Activation* q, const KvView& kv,
+void attend_grouped(const AttentionPlan& plan, const bf16* q, const KvView& kv,
                     const Launch& launch);
 void attend_latent(const AttentionPlan& plan, const bf16* q, const KvView& kv,
                    const Launch& launch);

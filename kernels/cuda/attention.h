@@ -39,7 +39,7 @@ inline constexpr int max_parts = 160;  // splits of a pair (shares of a plan), m
 // `tokens[row]` counts the newest token, which alone may be written by the kernel launched just
 // before; all else is read ahead.
 struct KvView {
-  const void* base = nullptr;
+  void* base = nullptr;  // `append` writes
   Format format = Format::bf16;
   const int64_t* keys = nullptr;
   const int64_t* values = nullptr;
@@ -48,9 +48,28 @@ struct KvView {
   int64_t page_stride = 0;
   int max_pages = 0;  // of a row
   const float* scales = nullptr;
-  const fp8* block_scales = nullptr;
+  fp8* block_scales = nullptr;
 };
 inline constexpr int page_tokens = 64;
+
+// The newest tokens' keys and values into the cache. kv: rows of [kinds][heads][size], of one kind
+// (MLA) or two. `place[row]`: of the newest token among the row's, negative where another rank owns
+// it.
+struct AppendShape {
+  int rows = 0;
+  int heads = 0;
+  int size = 0;
+  int kinds = 2;
+};
+// For verified steps with a quantised cache: what is kept in place of the own codes, and where
+// these go. Both [rows][heads][kinds] vectors as they are stored (base/format.h).
+struct CodesTrace {
+  const std::byte* forced = nullptr;
+  std::byte* own = nullptr;
+};
+template <class Activation>
+void append(const AppendShape& shape, const Activation* kv, const int32_t* place, const KvView& to,
+            const CodesTrace& trace, const Launch& launch);
 
 // Tokens of a tile, the grain of what blocks share; a page holds whole tiles.
 constexpr int attention_tile(int head_size) {
@@ -90,8 +109,8 @@ void cut_attention(const AttentionPlan& plan, const int32_t* tokens, const Launc
 
 // As cpu::decode_attention: q [rows][heads][head_size], out: messages of `part`, ordered by the
 // peer that merges them. An empty shard gives output 0 and log-sum-exp -inf. Results are bit-equal
-// for one (token counts, blocks). Any shape runs; tensor cores serve keys and values of 64 or 128
-// with at most 16 query heads a KV head, and MLA's 576 and 512 with bf16 activations.
+// for one (token counts, blocks). Any shape runs; with bf16 activations tensor cores serve keys and
+// values of 64 or 128 with at most 16 query heads a KV head, and MLA's 576 and 512.
 template <class Activation>
 void decode_attention(const AttentionPlan& plan, const Activation* q, const KvView& kv,
                       const PartialLayout& part, std::byte* out, const Launch& launch);

@@ -21,20 +21,17 @@ __device__ void load_strided(const Values<const T>& from, int64_t first, int siz
   }
 }
 
-template <class Activation, class Kv>
-__global__ void __launch_bounds__(32 * warps, 1)
-    attend_head(AttentionPlan plan, const Activation* q, KvView kv) {
-  const AttentionShape shape = plan.shape;
+template <class Kv, class Activation>
+__device__ void attend_heads(const AttentionPlan& plan, const Activation* q, const KvView& kv) {
+  const AttentionShape& shape = plan.shape;
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int tile = attention_tile(shape.head_size);
   const float scale = shape.scale * log2_e;  // for powers of two
   const int head_block = static_cast<int>(blockIdx.x) % shape.head_blocks();
-  release_next();
-  wait_for_previous();
   for_segments(
       plan, kv.tokens, static_cast<int>(blockIdx.x) / shape.head_blocks(), tile,
       [&](const Segment& at) {
-        const auto values = values_of<Kv>(kv, scale_of(kv, at.pair % shape.kv_heads));
+        const Values<const Kv> values = values_of<Kv>(kv, scale_of(kv, at.pair % shape.kv_heads));
         const int end = min(shape.group(), 64 * (head_block + 1));
         for (int head = 64 * head_block + static_cast<int>(threadIdx.x) / 32; head < end;
              head += warps) {
@@ -78,21 +75,21 @@ __global__ void __launch_bounds__(32 * warps, 1)
       });
 }
 
+template <class Activation>
+__global__ void __launch_bounds__(32 * warps, 1)
+    attend_all(AttentionPlan plan, const Activation* q, KvView kv) {
+  release_next();
+  wait_for_previous();
+  with_stored(kv.format, [&]<class Kv>(Kv*) { attend_heads<Kv>(plan, q, kv); });
+}
+
 }  // namespace
 
 template <class Activation>
 void attend_plain(const AttentionPlan& plan, const Activation* q, const KvView& kv,
                   const Launch& how) {
-  const auto start = [&]<class Kv>(Kv*) {
-    launch("attention", attend_head<Activation, Kv>, dim3(static_cast<unsigned>(plan.blocks())),
-           32 * warps, 0, how, 1, plan, q, kv);
-  };
-  switch (kv.format) {
-    case Format::fp32: return start(static_cast<float*>(nullptr));
-    case Format::bf16: return start(static_cast<bf16*>(nullptr));
-    case Format::fp8: return start(static_cast<fp8*>(nullptr));
-    default: return start(static_cast<nvfp4*>(nullptr));
-  }
+  launch("attention", attend_all<Activation>, dim3(static_cast<unsigned>(plan.blocks())),
+         32 * warps, 0, how, 1, plan, q, kv);
 }
 
 template void attend_plain(const AttentionPlan&, const float*, const KvView&, const Launch&);

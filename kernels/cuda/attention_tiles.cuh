@@ -15,9 +15,8 @@ namespace helix::cuda {
 
 inline constexpr int max_group = 16;  // query heads a KV head: the rows of a tensor-core product
 
-// bf16: tiles of 4 KB, as they lie in memory. fp32 activations are split into two bf16 halves (four
-// products in place of two): 2^-16 exact.
-template <int D, bool exact>
+// bf16: tiles of 4 KB, as they lie in memory.
+template <int D>
 struct PlainTile {
   using Kv = bf16;
   static constexpr float out_factor = 1;
@@ -25,12 +24,9 @@ struct PlainTile {
   static constexpr int row_bytes = 2 * D;
   static constexpr int slot_bytes = tokens * row_bytes;
   static constexpr int chunks = row_bytes / 16;
-  static constexpr int q_half = max_group * row_bytes;
-  static constexpr int q_bytes = (exact ? 2 : 1) * q_half;
+  static constexpr int q_bytes = max_group * row_bytes;
 
-  template <class Activation>
-  __device__ static void load_queries(const Activation* q, int group, unsigned char* to,
-                                      float* factors) {
+  __device__ static void load_queries(const bf16* q, int group, unsigned char* to, float* factors) {
     for (int i = static_cast<int>(threadIdx.x); i < max_group * chunks;
          i += static_cast<int>(blockDim.x)) {
       const int head = i / chunks;
@@ -38,17 +34,7 @@ struct PlainTile {
       if (chunk == 0) factors[head] = 1;
       float v[8] = {};
       if (head < group) load8(q + head * D + chunk * 8, v);
-      uint32_t words[4], rest[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        words[j] = pack(v[2 * j], v[2 * j + 1]);
-        rest[j] = pack_rest(v[2 * j], v[2 * j + 1], words[j]);
-      }
-      unsigned char* at = to + swizzled(head, chunk, row_bytes);
-      *reinterpret_cast<uint4*>(at) = make_uint4(words[0], words[1], words[2], words[3]);
-      if constexpr (exact) {
-        *reinterpret_cast<uint4*>(at + q_half) = make_uint4(rest[0], rest[1], rest[2], rest[3]);
-      }
+      store8(v, reinterpret_cast<bf16*>(to + swizzled(head, chunk, row_bytes)));
     }
   }
 
@@ -59,20 +45,14 @@ struct PlainTile {
     const int other = lane >> 4;
 #pragma unroll
     for (int step = 0; step < D / 16; ++step) {
-      uint32_t a[4], rest[4];
-      const uint32_t at = q + swizzled(row + 8 * half, 2 * step + other, row_bytes);
-      load_matrices(a, at);
-      if constexpr (exact) load_matrices(rest, at + q_half);
+      uint32_t a[4];
+      load_matrices(a, q + swizzled(row + 8 * half, 2 * step + other, row_bytes));
 #pragma unroll
       for (int n = 0; n < tokens / 8; n += 2) {
         uint32_t b[4];
         load_matrices(b, keys + swizzled(8 * n + row + 8 * other, 2 * step + half, row_bytes));
         multiply_add(logits[n], a, b[0], b[1]);
         multiply_add(logits[n + 1], a, b[2], b[3]);
-        if constexpr (exact) {
-          multiply_add(logits[n], rest, b[0], b[1]);
-          multiply_add(logits[n + 1], rest, b[2], b[3]);
-        }
       }
     }
   }
@@ -81,12 +61,11 @@ struct PlainTile {
                                     int lane, float (&out)[D / 8][4]) {
 #pragma unroll
     for (int n = 0; n < tokens / 8; n += 2) {
-      uint32_t a[4], rest[4];
+      uint32_t a[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float* pair = &weights[n + i / 2][2 * (i % 2)];
         a[i] = pack(pair[0], pair[1]);
-        if constexpr (exact) rest[i] = pack_rest(pair[0], pair[1], a[i]);
       }
 #pragma unroll
       for (int chunk = 0; chunk < chunks; chunk += 2) {
@@ -94,10 +73,6 @@ struct PlainTile {
         load_transposed(b, values + swizzled(8 * n + (lane & 15), chunk + (lane >> 4), row_bytes));
         multiply_add(out[chunk], a, b[0], b[1]);
         multiply_add(out[chunk + 1], a, b[2], b[3]);
-        if constexpr (exact) {
-          multiply_add(out[chunk], rest, b[0], b[1]);
-          multiply_add(out[chunk + 1], rest, b[2], b[3]);
-        }
       }
     }
   }
@@ -114,7 +89,6 @@ struct PlainTile {
 // fp8 of D 128: tiles of 2 KB, which become fp16 on their way into products, exactly. A lane takes
 // a quarter of a token's key, 32 bytes that lie side by side; the queries' numbers are put into the
 // order in which these meet. Queries are scaled by a power of two into fp16's range.
-template <bool exact>
 struct Fp8Tile {
   using Kv = fp8;
   static constexpr float out_factor = fp8_in_fp16;
@@ -124,16 +98,13 @@ struct Fp8Tile {
   static constexpr int slot_bytes = tokens * row_bytes;
   static constexpr int chunks = row_bytes / 16;
   static constexpr int q_row_bytes = 2 * D;
-  static constexpr int q_half = max_group * q_row_bytes;
-  static constexpr int q_bytes = (exact ? 2 : 1) * q_half;
+  static constexpr int q_bytes = max_group * q_row_bytes;
   static_assert(tokens == 16);
 
   // One warp a row in turn. Numbers d = 32 t + 16 (u ^ t / 2) + 4 j + i, i < 4, are those of lanes
   // t in step 4 u + j: so the lanes of a load lie in different banks. Numbers 1 and 3 of four come
   // before 0 and 2.
-  template <class Activation>
-  __device__ static void load_queries(const Activation* q, int group, unsigned char* to,
-                                      float* factors) {
+  __device__ static void load_queries(const bf16* q, int group, unsigned char* to, float* factors) {
     const int lane = static_cast<int>(threadIdx.x) & 31;
     for (int head = static_cast<int>(threadIdx.x) / 32; head < max_group;
          head += static_cast<int>(blockDim.x) / 32) {
@@ -156,14 +127,8 @@ struct Fp8Tile {
       const int step = 4 * ((lane % 8 / 4) ^ (t / 2)) + lane % 4;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float low = v[1 - i] * inverse;
-        const float high = v[3 - i] * inverse;
         unsigned char* at = to + swizzled(head, 2 * step + i, q_row_bytes) + 4 * t;
-        const uint32_t words = pack_halves(low, high);
-        *reinterpret_cast<uint32_t*>(at) = words;
-        if constexpr (exact) {
-          *reinterpret_cast<uint32_t*>(at + q_half) = pack_halves_rest(low, high, words);
-        }
+        *reinterpret_cast<uint32_t*>(at) = pack_halves(v[1 - i] * inverse, v[3 - i] * inverse);
       }
     }
   }
@@ -195,16 +160,13 @@ struct Fp8Tile {
       }
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        uint32_t a[4], rest[4];
-        const uint32_t at = q + swizzled(lane & 15, 2 * (4 * u + j) + (lane >> 4), q_row_bytes);
-        load_matrices(a, at);
-        if constexpr (exact) load_matrices(rest, at + q_half);
+        uint32_t a[4];
+        load_matrices(a, q + swizzled(lane & 15, 2 * (4 * u + j) + (lane >> 4), q_row_bytes));
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
           uint32_t odd, even;
           widen4(codes[n][j], nan[n], odd, even);
           multiply_add_halves(logits[n], a, odd, even);
-          if constexpr (exact) multiply_add_halves(logits[n], rest, odd, even);
         }
       }
     }
@@ -214,12 +176,11 @@ struct Fp8Tile {
   // products. out[2 c] and out[2 c + 1] are the even and odd ones of chunk c.
   __device__ static void add_values(const float (&weights)[2][4], uint32_t values, int lane,
                                     float (&out)[D / 8][4]) {
-    uint32_t a[4], rest[4];
+    uint32_t a[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float* pair = &weights[i / 2][2 * (i % 2)];
       a[i] = pack_halves(pair[0], pair[1]);
-      if constexpr (exact) rest[i] = pack_halves_rest(pair[0], pair[1], a[i]);
     }
 #pragma unroll
     for (int chunk = 0; chunk < chunks; chunk += 2) {
@@ -233,10 +194,6 @@ struct Fp8Tile {
         for (int r = 0; r < 2; ++r) widen4(b[i + r], nan, odd[r], even[r]);
         multiply_add_halves(out[2 * chunk + i], a, even[0], even[1]);
         multiply_add_halves(out[2 * chunk + i + 1], a, odd[0], odd[1]);
-        if constexpr (exact) {
-          multiply_add_halves(out[2 * chunk + i], rest, even[0], even[1]);
-          multiply_add_halves(out[2 * chunk + i + 1], rest, odd[0], odd[1]);
-        }
       }
     }
   }

@@ -52,6 +52,19 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int bloc
   nvtxRangePop();
 }
 
+// Call f with a null pointer of the format's type: one kernel for all formats, where it is not the
+// reading of them that takes the time. Of plain numbers, and of all.
+template <class F>
+__device__ void with_type(Format format, F&& f) {
+  format == Format::bf16 ? f(static_cast<bf16*>(nullptr)) : f(static_cast<float*>(nullptr));
+}
+template <class F>
+__device__ void with_stored(Format format, F&& f) {
+  if (format == Format::fp8) f(static_cast<fp8*>(nullptr));
+  else if (format == Format::nvfp4) f(static_cast<nvfp4*>(nullptr));
+  else with_type(format, f);
+}
+
 // The next kernel may be launched: said first, it only takes what this one leaves free.
 __device__ inline void release_next() { asm volatile("griddepcontrol.launch_dependents;"); }
 // Everything launched before has ended and is visible.
@@ -215,6 +228,14 @@ __device__ inline void load8(const bf16* from, float (&to)[8]) {
 __device__ inline void load8(const float* from, float (&to)[8]) {
   *reinterpret_cast<float4*>(&to[0]) = *reinterpret_cast<const float4*>(from);
   *reinterpret_cast<float4*>(&to[4]) = *reinterpret_cast<const float4*>(from + 4);
+}
+// Of plain numbers.
+__device__ inline float plain_at(const Stored& from, int64_t i) {
+  return from.format == Format::bf16 ? to_float(from.as<bf16>().data[i]) : from.as<float>().data[i];
+}
+__device__ inline void load8(const Stored& from, int64_t i, float (&to)[8]) {
+  from.format == Format::bf16 ? load8(from.as<bf16>().data + i, to)
+                              : load8(from.as<float>().data + i, to);
 }
 __device__ inline void store8(const float (&from)[8], bf16* to) {
   *reinterpret_cast<uint4*>(to) = make_uint4(pack(from[0], from[1]), pack(from[2], from[3]),

@@ -16,9 +16,9 @@ constexpr int norm_vectors = 2;  // of 8 values a thread: widths up to 16384
 
 // hidden, y, out: [rows][width]; w: [width]. The sum of squares goes over a thread's vectors, the
 // lanes of a warp, the warps, in a fixed tree.
-template <class Weight, class Activation>
+template <class Activation>
 __global__ void __launch_bounds__(norm_threads)
-    add_norm(int width, Activation* hidden, const Activation* y, const Weight* w, float eps,
+    add_norm(int width, Activation* hidden, const Activation* y, Stored w, float eps,
              Activation* out) {
   __shared__ float of_warps[32];
   const int64_t row = int64_t{blockIdx.x} * width;
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(norm_threads)
 #pragma unroll
   for (int v = 0; v < norm_vectors; ++v) {
     const int i = (static_cast<int>(threadIdx.x) + v * norm_threads) * 8;
-    if (i < width) load8(w + i, gains[v]);
+    if (i < width) load8(w, i, gains[v]);
   }
   wait_for_previous();
   float values[norm_vectors][8];
@@ -69,9 +69,9 @@ __global__ void __launch_bounds__(norm_threads)
 constexpr int warps = 8;
 
 // A warp a vector.
-template <class Weight, class Activation>
+template <class Activation>
 __global__ void __launch_bounds__(32 * warps)
-    norm_heads(NormShape shape, const Activation* x, const Weight* w, float eps, Activation* out) {
+    norm_heads(NormShape shape, const Activation* x, Stored w, float eps, Activation* out) {
   release_next();
   wait_for_previous();
   const int vector = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(32 * warps)
   for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0U, squares, step);
   const float scale = rsqrtf(squares / static_cast<float>(shape.width) + eps);
   for (int i = lane; i < shape.width; i += 32) {
-    out[i] = from_float<Activation>(to_float(x[i]) * scale * to_float(w[i]));
+    out[i] = from_float<Activation>(to_float(x[i]) * scale * plain_at(w, i));
   }
 }
 
@@ -134,18 +134,19 @@ __global__ void rotate(RopeShape shape, const float* angles, const Activation* x
   }
 }
 
-// x: [rows][2][width], out: [rows][width]. Eight values a thread where rows begin at multiples of
-// eight, one otherwise.
-template <int Values, class Activation>
-__global__ void gate(int width, const int32_t* rows_there, const Activation* x, Activation* out) {
+// x: [rows][2][width], out: [rows][width]. `each` values a thread: eight where rows begin at
+// multiples of eight, one otherwise.
+template <class Activation>
+__global__ void gate(int each, int width, const int32_t* rows_there, const Activation* x,
+                     Activation* out) {
   release_next();
   wait_for_previous();
-  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * Values;
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * each;
   const int64_t row = blockIdx.y;
   if (i >= width || (rows_there != nullptr && row >= *rows_there)) return;
   const Activation* const gates = x + 2 * row * width + i;
   const auto gated = [](float g, float up) { return up * (g / (1 + expf(-g))); };
-  if constexpr (Values == 8) {
+  if (each == 8) {
     float g[8], up[8];
     load8(gates, g);
     load8(gates + width, up);
@@ -157,39 +158,30 @@ __global__ void gate(int width, const int32_t* rows_there, const Activation* x, 
   }
 }
 
+// The first part stands anywhere, the others one after another.
 template <class Activation>
-__global__ void sum(int parts, int64_t count, int64_t stride, const Activation* from,
-                    Activation* out) {
+__global__ void sum(int parts, int64_t count, const Activation* first, const Activation* others,
+                    int64_t stride, Activation* out) {
   release_next();
   wait_for_previous();
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * blockDim.x) {
-    float total = 0;
-    for (int part = 0; part < parts; ++part) total += to_float(from[part * stride + i]);
+    float total = to_float(first[i]);
+    for (int part = 1; part < parts; ++part) total += to_float(others[(part - 1) * stride + i]);
     out[i] = from_float<Activation>(total);
   }
 }
 
 template <class Activation>
-__global__ void add_to(int64_t count, Activation* to, const Activation* from) {
-  release_next();
-  wait_for_previous();
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    to[i] = from_float<Activation>(to_float(to[i]) + to_float(from[i]));
-  }
-}
-
-template <class Weight, class Activation>
 __global__ void look_up(int64_t first, int64_t count, int width, const int32_t* tokens,
-                        const Weight* table, Activation* out) {
+                        Stored table, Activation* out) {
   release_next();
   wait_for_previous();
   const int64_t row = blockIdx.x;
   const int64_t word = tokens[row] - first;
   const bool mine = word >= 0 && word < count;
   for (int i = static_cast<int>(threadIdx.x); i < width; i += static_cast<int>(blockDim.x)) {
-    out[row * width + i] = from_float<Activation>(mine ? to_float(table[word * width + i]) : 0.0F);
+    out[row * width + i] = from_float<Activation>(mine ? plain_at(table, word * width + i) : 0.0F);
   }
 }
 
@@ -209,16 +201,15 @@ __device__ Best best_of_warp(Best best) {
   return best;
 }
 
-template <class Activation>
 __global__ void __launch_bounds__(1024)
-    pick_best(int width, int first_index, const Activation* logits, Best* best) {
+    pick_best(int width, int first_index, Stored logits, Best* best) {
   __shared__ Best of_warps[32];
   release_next();
   wait_for_previous();
   const int64_t row = blockIdx.x;
   Best mine{-INFINITY, first_index};
   for (int i = static_cast<int>(threadIdx.x); i < width; i += static_cast<int>(blockDim.x)) {
-    const Best other{to_float(logits[row * width + i]), first_index + i};
+    const Best other{plain_at(logits, row * width + i), first_index + i};
     if (better(other, mine)) mine = other;
   }
   mine = best_of_warp(mine);
@@ -229,46 +220,26 @@ __global__ void __launch_bounds__(1024)
   if (threadIdx.x == 0) best[row] = mine;
 }
 
-// A block a (row, head).
-template <class Activation, class Kv>
-__global__ void keep_newest(AppendShape shape, const Activation* kv, const int32_t* local, Kv* base,
-                            const int64_t* keys, const int64_t* values) {
-  release_next();
-  wait_for_previous();
-  const int row = static_cast<int>(blockIdx.x) / shape.heads;
-  const int head = static_cast<int>(blockIdx.x) % shape.heads;
-  const int64_t at = local[row];
-  if (at < 0) return;
-  const int kinds = values == nullptr ? 1 : 2;
-  const Activation* const from = kv + int64_t{row} * kinds * shape.heads * shape.size;
-  for (int kind = 0; kind < kinds; ++kind) {
-    Kv* const to = base + (kind == 0 ? keys : values)[blockIdx.x] + at * shape.size;
-    for (int i = static_cast<int>(threadIdx.x); i < shape.size; i += static_cast<int>(blockDim.x)) {
-      to[i] = from_float<Kv>(to_float(from[(kind * shape.heads + head) * shape.size + i]));
-    }
-  }
-}
-
 unsigned blocks_for(int64_t threads, int each) {
   return static_cast<unsigned>(std::min<int64_t>((threads + each - 1) / each, 1 << 16));
 }
 
 }  // namespace
 
-template <class Weight, class Activation>
-void add_rms_norm(int rows, int width, Activation* hidden, const Activation* y, const Weight* w,
+template <class Activation>
+void add_rms_norm(int rows, int width, Activation* hidden, const Activation* y, const Stored& w,
                   float eps, Activation* out, const Launch& how) {
   assert(rows > 0 && width % 8 == 0 && width <= norm_threads * norm_vectors * 8);
-  launch("add norm", add_norm<Weight, Activation>, dim3(static_cast<unsigned>(rows)), norm_threads,
-         0, how, 1, width, hidden, y, w, eps, out);
+  launch("add norm", add_norm<Activation>, dim3(static_cast<unsigned>(rows)), norm_threads, 0, how,
+         1, width, hidden, y, w, eps, out);
 }
 
-template <class Weight, class Activation>
-void rms_norm(const NormShape& shape, const Activation* x, const Weight* w, float eps,
+template <class Activation>
+void rms_norm(const NormShape& shape, const Activation* x, const Stored& w, float eps,
               Activation* out, const Launch& how) {
   const auto blocks = static_cast<unsigned>((shape.rows * shape.each + warps - 1) / warps);
-  launch("norm", norm_heads<Weight, Activation>, dim3(blocks), 32 * warps, 0, how, 1, shape, x, w,
-         eps, out);
+  launch("norm", norm_heads<Activation>, dim3(blocks), 32 * warps, 0, how, 1, shape, x, w, eps,
+         out);
 }
 
 void angles(int rows, int pairs, const int64_t* positions, const double* frequencies, float* out,
@@ -292,8 +263,7 @@ void swiglu(int rows, int width, const int32_t* rows_there, const Activation* x,
   assert(rows > 0 && width > 0);
   const int each = width % 8 == 0 ? 8 : 1;
   const dim3 grid(static_cast<unsigned>((width / each + 127) / 128), static_cast<unsigned>(rows));
-  launch("swiglu", each == 8 ? gate<8, Activation> : gate<1, Activation>, grid, 128, 0, how, 1,
-         width, rows_there, x, out);
+  launch("swiglu", gate<Activation>, grid, 128, 0, how, 1, each, width, rows_there, x, out);
 }
 
 template <class Activation>
@@ -301,63 +271,43 @@ void sum_in_order(int parts, int64_t count, int64_t stride, const Activation* fr
                   const Launch& how) {
   if (count == 0) return;
   launch("sum in order", sum<Activation>, dim3(blocks_for(count, 256)), 256, 0, how, 1, parts,
-         count, stride, from, out);
+         count, from, from + stride, stride, out);
 }
 
 template <class Activation>
 void add(int64_t count, Activation* to, const Activation* from, const Launch& how) {
-  launch("add", add_to<Activation>, dim3(blocks_for(count, 256)), 256, 0, how, 1, count, to, from);
-}
-
-template <class Weight, class Activation>
-void embed(int rows, int64_t first, int64_t count, int width, const int32_t* tokens,
-           const Weight* table, Activation* out, const Launch& how) {
-  launch("embed", look_up<Weight, Activation>, dim3(static_cast<unsigned>(rows)), 256, 0, how, 1,
-         first, count, width, tokens, table, out);
+  launch("add", sum<Activation>, dim3(blocks_for(count, 256)), 256, 0, how, 1, 2, count, to, from,
+         0, to);
 }
 
 template <class Activation>
-void pick(int rows, int width, int first_index, const Activation* logits, Best* best,
+void embed(int rows, int64_t first, int64_t count, int width, const int32_t* tokens,
+           const Stored& table, Activation* out, const Launch& how) {
+  launch("embed", look_up<Activation>, dim3(static_cast<unsigned>(rows)), 256, 0, how, 1, first,
+         count, width, tokens, table, out);
+}
+
+void pick(int rows, int width, int first_index, const Stored& logits, Best* best,
           const Launch& how) {
-  launch("pick", pick_best<Activation>, dim3(static_cast<unsigned>(rows)), 1024, 0, how, 1, width,
-         first_index, logits, best);
+  launch("pick", pick_best, dim3(static_cast<unsigned>(rows)), 1024, 0, how, 1, width, first_index,
+         logits, best);
 }
 
-template <class Activation, class Kv>
-void append(const AppendShape& shape, const Activation* kv, const int32_t* local, Kv* base,
-            const int64_t* keys, const int64_t* values, const Launch& how) {
-  launch("append", keep_newest<Activation, Kv>,
-         dim3(static_cast<unsigned>(shape.rows * shape.heads)), 64, 0, how, 1, shape, kv, local,
-         base, keys, values);
-}
-
-template void add_rms_norm(int, int, float*, const float*, const float*, float, float*,
-                           const Launch&);
-template void add_rms_norm(int, int, bf16*, const bf16*, const bf16*, float, bf16*, const Launch&);
-template void add_rms_norm(int, int, float*, const float*, const bf16*, float, float*,
-                           const Launch&);
 #define INSTANTIATE(Activation)                                                                  \
+  template void add_rms_norm(int, int, Activation*, const Activation*, const Stored&, float,     \
+                             Activation*, const Launch&);                                        \
+  template void rms_norm(const NormShape&, const Activation*, const Stored&, float, Activation*, \
+                         const Launch&);                                                         \
   template void rope(const RopeShape&, const float*, const Activation*, Activation*,             \
                      const Launch&);                                                             \
   template void swiglu(int, int, const int32_t*, const Activation*, Activation*, const Launch&); \
   template void sum_in_order(int, int64_t, int64_t, const Activation*, Activation*,              \
                              const Launch&);                                                     \
   template void add(int64_t, Activation*, const Activation*, const Launch&);                     \
-  template void pick(int, int, int, const Activation*, Best*, const Launch&);
+  template void embed(int, int64_t, int64_t, int, const int32_t*, const Stored&, Activation*,    \
+                      const Launch&);
 INSTANTIATE(float)
 INSTANTIATE(bf16)
-#undef INSTANTIATE
-// Weights are as precise as activations, or bf16.
-#define INSTANTIATE(Stored, Activation)                                                          \
-  template void rms_norm(const NormShape&, const Activation*, const Stored*, float, Activation*, \
-                         const Launch&);                                                         \
-  template void embed(int, int64_t, int64_t, int, const int32_t*, const Stored*, Activation*,    \
-                      const Launch&);                                                            \
-  template void append(const AppendShape&, const Activation*, const int32_t*, Stored*,           \
-                       const int64_t*, const int64_t*, const Launch&);
-INSTANTIATE(float, float)
-INSTANTIATE(bf16, float)
-INSTANTIATE(bf16, bf16)
 #undef INSTANTIATE
 
 }  // namespace helix::cuda

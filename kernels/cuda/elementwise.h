@@ -9,9 +9,10 @@
 namespace helix::cuda {
 
 // hidden += y (rounded to its type), then out = hidden / sqrt(mean(hidden^2) + eps) * w. y may be
-// null: the norm alone. width: a multiple of 8, at most 16384. w is read ahead.
-template <class Weight, class Activation>
-void add_rms_norm(int rows, int width, Activation* hidden, const Activation* y, const Weight* w,
+// null: the norm alone. width: a multiple of 8, at most 16384. w (plain numbers, as all weights
+// here) is read ahead.
+template <class Activation>
+void add_rms_norm(int rows, int width, Activation* hidden, const Activation* y, const Stored& w,
                   float eps, Activation* out, const Launch& launch);
 
 // RMSNorm of vectors within rows: `each` of `width` values, one after another, in rows that begin
@@ -23,8 +24,8 @@ struct NormShape {
   int64_t x_stride = 0;
   int64_t out_stride = 0;
 };
-template <class Weight, class Activation>
-void rms_norm(const NormShape& shape, const Activation* x, const Weight* w, float eps,
+template <class Activation>
+void rms_norm(const NormShape& shape, const Activation* x, const Stored& w, float eps,
               Activation* out, const Launch& launch);
 
 // As cpu::rope, of the first `heads` vectors of rows that begin every `stride` values. angles:
@@ -62,29 +63,16 @@ template <class Activation>
 void add(int64_t count, Activation* to, const Activation* from, const Launch& launch);
 
 // Rows of an embedding table that holds tokens [first, first + count): zero for those of others.
-template <class Weight, class Activation>
+template <class Activation>
 void embed(int rows, int64_t first, int64_t count, int width, const int32_t* tokens,
-           const Weight* table, Activation* out, const Launch& launch);
+           const Stored& table, Activation* out, const Launch& launch);
 
 // As cpu::argmax, a row each: the largest logit, then the lowest index; a NaN wins.
 struct Best {
   float value;
   int32_t index;
 };
-template <class Activation>
-void pick(int rows, int width, int first_index, const Activation* logits, Best* best,
+void pick(int rows, int width, int first_index, const Stored& logits, Best* best,
           const Launch& launch);
-
-// The newest token's key and value into the cache (attention.h, KvView: dense). kv: rows of
-// [2][heads][size] (MLA: [size], values null). `local[row]`: its place, negative where another rank
-// owns it.
-struct AppendShape {
-  int rows = 0;
-  int heads = 0;
-  int size = 0;
-};
-template <class Activation, class Kv>
-void append(const AppendShape& shape, const Activation* kv, const int32_t* local, Kv* base,
-            const int64_t* keys, const int64_t* values, const Launch& launch);
 
 }  // namespace helix::cuda

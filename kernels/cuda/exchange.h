@@ -62,9 +62,9 @@ constexpr int64_t exchange_room(const PartialLayout& part) { return (part.bytes(
 // of hidden with gains w, as add_rms_norm; else out = the sum. width: a multiple of 4, at most
 // 32768. one-shot sends y to every member; two-shot a share to each, and its sum back to all.
 enum class Shots : uint8_t { one, two };
-template <class Weight, class Activation>
+template <class Activation>
 void all_reduce_norm(const Channel& channel, Shots shots, int rows, int width, const Activation* y,
-                     Activation* hidden, const Weight* w, float eps, Activation* out,
+                     Activation* hidden, const Stored& w, float eps, Activation* out,
                      const Launch& launch);
 constexpr int64_t all_reduce_room(Shots shots, int members, int64_t rows, int64_t width,
                                   int64_t element_bytes) {

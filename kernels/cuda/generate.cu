@@ -30,8 +30,30 @@ __device__ void store16(const float (&from)[at_once], const Values<T>& to) {
   }
 }
 
+// Values of a format that is known at run time alone.
+struct Target {
+  void* data;
+  fp8* scales;
+  float scale;
+  Format format;
+  template <class T>
+  __device__ Values<T> as() const {
+    if constexpr (std::is_same_v<T, nvfp4>) return {static_cast<uint8_t*>(data), scales, scale};
+    else return Values<T>(static_cast<T*>(data), scale);
+  }
+};
 template <class T>
-__global__ void fill(Draw draw, Drawn which, Values<T> out) {
+Target target(const Values<T>& out) {
+  return {out.data, nullptr, out.scale,
+          std::is_same_v<T, float>  ? Format::fp32
+          : std::is_same_v<T, bf16> ? Format::bf16
+                                    : Format::fp8};
+}
+Target target(const Values<nvfp4>& out) {
+  return {out.codes, out.scales, out.scale, Format::nvfp4};
+}
+
+__global__ void fill(Draw draw, Drawn which, Target out) {
   release_next();
   wait_for_previous();
   const int64_t count = which.rows * which.width;
@@ -54,11 +76,14 @@ __global__ void fill(Draw draw, Drawn which, Values<T> out) {
         first = index_of(++row);
       }
     }
-    if (i + at_once <= count) {
-      store16(values, out.at(i));
-    } else {
-      encode(values, count - i, out.at(i));
-    }
+    with_stored(out.format, [&]<class T>(T*) {
+      const Values<T> to = out.as<T>().at(i);
+      if (i + at_once <= count) {
+        store16(values, to);
+      } else {
+        encode(values, count - i, to);
+      }
+    });
   }
 }
 
@@ -70,7 +95,7 @@ void generate(const Draw& draw, const Drawn& which, const Values<T>& out, const 
   assert(which.run > 0 && (!std::is_same_v<T, nvfp4> || which.width % nvfp4_block == 0));
   if (count == 0) return;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>((count + 4095) / 4096, 1 << 16));
-  launch("generate", fill<T>, dim3(blocks), 256, 0, how, 1, draw, which, out);
+  launch("generate", fill, dim3(blocks), 256, 0, how, 1, draw, which, target(out));
 }
 
 template void generate(const Draw&, const Drawn&, const Values<float>&, const Launch&);

@@ -92,9 +92,9 @@ __device__ void mask_groups(const Routing& routing, float* compared, float* sums
   __syncwarp();
 }
 
-template <class Weight, class Activation>
+template <class Activation>
 __global__ void __launch_bounds__(threads)
-    choose(Routing routing, int width, const Activation* x, const Weight* w, const Weight* bias,
+    choose(Routing routing, int width, const Activation* x, Stored w, Stored bias,
            RoutingTrace trace, Choice* out) {
   __shared__ float scores[max_experts], compared[max_experts], sums[max_experts];
   __shared__ bool taken[max_experts];
@@ -104,19 +104,21 @@ __global__ void __launch_bounds__(threads)
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int64_t row = blockIdx.x;
   x += row * width;
-  for (int expert = static_cast<int>(threadIdx.x) / 32; expert < routing.experts; expert += warps) {
-    float sum = 0;
-    for (int i = lane; i < width; i += 32) {
-      sum += to_float(x[i]) * to_float(w[int64_t{expert} * width + i]);
+  with_type(w.format, [&]<class Weight>(Weight*) {
+    for (int expert = static_cast<int>(threadIdx.x) / 32; expert < routing.experts;
+         expert += warps) {
+      const Weight* const mine = w.as<Weight>().data + int64_t{expert} * width;
+      float sum = 0;
+      for (int i = lane; i < width; i += 32) sum += to_float(x[i]) * to_float(mine[i]);
+      sum = sum_of_warp(sum);
+      if (lane == 0) scores[expert] = sum + (routing.skew == nullptr ? 0 : routing.skew[expert]);
     }
-    sum = sum_of_warp(sum);
-    if (lane == 0) scores[expert] = sum + (routing.skew == nullptr ? 0 : routing.skew[expert]);
-  }
+  });
   __syncthreads();
   if (threadIdx.x >= 32) return;
   score(routing, scores, lane);
   for (int i = lane; i < routing.experts; i += 32) {
-    compared[i] = scores[i] + (bias == nullptr ? 0 : to_float(bias[i]));
+    compared[i] = scores[i] + (bias.base == nullptr ? 0 : plain_at(bias, i));
     if (trace.scores != nullptr) trace.scores[row * routing.experts + i] = scores[i];
   }
   __syncwarp();
@@ -177,10 +179,10 @@ __global__ void __launch_bounds__(max_experts)
   }
 }
 
-template <class Weight, class Activation, class Out>
+template <class Activation>
 __global__ void __launch_bounds__(threads)
     multiply(const int32_t* begins, const int32_t* row_of, int outputs, int inputs,
-             const Activation* x, const Weight* w, Out* y) {
+             const Activation* x, Stored w, void* y, bool wide_out) {
   constexpr int rows_at_once = 8;
   release_next();
   wait_for_previous();
@@ -188,29 +190,32 @@ __global__ void __launch_bounds__(threads)
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int output = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
   if (output >= outputs) return;
-  w += (int64_t{expert} * outputs + output) * inputs;
   const int end = begins[expert + 1];
-  for (int first = begins[expert]; first < end; first += rows_at_once) {
-    const Activation* rows[rows_at_once];
-    float sums[rows_at_once] = {};
+  with_stored(w.format, [&]<class Weight>(Weight*) {
+    const auto mine = w.as<Weight>().at((int64_t{expert} * outputs + output) * inputs);
+    for (int first = begins[expert]; first < end; first += rows_at_once) {
+      const Activation* rows[rows_at_once];
+      float sums[rows_at_once] = {};
 #pragma unroll
-    for (int r = 0; r < rows_at_once; ++r) {
-      const int pair = min(first + r, end - 1);
-      rows[r] = x + int64_t{row_of == nullptr ? pair : row_of[pair]} * inputs;
-    }
-    for (int k = lane; k < inputs; k += 32) {
-      const float weight = to_float(w[k]);
+      for (int r = 0; r < rows_at_once; ++r) {
+        const int pair = min(first + r, end - 1);
+        rows[r] = x + int64_t{row_of == nullptr ? pair : row_of[pair]} * inputs;
+      }
+      for (int k = lane; k < inputs; k += 32) {
+        const float weight = value_at(mine, k);
 #pragma unroll
-      for (int r = 0; r < rows_at_once; ++r) sums[r] += weight * to_float(rows[r][k]);
-    }
+        for (int r = 0; r < rows_at_once; ++r) sums[r] += weight * to_float(rows[r][k]);
+      }
 #pragma unroll
-    for (int r = 0; r < rows_at_once; ++r) {
-      const float sum = sum_of_warp(sums[r]);
-      if (lane == 0 && first + r < end) {
-        y[int64_t{first + r} * outputs + output] = from_float<Out>(sum);
+      for (int r = 0; r < rows_at_once; ++r) {
+        const float sum = sum_of_warp(sums[r]);
+        if (lane > 0 || first + r >= end) continue;
+        const int64_t to = int64_t{first + r} * outputs + output;
+        if (wide_out) static_cast<float*>(y)[to] = sum;
+        else static_cast<Activation*>(y)[to] = from_float<Activation>(sum);
       }
     }
-  }
+  });
 }
 
 template <class Activation>
@@ -231,11 +236,11 @@ __global__ void weigh(int chosen, int width, const Choice* choices, const int32_
 
 }  // namespace
 
-template <class Weight, class Activation>
-void route(const Routing& routing, int rows, int width, const Activation* x, const Weight* w,
-           const Weight* bias, const RoutingTrace& trace, Choice* out, const Launch& how) {
+template <class Activation>
+void route(const Routing& routing, int rows, int width, const Activation* x, const Stored& w,
+           const Stored& bias, const RoutingTrace& trace, Choice* out, const Launch& how) {
   assert(rows > 0 && routing.experts <= max_experts && routing.chosen <= routing.experts);
-  launch("route", choose<Weight, Activation>, dim3(static_cast<unsigned>(rows)), threads, 0, how, 1,
+  launch("route", choose<Activation>, dim3(static_cast<unsigned>(rows)), threads, 0, how, 1,
          routing, width, x, w, bias, trace, out);
 }
 
@@ -246,17 +251,37 @@ void pair_up(int rows, const int32_t* rows_there, int chosen, const Choice* choi
          first, count, pairs, met);
 }
 
-template <class Weight, class Activation, class Out>
-void any_experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
-                         const Weight* w, Out* y, const Launch& how) {
-  if constexpr (!std::is_same_v<Weight, float>) {
-    if (served<Weight>(shape))
-      return experts_product(shape, experts, x, Values<const Weight>(w), y, how);
+namespace {
+
+template <class Out>
+bool by_tiles(const ProductShape& shape, const Experts& experts, const bf16* x, const Stored& w,
+              Out* y, const Launch& how) {
+  const auto start = [&]<class Weight>(Weight*) {
+    if (served<Weight>(shape)) experts_product(shape, experts, x, w.as<Weight>(), y, how);
+    return served<Weight>(shape);
+  };
+  switch (w.format) {
+    case Format::bf16: return start(static_cast<bf16*>(nullptr));
+    case Format::fp8: return start(static_cast<fp8*>(nullptr));
+    case Format::nvfp4: return start(static_cast<nvfp4*>(nullptr));
+    default: return false;
   }
+}
+bool by_tiles(const ProductShape&, const Experts&, const float*, const Stored&, float*,
+              const Launch&) {
+  return false;
+}
+
+}  // namespace
+
+template <class Activation, class Out>
+void any_experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
+                         const Stored& w, Out* y, const Launch& how) {
+  if (by_tiles(shape, experts, x, w, y, how)) return;
   const dim3 grid(static_cast<unsigned>((shape.outputs + warps - 1) / warps),
                   static_cast<unsigned>(experts.count));
-  launch("experts", multiply<Weight, Activation, Out>, grid, threads, 0, how, 1, experts.begins,
-         experts.row_of, shape.outputs, shape.inputs, x, w, y);
+  launch("experts", multiply<Activation>, grid, threads, 0, how, 1, experts.begins, experts.row_of,
+         shape.outputs, shape.inputs, x, w, y, std::is_same_v<Out, float>);
 }
 
 template <class Activation>
@@ -267,20 +292,17 @@ void sum_pairs(int rows, int chosen, int width, const Choice* choices, const int
          out);
 }
 
-template void sum_pairs(int, int, int, const Choice*, const int32_t*, const float*, float*,
-                        const Launch&);
-template void sum_pairs(int, int, int, const Choice*, const int32_t*, const float*, bf16*,
-                        const Launch&);
-#define INSTANTIATE(Weight, Activation)                                                          \
-  template void route(const Routing&, int, int, const Activation*, const Weight*, const Weight*, \
-                      const RoutingTrace&, Choice*, const Launch&);                              \
-  template void any_experts_product(const ProductShape&, const Experts&, const Activation*,      \
-                                    const Weight*, float*, const Launch&);
-INSTANTIATE(float, float)
-INSTANTIATE(bf16, float)
-INSTANTIATE(bf16, bf16)
+#define INSTANTIATE(Activation)                                                                    \
+  template void route(const Routing&, int, int, const Activation*, const Stored&, const Stored&,   \
+                      const RoutingTrace&, Choice*, const Launch&);                                \
+  template void any_experts_product(const ProductShape&, const Experts&, const Activation*,        \
+                                    const Stored&, float*, const Launch&);                         \
+  template void sum_pairs(int, int, int, const Choice*, const int32_t*, const float*, Activation*, \
+                          const Launch&);
+INSTANTIATE(float)
+INSTANTIATE(bf16)
 #undef INSTANTIATE
-template void any_experts_product(const ProductShape&, const Experts&, const bf16*, const bf16*,
+template void any_experts_product(const ProductShape&, const Experts&, const bf16*, const Stored&,
                                   bf16*, const Launch&);
 
 }  // namespace helix::cuda

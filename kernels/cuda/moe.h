@@ -32,10 +32,10 @@ struct RoutingTrace {
 };
 // As cpu::router_scores and cpu::choose, row by row: choices by ascending expert, ties to the
 // lowest index. Sums in a fixed order: ranks that hold the same x decide the same. x:
-// [rows][width], w: [experts][width], bias: [experts] or null, out: [rows][chosen].
-template <class Weight, class Activation>
-void route(const Routing& routing, int rows, int width, const Activation* x, const Weight* w,
-           const Weight* bias, const RoutingTrace& trace, Choice* out, const Launch& launch);
+// [rows][width], w: [experts][width], bias: [experts] or nowhere, out: [rows][chosen].
+template <class Activation>
+void route(const Routing& routing, int rows, int width, const Activation* x, const Stored& w,
+           const Stored& bias, const RoutingTrace& trace, Choice* out, const Launch& launch);
 
 // Who chose experts [first, first + count): pairs (row, expert) by ascending expert, then row.
 struct Pairs {
@@ -48,10 +48,11 @@ struct Pairs {
 void pair_up(int rows, const int32_t* rows_there, int chosen, const Choice* choices, int first,
              int count, const Pairs& pairs, int64_t* met, const Launch& launch);
 
-// As experts_product (product.h), for any alignment; by tensor cores where they serve.
-template <class Weight, class Activation, class Out>
+// As experts_product (product.h), for any alignment and format; by tensor cores where they serve
+// (plain.h, any_product).
+template <class Activation, class Out>
 void any_experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
-                         const Weight* w, Out* y, const Launch& launch);
+                         const Stored& w, Out* y, const Launch& launch);
 
 // out[r] = sum over the experts of row r, ascending, of gate * y[pair], rounded once; zero where
 // there is none. y: [pairs][width], out: [rows][width].

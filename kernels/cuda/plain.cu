@@ -17,11 +17,11 @@ constexpr int rows_at_once = 8;
 // sums[r] = x[r] w over `inputs`, on all lanes; rows beyond `rows` repeat the last.
 template <class Weight, class Activation>
 __device__ void dots(float (&sums)[rows_at_once], int rows, int inputs, const Activation* x,
-                     int64_t x_stride, const Weight* w, int lane) {
+                     int64_t x_stride, const Values<const Weight>& w, int lane) {
 #pragma unroll
   for (int r = 0; r < rows_at_once; ++r) sums[r] = 0;
   for (int k = lane; k < inputs; k += 32) {
-    const float weight = to_float(w[k]);
+    const float weight = value_at(w, k);
 #pragma unroll
     for (int r = 0; r < rows_at_once; ++r) {
       sums[r] += weight * to_float(x[min(r, rows - 1) * x_stride + k]);
@@ -33,9 +33,17 @@ __device__ void dots(float (&sums)[rows_at_once], int rows, int inputs, const Ac
   }
 }
 
-template <class Weight, class Activation>
+template <class Activation>
+__device__ void dots(float (&sums)[rows_at_once], int rows, int inputs, const Activation* x,
+                     int64_t x_stride, const Stored& w, int64_t first, int lane) {
+  with_stored(w.format, [&]<class Weight>(Weight*) {
+    dots(sums, rows, inputs, x, x_stride, w.as<Weight>().at(first), lane);
+  });
+}
+
+template <class Activation>
 __global__ void __launch_bounds__(threads)
-    multiply(ProductShape shape, const Activation* x, const Weight* w, Activation* y) {
+    multiply(ProductShape shape, const Activation* x, Stored w, Activation* y) {
   release_next();
   wait_for_previous();
   const int lane = static_cast<int>(threadIdx.x) & 31;
@@ -44,8 +52,8 @@ __global__ void __launch_bounds__(threads)
   const int first = static_cast<int>(blockIdx.y) * rows_at_once;
   const int rows = min(rows_at_once, shape.rows - first);
   float sums[rows_at_once];
-  dots(sums, rows, shape.inputs, x + first * shape.x_stride, shape.x_stride,
-       w + int64_t{output} * shape.inputs, lane);
+  dots(sums, rows, shape.inputs, x + first * shape.x_stride, shape.x_stride, w,
+       int64_t{output} * shape.inputs, lane);
 #pragma unroll
   for (int r = 0; r < rows_at_once; ++r) {
     if (lane == 0 && r < rows) {
@@ -55,9 +63,9 @@ __global__ void __launch_bounds__(threads)
 }
 
 // Warps of one head take its outputs in turn, then what is only carried along.
-template <class Weight, class Activation>
+template <class Activation>
 __global__ void __launch_bounds__(threads)
-    multiply_heads(PerHeadShape shape, const Activation* x, const Weight* w, std::byte* y) {
+    multiply_heads(PerHeadShape shape, const Activation* x, Stored w, std::byte* y) {
   release_next();
   wait_for_previous();
   const int lane = static_cast<int>(threadIdx.x) & 31;
@@ -74,8 +82,8 @@ __global__ void __launch_bounds__(threads)
     const int rows = min(rows_at_once, shape.rows - first);
     float sums[rows_at_once];
     if (n < shape.made) {
-      dots(sums, rows, shape.inputs, x + first * x_stride, x_stride,
-           w + (int64_t{head} * shape.made + n) * shape.inputs, lane);
+      dots(sums, rows, shape.inputs, x + first * x_stride, x_stride, w,
+           (int64_t{head} * shape.made + n) * shape.inputs, lane);
     }
 #pragma unroll
     for (int r = 0; r < rows_at_once; ++r) {
@@ -124,34 +132,50 @@ __global__ void __launch_bounds__(threads)
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-}  // namespace
-
-template <class Weight, class Activation>
-void any_product(const ProductShape& shape, const Activation* x, const Weight* w, Activation* y,
-                 const Launch& how) {
-  if (shape.rows == 0 || shape.outputs == 0) return;
-  if constexpr (!std::is_same_v<Weight, float>) {
-    const bool fits = served<Weight>(shape) && aligned(x) && aligned(w) &&
-                      shape.x_stride * static_cast<int64_t>(sizeof(Activation)) % 16 == 0;
-    for (int row = 0; fits && row < shape.rows; row += max_product_rows) {
-      ProductShape some = shape;
-      some.rows = std::min(max_product_rows, shape.rows - row);
-      product(some, x + row * shape.x_stride, w, y + row * shape.y_stride, how);
-    }
-    if (fits) return;
+// By tensor cores, a few rows at a time; false where they do not serve.
+template <class Weight>
+bool multiply_tiles(const ProductShape& shape, const bf16* x, const Stored& w, bf16* y,
+                    const Launch& how) {
+  if (!served<Weight>(shape) || !aligned(x) || !aligned(w.base) || shape.x_stride % 8 != 0)
+    return false;
+  for (int row = 0; row < shape.rows; row += max_product_rows) {
+    ProductShape some = shape;
+    some.rows = std::min(max_product_rows, shape.rows - row);
+    product(some, x + row * shape.x_stride, w.as<Weight>(), y + row * shape.y_stride, how);
   }
-  const dim3 grid(static_cast<unsigned>((shape.outputs + warps - 1) / warps),
-                  static_cast<unsigned>((shape.rows + rows_at_once - 1) / rows_at_once));
-  launch("plain product", multiply<Weight, Activation>, grid, threads, 0, how, 1, shape, x, w, y);
+  return true;
+}
+bool by_tiles(const ProductShape& shape, const bf16* x, const Stored& w, bf16* y,
+              const Launch& how) {
+  switch (w.format) {
+    case Format::bf16: return multiply_tiles<bf16>(shape, x, w, y, how);
+    case Format::fp8: return multiply_tiles<fp8>(shape, x, w, y, how);
+    case Format::nvfp4: return multiply_tiles<nvfp4>(shape, x, w, y, how);
+    default: return false;
+  }
+}
+bool by_tiles(const ProductShape&, const float*, const Stored&, float*, const Launch&) {
+  return false;
 }
 
-template <class Weight, class Activation>
-void per_head(const PerHeadShape& shape, const Activation* x, const Weight* w, std::byte* y,
+}  // namespace
+
+template <class Activation>
+void any_product(const ProductShape& shape, const Activation* x, const Stored& w, Activation* y,
+                 const Launch& how) {
+  if (shape.rows == 0 || shape.outputs == 0 || by_tiles(shape, x, w, y, how)) return;
+  const dim3 grid(static_cast<unsigned>((shape.outputs + warps - 1) / warps),
+                  static_cast<unsigned>((shape.rows + rows_at_once - 1) / rows_at_once));
+  launch("plain product", multiply<Activation>, grid, threads, 0, how, 1, shape, x, w, y);
+}
+
+template <class Activation>
+void per_head(const PerHeadShape& shape, const Activation* x, const Stored& w, std::byte* y,
               const Launch& how) {
   assert(shape.heads % shape.part_heads == 0 && shape.made <= shape.y_size);
   const dim3 grid(static_cast<unsigned>((shape.y_size + warps - 1) / warps),
                   static_cast<unsigned>(shape.heads));
-  launch("per head", multiply_heads<Weight, Activation>, grid, threads, 0, how, 1, shape, x, w, y);
+  launch("per head", multiply_heads<Activation>, grid, threads, 0, how, 1, shape, x, w, y);
 }
 
 template <class Activation>
@@ -163,18 +187,15 @@ void rescale_partial(const cpu::PartialLayout& part, int parts, const std::byte*
          threads, 0, how, 1, part, parts, message, lses, out);
 }
 
-template void rescale_partial(const cpu::PartialLayout&, int, const std::byte*, const float*,
-                              float*, const Launch&);
-template void rescale_partial(const cpu::PartialLayout&, int, const std::byte*, const float*, bf16*,
-                              const Launch&);
-#define INSTANTIATE(Weight, Activation)                                                         \
-  template void any_product(const ProductShape&, const Activation*, const Weight*, Activation*, \
+#define INSTANTIATE(Activation)                                                                 \
+  template void any_product(const ProductShape&, const Activation*, const Stored&, Activation*, \
                             const Launch&);                                                     \
-  template void per_head(const PerHeadShape&, const Activation*, const Weight*, std::byte*,     \
-                         const Launch&);
-INSTANTIATE(float, float)
-INSTANTIATE(bf16, float)
-INSTANTIATE(bf16, bf16)
+  template void per_head(const PerHeadShape&, const Activation*, const Stored&, std::byte*,     \
+                         const Launch&);                                                        \
+  template void rescale_partial(const cpu::PartialLayout&, int, const std::byte*, const float*, \
+                                Activation*, const Launch&);
+INSTANTIATE(float)
+INSTANTIATE(bf16)
 #undef INSTANTIATE
 
 }  // namespace helix::cuda

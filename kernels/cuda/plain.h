@@ -7,10 +7,10 @@
 
 namespace helix::cuda {
 
-// As `product`, for any number of rows and inputs and any alignment; by tensor cores where they
-// serve.
-template <class Weight, class Activation>
-void any_product(const ProductShape& shape, const Activation* x, const Weight* w, Activation* y,
+// As `product`, for any number of rows and inputs, any alignment and any format; by tensor cores
+// where they serve. Not fp32 activations, which are for checking: they are multiplied in fp32.
+template <class Activation>
+void any_product(const ProductShape& shape, const Activation* x, const Stored& w, Activation* y,
                  const Launch& launch);
 
 // A matrix a head: y[row][head][n] = sum over k < inputs of x[row][head][k] w[head][n][k], n <
@@ -30,8 +30,8 @@ struct PerHeadShape {
   const float* lses = nullptr;
   int64_t outputs_bytes = 0;  // of one message
 };
-template <class Weight, class Activation>
-void per_head(const PerHeadShape& shape, const Activation* x, const Weight* w, std::byte* y,
+template <class Activation>
+void per_head(const PerHeadShape& shape, const Activation* x, const Stored& w, std::byte* y,
               const Launch& launch);
 
 // As cpu::rescale_partial: one rank's partial outputs, scaled to its share of the whole.

@@ -13,7 +13,7 @@
 // Where k stands in a fragment is free, as long as w and x agree: a lane (g, t) takes a quarter of
 // the chunk, in steps of 16 values that lie side by side in memory, of output g (+ 8) and of row g.
 // Quantised weights become bf16 in registers, exactly; what all have in common is multiplied in at
-// the end. fp32 activations are split into two bf16 halves: 2^-16 exact.
+// the end.
 #include "kernels/cuda/product.h"
 
 #include <cooperative_groups.h>
@@ -118,9 +118,8 @@ template <class Weight>
 struct Inputs {
   using C = Chunk<Weight>;
   uint32_t pairs[C::steps][8];
-  uint32_t rests[C::steps][8];  // of fp32
 
-  __device__ void load(const unsigned char* from, int rows, int lane, const bf16*) {
+  __device__ void load(const unsigned char* from, int rows, int lane) {
     const int row = min(lane >> 2, rows - 1);
 #pragma unroll
     for (int s = 0; s < C::steps; ++s) {
@@ -137,27 +136,9 @@ struct Inputs {
       order_pairs<Weight>(pairs[s]);
     }
   }
-  __device__ void load(const unsigned char* from, int rows, int lane, const float*) {
-    const int row = min(lane >> 2, rows - 1);
-#pragma unroll
-    for (int s = 0; s < C::steps; ++s) {
-      const int step = step_of<C::steps>(s, lane);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float4 v = *reinterpret_cast<const float4*>(
-            from + swizzled(row, (lane & 3) * 4 * C::steps + 4 * step + i, 4 * C::inputs));
-        pairs[s][2 * i] = pack(v.x, v.y);
-        pairs[s][2 * i + 1] = pack(v.z, v.w);
-        rests[s][2 * i] = pack_rest(v.x, v.y, pairs[s][2 * i]);
-        rests[s][2 * i + 1] = pack_rest(v.z, v.w, pairs[s][2 * i + 1]);
-      }
-      order_pairs<Weight>(pairs[s]);
-      order_pairs<Weight>(rests[s]);
-    }
-  }
 };
 
-template <class Weight, bool exact>
+template <class Weight>
 __device__ void add_tile(float (&sum)[4], const unsigned char* slot, const Inputs<Weight>& x,
                          int lane) {
 #pragma unroll
@@ -170,7 +151,6 @@ __device__ void add_tile(float (&sum)[4], const unsigned char* slot, const Input
     for (int i = 0; i < 8; i += 2) {
       const uint32_t a[4] = {low[i], high[i], low[i + 1], high[i + 1]};
       multiply_add(sum, a, x.pairs[s][i], x.pairs[s][i + 1]);
-      if constexpr (exact) multiply_add(sum, a, x.rests[s][i], x.rests[s][i + 1]);
     }
   }
 }
@@ -237,15 +217,14 @@ struct Place {
   }
 };
 
-template <int Tiles, int slots, class Weight, class Activation>
-__global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1 : 2)
-    multiply(ProductShape shape, Experts experts, const Activation* x, Values<const Weight> w,
-             void* y, bool wide_out) {
+template <int Tiles, int slots, class Weight>
+__global__ void __launch_bounds__(threads, 2)
+    multiply(ProductShape shape, Experts experts, const bf16* x, Values<const Weight> w, void* y,
+             bool wide_out) {
   using C = Chunk<Weight>;
   constexpr int ring_bytes = slots * C::bytes;  // of one warp
   static_assert(ring_bytes >= Tiles * 8 * tile_rows * 4, "a warp's sums reuse its ring");
-  constexpr bool exact = std::is_same_v<Activation, float>;
-  constexpr int x_row_bytes = C::inputs * sizeof(Activation);
+  constexpr int x_row_bytes = C::inputs * sizeof(bf16);
   constexpr int x_row_chunks = x_row_bytes / 16;
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ Jobs jobs;
@@ -333,7 +312,7 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
       for (int i = lane; i < job.rows * x_row_chunks; i += 32) {
         const int row = i / x_row_chunks;
         const int chunk = i % x_row_chunks;
-        const int input = k + chunk * (16 / static_cast<int>(sizeof(Activation)));
+        const int input = k + chunk * (16 / static_cast<int>(sizeof(bf16)));
         const bool valid = input < shape.inputs;
         const int64_t from =
             experts.row_of == nullptr ? job.first + row : experts.row_of[job.first + row];
@@ -365,10 +344,9 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
         if (first_tile + tile * tile_step >= tiles) break;
         wait_for_copies<slots - 1>();
         if (tile == 0) {
-          inputs.load(x_ring + at.slot * x_slot_bytes, job.rows, lane,
-                      static_cast<const Activation*>(nullptr));
+          inputs.load(x_ring + at.slot * x_slot_bytes, job.rows, lane);
         }
-        add_tile<Weight, exact>(sums[tile], ring + at.slot * C::bytes, inputs, lane);
+        add_tile(sums[tile], ring + at.slot * C::bytes, inputs, lane);
         __syncwarp();
         fetch_w(ahead);
         fetch_x(ahead);
@@ -417,19 +395,19 @@ __global__ void __launch_bounds__(threads, std::is_same_v<Activation, float> ? 1
       sum *= rest_of_scale<Weight>(w.scale);
       const int64_t to = (job.first + m) * shape.y_stride + first + n;
       if (wide_out) static_cast<float*>(y)[to] = sum;
-      else static_cast<Activation*>(y)[to] = from_float<Activation>(sum);
+      else static_cast<bf16*>(y)[to] = to_bf16(sum);
     }
     meet();
   }
   wait_for_previous();
 }
 
-template <class Weight, class Activation>
-void start(const ProductShape& shape, const Experts& experts, const Activation* x,
+template <class Weight>
+void start(const ProductShape& shape, const Experts& experts, const bf16* x,
            const Values<const Weight>& w, void* y, bool wide_out, const Launch& how) {
   using C = Chunk<Weight>;
   assert(served<Weight>(shape) && shape.rows > 0 && shape.rows <= max_product_rows);
-  assert(shape.x_stride * static_cast<int64_t>(sizeof(Activation)) % 16 == 0 && how.blocks > 0);
+  assert(shape.x_stride * static_cast<int64_t>(sizeof(bf16)) % 16 == 0 && how.blocks > 0);
   assert(experts.begins == nullptr || (experts.count > 0 && experts.count <= max_experts));
   // A block with fewer than 16 outputs leaves its slots half empty. How many outputs the experts
   // have that were chosen, only the device knows.
@@ -442,49 +420,43 @@ void start(const ProductShape& shape, const Experts& experts, const Activation* 
   const int clusters =
       experts.begins == nullptr ? std::clamp(how.blocks / cluster, 1, shape.outputs) : how.blocks;
   const auto start = [&](auto kernel, int slots) {
-    const int x_bytes = shape.rows * C::inputs * static_cast<int>(sizeof(Activation));
+    const int x_bytes = shape.rows * C::inputs * static_cast<int>(sizeof(bf16));
     launch("product", kernel, dim3(static_cast<unsigned>(clusters * cluster)), threads,
            warps * slots * (C::bytes + x_bytes), how, cluster, shape, experts, x, w, y, wide_out);
   };
   if constexpr (std::is_same_v<Weight, bf16>) {
     const bool one = experts.begins == nullptr && outputs <= clusters * tile_rows;
     if (shape.rows <= 2) {
-      start(one ? multiply<1, 3, Weight, Activation> : multiply<8, 3, Weight, Activation>, 3);
+      start(one ? multiply<1, 3, Weight> : multiply<8, 3, Weight>, 3);
     } else {
-      start(one ? multiply<1, 2, Weight, Activation> : multiply<8, 2, Weight, Activation>, 2);
+      start(one ? multiply<1, 2, Weight> : multiply<8, 2, Weight>, 2);
     }
   } else {
     // Twice the inputs take the registers of more sums.
-    start(multiply < std::is_same_v<Weight, nvfp4> ? 3 : 8, 3, Weight, Activation >, 3);
+    start(multiply < std::is_same_v<Weight, nvfp4> ? 3 : 8, 3, Weight >, 3);
   }
 }
 
 }  // namespace
 
-template <class Weight, class Activation>
-void product(const ProductShape& shape, const Activation* x, const Values<const Weight>& w,
-             Activation* y, const Launch& how) {
+template <class Weight>
+void product(const ProductShape& shape, const bf16* x, const Values<const Weight>& w, bf16* y,
+             const Launch& how) {
   start(shape, Experts{}, x, w, y, false, how);
 }
 
-template <class Weight, class Activation, class Out>
-void experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
+template <class Weight, class Out>
+void experts_product(const ProductShape& shape, const Experts& experts, const bf16* x,
                      const Values<const Weight>& w, Out* y, const Launch& how) {
   start(shape, experts, x, w, y, std::is_same_v<Out, float>, how);
 }
 
-#define INSTANTIATE(Weight, Activation)                                                      \
-  template void product(const ProductShape&, const Activation*, const Values<const Weight>&, \
-                        Activation*, const Launch&);                                         \
-  template void experts_product(const ProductShape&, const Experts&, const Activation*,      \
-                                const Values<const Weight>&, float*, const Launch&);
-INSTANTIATE(bf16, float)
-INSTANTIATE(bf16, bf16)
-INSTANTIATE(fp8, bf16)
-INSTANTIATE(nvfp4, bf16)
-#undef INSTANTIATE
-#define INSTANTIATE(Weight)                                                       \
-  template void experts_product(const ProductShape&, const Experts&, const bf16*, \
+#define INSTANTIATE(Weight)                                                                   \
+  template void product(const ProductShape&, const bf16*, const Values<const Weight>&, bf16*, \
+                        const Launch&);                                                       \
+  template void experts_product(const ProductShape&, const Experts&, const bf16*,             \
+                                const Values<const Weight>&, float*, const Launch&);          \
+  template void experts_product(const ProductShape&, const Experts&, const bf16*,             \
                                 const Values<const Weight>&, bf16*, const Launch&);
 INSTANTIATE(bf16)
 INSTANTIATE(fp8)

@@ -1,5 +1,5 @@
-// Matrix products with few rows on a GPU, by tensor cores. Twins: kernels/cpu/reference.h and
-// reference_moe.h. All pointers are device memory.
+// Matrix products of bf16 activations with few rows on a GPU, by tensor cores. Twins:
+// kernels/cpu/reference.h and reference_moe.h. All pointers are device memory.
 #pragma once
 
 #include <cstdint>
@@ -29,14 +29,9 @@ constexpr bool served(const ProductShape& shape) {
 // y[m][n] = sum over k of x[m][k] w[n][k], sums in fp32; x, y rows x_stride, y_stride values apart,
 // w dense (quantised ones hold no NaN), all 16-byte aligned. The bits depend neither on m nor on
 // the rows beside; w is read ahead of the kernel launched before.
-template <class Weight, class Activation>
-void product(const ProductShape& shape, const Activation* x, const Values<const Weight>& w,
-             Activation* y, const Launch& launch);
-template <class Activation>
-void product(const ProductShape& shape, const Activation* x, const bf16* w, Activation* y,
-             const Launch& launch) {
-  product(shape, x, Values<const bf16>(w), y, launch);
-}
+template <class Weight>
+void product(const ProductShape& shape, const bf16* x, const Values<const Weight>& w, bf16* y,
+             const Launch& launch);
 
 // Who chose which of `count` matrices (at most 512): pairs [begins[e], begins[e + 1]) expert e.
 struct Experts {
@@ -46,8 +41,8 @@ struct Experts {
 };
 // y[p][n] = sum over k of x[row of pair p][k] w[expert of p][n][k]: weights of the chosen alone are
 // read, once for eight pairs.
-template <class Weight, class Activation, class Out>
-void experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
+template <class Weight, class Out>
+void experts_product(const ProductShape& shape, const Experts& experts, const bf16* x,
                      const Values<const Weight>& w, Out* y, const Launch& launch);
 
 }  // namespace helix::cuda

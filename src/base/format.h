@@ -155,8 +155,9 @@ constexpr int64_t bytes_for(int64_t count) {
 
 // The `count` values of a tensor whose memory begins at `base`.
 template <class T>
-Values<T> values_at(std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>* base,
-                    int64_t count, float scale) {
+constexpr Values<T> values_at(
+    std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>* base, int64_t count,
+    float scale) {
   if constexpr (std::is_same_v<std::remove_const_t<T>, nvfp4>) {
     using Types = Values<T>;
     return {reinterpret_cast<typename Types::template As<uint8_t>*>(base),
@@ -166,6 +167,18 @@ Values<T> values_at(std::conditional_t<std::is_const_v<T>, const std::byte, std:
     return Values<T>(reinterpret_cast<T*>(base), scale);
   }
 }
+
+// A tensor of a format that is known at run time alone.
+struct Stored {
+  const std::byte* base = nullptr;
+  int64_t count = 0;  // values
+  Format format = Format::bf16;
+  float scale = 1;
+  template <class T>
+  constexpr Values<const T> as() const {
+    return values_at<const T>(base, count, scale);
+  }
+};
 
 // The scale of a block whose largest size is `largest`: so that it becomes 6, to nearest. A NaN
 // among a block's values makes its scale NaN: the codes cannot say it.
@@ -220,6 +233,17 @@ constexpr float value_at(const Values<T>& from, int64_t index) {
 template <class T>
 constexpr void decode(const Values<T>& from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = value_at(from, i);
+}
+
+// Copies `count` values as they are stored (nvfp4: a multiple of 16).
+template <class T>
+constexpr void copy(const Values<const T>& from, int64_t count, const Values<T>& to) {
+  if constexpr (std::is_same_v<T, nvfp4>) {
+    for (int64_t i = 0; i < count / 2; ++i) to.codes[i] = from.codes[i];
+    for (int64_t i = 0; i < count / nvfp4_block; ++i) to.scales[i] = from.scales[i];
+  } else {
+    for (int64_t i = 0; i < count; ++i) to.data[i] = from.data[i];
+  }
 }
 
 template <class T>

@@ -62,8 +62,7 @@ std::vector<Point> Calibrator::points() const {
   std::vector<Point> chosen;
   for (Point& point : read_sweep(path).points)
     if (point.layout.ranks() <= world_.size() && point.layout.pp == 1 && !point.depths &&
-        refusal(how_, point.layout, point.precision).empty() &&
-        planner.widest_rank(point).total() <= room)
+        refusal(how_, point.precision).empty() && planner.widest_rank(point).total() <= room)
       chosen.push_back(std::move(point));
   if (chosen.empty())
     throw InputError(path, "",

@@ -13,6 +13,7 @@
 #include "bench/sweep.h"
 #include "bench/watchdog.h"
 #include "execute/cpu/executor.h"
+#include "execute/factory.h"
 #include "model/published.h"
 
 namespace helix {
@@ -234,7 +235,7 @@ Point only_point(const ExportOptions& options, const World& world) {
     refuse(fmt::format("needs {} ranks, {} started", point.layout.ranks(), world.size()));
   if (point.zipf) refuse("a checkpoint has no place for skewed routing");
   if (point.depths) refuse("a checkpoint has all layers, not depths");
-  const std::string unable = cpu::CpuExecutor::refusal(point.layout, point.precision);
+  const std::string unable = refusal({}, point.precision);
   if (!unable.empty()) refuse(unable);
   if (!point.model->checkpoint) static_cast<void>(published_config(*point.model, point.precision));
   return point;

@@ -53,7 +53,7 @@ std::string refusal(const World& world, const ExecutorChoice& how, const Point& 
     return fmt::format("needs {} ranks, {} {} started", point.layout.ranks(), world.size(),
                        world.size() == 1 ? "was" : "were");
   if (point.depths) return "depths are not executed yet";
-  return refusal(how, point.layout, point.precision);
+  return refusal(how, point.precision);
 }
 
 std::string folder_of(const RunOptions& options, const Sweep& sweep) {

@@ -147,7 +147,7 @@ void Verifier::layout(const Model& model, const Layout& layout, const std::vecto
   Outcome outcome;
   for (const Trial& c : cases) {
     const NamedPrecision& precision = verified_precisions()[static_cast<size_t>(c[0])];
-    if (!mine(index_++) || !refusal(options_.how, layout, precision.precision).empty()) continue;
+    if (!mine(index_++)) continue;
     run_.push_back(c);
     check(assignment_of(model, layout, c), precision.name, outcome);
   }
@@ -235,7 +235,6 @@ void Verifier::model(const Model& model) {
         error_text(tolerance(verified_precisions()[2].precision)),
         error_text(tolerance(verified_precisions()[4].precision)), "layout", "ranks", "cases",
         "err fp32", "err bf16", "err mixed", "fp8/4 f32", "fp8/4 b16", "controls caught");
-  int64_t not_executed = 0;
   for (const Strategy& strategy : strategies()) {
     LayoutQuery query;  // all choices, not the strategy's own alone
     query.pp = query.dp = {};
@@ -244,18 +243,11 @@ void Verifier::model(const Model& model) {
     if (model.attention.mla()) query.mla = {Mla::latent, Mla::value};
     for (int64_t ranks = 1; ranks <= world_.size(); ++ranks)
       for (const Layout& l : legal_layouts(model, strategy, ranks, query)) {
-        if (!refusal(options_.how, l, verified_precisions()[0].precision).empty()) {
-          ++not_executed;
-          continue;
-        }
         if (describe(l).find(options_.only) == std::string::npos) continue;
         layout(model, l, dealer.deal(l));
       }
   }
   if (!world_.leads()) return;
-  if (not_executed > 0)
-    fmt::print("{} layouts are not executed by the {} executor yet.\n", not_executed,
-               name_of(options_.how.kind));
   print_coverage(model, dealer);
 }
 
@@ -271,8 +263,7 @@ int Verifier::all_layouts() {
 // The points of a sweep, each as it will be run.
 int Verifier::sweep(const std::string& path) {
   for (const Point& point : read_sweep(path).points) {
-    if (point.layout.ranks() > world_.size() ||
-        !refusal(options_.how, point.layout, point.precision).empty())
+    if (point.layout.ranks() > world_.size() || !refusal(options_.how, point.precision).empty())
       continue;
     Outcome outcome;
     Assignment work = assignment_of(point);

@@ -20,10 +20,10 @@ Peaks measure_peaks(ExecutorKind kind, int threads) {
   return kind == ExecutorKind::cuda ? cuda::measure_peaks() : cpu::measure_peaks(threads);
 }
 
-std::string refusal(const ExecutorChoice& choice, const Layout& layout,
-                    const Precision& precision) {
-  return choice.kind == ExecutorKind::cuda ? cuda::refusal(choice, layout, precision)
-                                           : cpu::CpuExecutor::refusal(layout, precision);
+std::string refusal(const ExecutorChoice& choice, const Precision& p) {
+  for (const Format format : {p.weights, p.kv, p.attention, p.experts, p.lm_head})
+    if (format == Format::fp4) return "fp4 is priced, never executed: nvfp4 is";
+  return choice.kind == ExecutorKind::cuda ? cuda::missing() : "";
 }
 
 std::unique_ptr<Executor> make_executor(const ExecutorChoice& choice, MPI_Comm ranks,

@@ -30,7 +30,7 @@ struct ExecutorChoice {
 };
 
 // Why such an executor cannot carry out such a point; empty: it can.
-std::string refusal(const ExecutorChoice& choice, const Layout& layout, const Precision& precision);
+std::string refusal(const ExecutorChoice& choice, const Precision& precision);
 // Collective over `ranks`, whose size is the layout's. Throws RunError for lack of memory.
 std::unique_ptr<Executor> make_executor(const ExecutorChoice& choice, MPI_Comm ranks,
                                         const Assignment& work);
@@ -69,7 +69,7 @@ bool has_nccl();  // this build
 
 // These are linked from src/execute/cuda/ where CUDA is built in, else from without_cuda.cpp.
 namespace cuda {
-std::string refusal(const ExecutorChoice& choice, const Layout& layout, const Precision& precision);
+std::string missing();  // why this build has no such executor; empty: it has
 std::unique_ptr<Executor> make_executor(const ExecutorChoice& choice, MPI_Comm ranks,
                                         const Assignment& work);
 Peaks measure_peaks();

@@ -2,8 +2,8 @@
 // numbers may fall on neighbouring codes, and what follows would differ by more than rounding.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "base/format.h"
 #include "execute/executor.h"
@@ -20,16 +20,6 @@ float code_step(const Values<const T>& at, int64_t index) {
   } else {
     const unsigned exponent = at.data[index].bits >> 3 & 15U;
     return std::ldexp(at.scale, static_cast<int>(std::max(exponent, 1U)) - 10);
-  }
-}
-
-template <class T>
-void copy(const Values<const T>& from, int64_t count, const Values<T>& to) {
-  if constexpr (std::is_same_v<T, nvfp4>) {
-    std::memcpy(to.codes, from.codes, static_cast<size_t>(count / 2));
-    std::memcpy(to.scales, from.scales, static_cast<size_t>(count / nvfp4_block));
-  } else {
-    std::memcpy(to.data, from.data, static_cast<size_t>(count) * sizeof(T));
   }
 }
 

@@ -154,17 +154,17 @@ void Store::for_each_history(const std::function<void(const HistoryPart&)>& f) c
       for (int64_t head = 0; head < m.cache.heads; ++head) {
         const int64_t request = m.requests.first + replica.first + row;
         const int64_t length = lengths_[static_cast<size_t>(request)];
-        std::byte* base = history_[i].get();
         f({.layer = first_layer_ + static_cast<int64_t>(i / micro_batches_.size()),
            .request = request,
            .length = length,
-           .capacity = m.cache.capacity[static_cast<size_t>(row)],
            .kv_head = m.cache.first_head + head,
            .positions = {global_position(0, interval_, me.l.kvp, me.kvp),
                          local_length(length, interval_, me.l.kvp, me.kvp), interval_,
                          me.l.kvp * interval_},
-           .keys = base + m.cache.key_offset(row, head),
-           .values = m.cache.value_values == 0 ? nullptr : base + m.cache.value_offset(row, head)});
+           .cache = history_[i].get(),
+           .cached = m.cache.count(),
+           .first_key = m.cache.first_key(row, head),
+           .first_value = m.cache.first_value(row, head)});
       }
   }
 }

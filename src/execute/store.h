@@ -21,7 +21,9 @@ using cpu::PartialLayout;
 using Block = std::unique_ptr<std::byte, std::function<void(std::byte*)>>;
 using Allocate = std::function<Block(size_t bytes)>;
 
-// The KV cache: for each layer, request and KV head `capacity` tokens of keys, then of values.
+// The KV cache of a layer: for each request and KV head `capacity` tokens of keys, then of values.
+// Places are counted in values: nvfp4 has one plane of codes for all, then one of scales
+// (base/format.h).
 struct KvCache {
   std::vector<int64_t> capacity;  // tokens, a request
   std::vector<int64_t> before;    // tokens of all requests before it
@@ -34,14 +36,15 @@ struct KvCache {
   int64_t bytes(int64_t values) const {  // whole numbers: nvfp4 counts blocks of 16
     return static_cast<int64_t>(static_cast<double>(values) * bytes_of(format));
   }
-  int64_t head_bytes(int64_t row) const {
-    return bytes(capacity[row] * (key_values + value_values));
+  int64_t token_bytes() const { return bytes(key_values + value_values); }  // of a head
+  int64_t count() const {  // of all requests and heads
+    return capacity.empty() ? 0 : first_key(std::ssize(capacity) - 1, heads);
   }
-  int64_t key_offset(int64_t row, int64_t head) const {
-    return bytes(before[row] * heads * (key_values + value_values)) + head * head_bytes(row);
+  int64_t first_key(int64_t row, int64_t head) const {
+    return (before[row] * heads + capacity[row] * head) * (key_values + value_values);
   }
-  int64_t value_offset(int64_t row, int64_t head) const {
-    return key_offset(row, head) + (value_values == 0 ? 0 : bytes(capacity[row] * key_values));
+  int64_t first_value(int64_t row, int64_t head) const {  // MLA: a value begins where its key does
+    return first_key(row, head) + (value_values == 0 ? 0 : capacity[row] * key_values);
   }
 };
 
@@ -64,12 +67,13 @@ struct WeightPart {
 struct HistoryPart {
   int64_t layer;
   int64_t request;
-  int64_t length;    // of the whole history
-  int64_t capacity;  // tokens for which keys and values have room
+  int64_t length;  // of the whole history
   int64_t kv_head;
   Generator::Positions positions;
-  std::byte* keys;
-  std::byte* values;  // null where they are a part of the keys (MLA)
+  std::byte* cache;  // of the layer, with places for `cached` values
+  int64_t cached;
+  int64_t first_key;    // where they begin in it
+  int64_t first_value;  // MLA: a value is a part of its key
 };
 
 // An activation, or a weight of one layer, as kernels see it.

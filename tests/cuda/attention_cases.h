@@ -15,7 +15,7 @@
 namespace helix::cuda {
 
 // bf16: the result is rounded (2^-8), weights before their sum (2^-9, mostly averaging out). fp32:
-// activations are held in 16 bits of mantissa.
+// logits are large, and their rounding is a relative error of the weights.
 template <class T>
 inline constexpr double tolerance_of = std::is_same_v<T, bf16> ? 3.0 / 256 : 5e-5;
 inline constexpr double lse_tolerance = 3.2e-5;
@@ -228,7 +228,7 @@ struct Attention {
                       .page_stride = cache.page_stride,
                       .max_pages = cache.max_pages,
                       .scales = quantised(format_of<Kv>) ? scales.data() : nullptr,
-                      .block_scales = reinterpret_cast<const fp8*>(base.data() + count / 2)};
+                      .block_scales = reinterpret_cast<fp8*>(base.data() + count / 2)};
     const auto body = [&] {
       cut_attention(plan, t.data(), how());
       for (int i = 0; i < times; ++i) {

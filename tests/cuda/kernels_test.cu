@@ -11,6 +11,7 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/generate.h"
+#include "tests/cuda/append_cases.h"
 #include "tests/cuda/attention_cases.h"
 #include "tests/cuda/product_cases.h"
 #include "tests/cuda/testing.h"
@@ -57,7 +58,7 @@ void norm_cases() {
     const Buffer<Activation> hs{std::span<const Activation>(hidden)};
     const Buffer<Activation> ys{std::span<const Activation>(y)}, out(rows * width);
     const Buffer<Weight> ws{std::span<const Weight>(w)};
-    add_rms_norm(rows, width, hs.data(), ys.data(), ws.data(), 1e-5F, out.data(), how());
+    add_rms_norm(rows, width, hs.data(), ys.data(), stored(ws), 1e-5F, out.data(), how());
     HELIX_CUDA(cudaStreamSynchronize(stream.get()));
     std::vector<Activation> expected(rows * width);
     cpu::reference::add_rms_norm<Weight, Activation>(rows, width, hidden.data(), y.data(), w.data(),
@@ -146,17 +147,31 @@ void all_cases(bool quick) {
   small_cases<bf16>();
   merge_cases<float>();
   merge_cases<bf16>();
-  product_cases<bf16, float>(quick);
   product_cases<bf16, bf16>(quick);
   product_cases<fp8, bf16>(quick);
   product_cases<nvfp4, bf16>(quick);
+  product_cases<float, bf16>(true);
+  product_cases<float, float>(true);
+  product_cases<bf16, float>(true);
+  product_cases<fp8, float>(true);
+  product_cases<nvfp4, float>(true);
   experts_cases<bf16, bf16, bf16>(quick);
-  experts_cases<bf16, float, float>(quick);
   experts_cases<fp8, bf16, float>(quick);
   experts_cases<nvfp4, bf16, bf16>(quick);
   experts_cases<nvfp4, bf16, float>(quick);
   travel_cases<float>(quick);
   travel_cases<bf16>(quick);
+  experts_cases<float, bf16, bf16>(true);
+  experts_cases<bf16, float, float>(true);
+  experts_cases<fp8, float, float>(true);
+  experts_cases<nvfp4, float, float>(true);
+  append_cases<bf16, bf16>();
+  append_cases<bf16, fp8>();
+  append_cases<bf16, nvfp4>();
+  append_cases<float, float>();
+  append_cases<float, bf16>();
+  append_cases<float, fp8>();
+  append_cases<float, nvfp4>();
   attention_cases<float>(quick);
   attention_cases<bf16>(quick);
   attention_cases<float, float>(true);

@@ -41,6 +41,13 @@ std::vector<T> normals(int64_t count) {
   return values;
 }
 
+// Plain numbers, as kernels take weights.
+template <class T>
+Stored stored(const Buffer<T>& values) {
+  return {reinterpret_cast<const std::byte*>(values.data()), values.count(),
+          std::is_same_v<T, bf16> ? Format::bf16 : Format::fp32};
+}
+
 // max |a - b| / max |b|; NaN and infinities must stand at the same places, else infinite.
 template <class T>
 double relative_error(const std::vector<T>& a, const std::vector<T>& b) {

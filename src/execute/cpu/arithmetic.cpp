@@ -4,8 +4,8 @@
 
 #include "base/error.h"
 #include "execute/cpu/executor.h"
-#include "execute/cpu/types.h"
 #include "execute/forced_codes.h"
+#include "execute/types.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/product.h"
@@ -162,13 +162,9 @@ void CpuExecutor::rope(const Task& task) {
 template <class T>
 CpuExecutor::Cached<T> CpuExecutor::cached(int layer, int64_t row, int64_t head) const {
   const KvCache& cache = store_.cache();
-  const float scale = generator_.kv_scale(layer, cache.first_head + head);
-  const int64_t capacity = cache.capacity[static_cast<size_t>(row)];
-  std::byte* base = store_.history(layer);
-  return {values_at<T>(base + cache.key_offset(row, head), capacity * cache.key_values, scale),
-          values_at<T>(base + cache.value_offset(row, head),
-                       capacity * (cache.value_values == 0 ? cache.key_values : cache.value_values),
-                       scale)};
+  const auto all = values_at<T>(store_.history(layer), cache.count(),
+                                generator_.kv_scale(layer, cache.first_head + head));
+  return {all.at(cache.first_key(row, head)), all.at(cache.first_value(row, head))};
 }
 
 void CpuExecutor::append(const Task& task, int layer) {
@@ -208,9 +204,7 @@ const std::byte* CpuExecutor::judged_codes(int layer, int64_t row) const {
   const KvCache& cache = store_.cache();
   const int64_t request = store_.now().requests.first + requests_.first + row;
   const auto all = hooks_.codes.judged(step_, layer, request);
-  return all.empty()
-             ? nullptr
-             : all.data() + cache.first_head * cache.bytes(cache.key_values + cache.value_values);
+  return all.empty() ? nullptr : all.data() + cache.first_head * cache.token_bytes();
 }
 
 void CpuExecutor::attend(const Task& task, int layer) {

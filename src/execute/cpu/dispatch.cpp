@@ -6,8 +6,8 @@
 #include <cstring>
 
 #include "execute/cpu/collectives.h"
-#include "execute/cpu/types.h"
 #include "execute/routing.h"
+#include "execute/types.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/moe.h"
 

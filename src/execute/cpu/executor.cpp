@@ -21,12 +21,6 @@ double now_us() {
 
 }  // namespace
 
-std::string CpuExecutor::refusal(const Layout&, const Precision& p) {
-  for (const Format format : {p.weights, p.kv, p.attention, p.experts, p.lm_head})
-    if (format == Format::fp4) return "fp4 is priced, never executed: nvfp4 is";
-  return "";
-}
-
 CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
     : PassageExecutor(ranks, work, cpu_fusions()),
       generator_(*work.model, work.precision, work.seed, work.zipf),

@@ -18,8 +18,6 @@ class CpuExecutor final : public PassageExecutor {
   // Collective over `ranks`, whose size is the layout's. Throws RunError for what this executor
   // cannot do, on all ranks alike.
   CpuExecutor(MPI_Comm ranks, const Assignment& work);
-  // Why this executor cannot carry out such a point; empty: it can.
-  static std::string refusal(const Layout& layout, const Precision& precision);
 
   std::vector<Span> traced_step() override;
   double exposed_us() const override {

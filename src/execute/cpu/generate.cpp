@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "base/heartbeat.h"
-#include "execute/cpu/types.h"
+#include "execute/types.h"
 #include "kernels/cpu/memory.h"
 
 namespace helix::cpu {
@@ -40,16 +40,14 @@ void generate(const Store& store, const Assignment& work) {
   const Attention& a = work.model->attention;
   store.for_each_history([&](const HistoryPart& h) {
     with_stored(work.precision.kv, [&]<class T>(T*) {
-      const float scale = generator.kv_scale(h.layer, h.kv_head);
-      const auto keys = values_at<T>(h.keys, h.capacity * a.head_size, scale);
-      const auto values =
-          values_at<T>(h.values == nullptr ? h.keys : h.values, h.capacity * a.value_size, scale);
+      const auto cache = values_at<T>(h.cache, h.cached, generator.kv_scale(h.layer, h.kv_head));
       for (int64_t i = 0; i < h.positions.count; i += block) {
         Generator::Positions some = h.positions;
         some.first = h.positions.at(i);
         some.count = std::min(block, h.positions.count - i);
-        generator.history(h.layer, h.request, h.length, h.kv_head, some, keys.at(i * a.head_size),
-                          values.at(i * a.value_size));
+        generator.history(h.layer, h.request, h.length, h.kv_head, some,
+                          cache.at(h.first_key + i * a.head_size),
+                          cache.at(h.first_value + i * a.value_size));
         beat();
       }
     });

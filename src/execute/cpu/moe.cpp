@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "execute/cpu/executor.h"
-#include "execute/cpu/types.h"
 #include "execute/routing.h"
+#include "execute/types.h"
 
 namespace helix::cpu {
 

@@ -6,8 +6,8 @@
 #include <new>
 #include <vector>
 
-#include "execute/cpu/types.h"
 #include "execute/factory.h"
+#include "execute/types.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/product.h"
 #include "machine/measure.h"

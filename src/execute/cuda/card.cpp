@@ -99,16 +99,7 @@ double read_rate(int multiprocessors) {
   return static_cast<double>(bytes) / (1e-3 * static_cast<double>(best_ms));
 }
 
-std::string refusal(const ExecutorChoice& /*choice*/, const Layout& /*layout*/,
-                    const Precision& p) {
-  for (const Format format : {p.weights, p.kv, p.attention, p.experts, p.lm_head}) {
-    if (format != Format::fp32 && format != Format::bf16)
-      return fmt::format("the CUDA executor does not execute {} yet", name_of(format));
-    if (format == Format::fp32 && p.activations == Format::bf16)
-      return "the CUDA executor does not execute fp32 weights or KV with bf16 activations";
-  }
-  return "";
-}
+std::string missing() { return ""; }
 
 std::unique_ptr<Executor> make_executor(const ExecutorChoice& choice, MPI_Comm ranks,
                                         const Assignment& work) {

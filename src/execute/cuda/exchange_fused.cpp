@@ -9,8 +9,8 @@
 #include "base/error.h"
 #include "execute/cuda/peers.h"
 #include "execute/cuda/travellers.h"
-#include "execute/cuda/types.h"
 #include "execute/exchange/groups.h"
+#include "execute/types.h"
 #include "kernels/cuda/elementwise.h"
 
 namespace helix::cuda {
@@ -166,10 +166,9 @@ bool FusedExchange::run(const Task& task, const Launch& how) {
   if (sums_rows(task)) {
     if (y.rows == 0) return false;
     with_type(work_.precision.activations, [&]<class A>(A*) {
-      all_reduce_norm<A, A>(channel(task), shots_of(task), static_cast<int>(y.rows),
-                            static_cast<int>(y.width), y.as<const A>(), nullptr, nullptr, 0,
-                            reinterpret_cast<A*>(store_.activation(task.writes[0], task.chunk)),
-                            mine);
+      all_reduce_norm<A>(channel(task), shots_of(task), static_cast<int>(y.rows),
+                         static_cast<int>(y.width), y.as<const A>(), nullptr, {}, 0,
+                         reinterpret_cast<A*>(store_.activation(task.writes[0], task.chunk)), mine);
     });
     return true;
   }
@@ -207,14 +206,14 @@ void FusedExchange::run_both(const Task& task, const Task& next, int layer, cons
                      out.as<A>(), mine);
     });
   const Id w = next.reads[2];
-  with_types(format_of(work_.precision, schedule_[w].weight), work_.precision.activations,
-             [&]<class T, class A>(T*, A*) {
-               all_reduce_norm(channel(task), shots_of(task), static_cast<int>(in.rows),
-                               static_cast<int>(in.width), in.as<const A>(),
-                               reinterpret_cast<A*>(store_.activation(next.reads[0], next.chunk)),
-                               reinterpret_cast<const T*>(store_.weight(w, layer)),
-                               static_cast<float>(work_.model->norm_eps), out.as<A>(), mine);
-             });
+  const Stored gains{store_.weight(w, layer), out.width,
+                     format_of(work_.precision, schedule_[w].weight)};
+  with_type(work_.precision.activations, [&]<class A>(A*) {
+    all_reduce_norm(channel(task), shots_of(task), static_cast<int>(in.rows),
+                    static_cast<int>(in.width), in.as<const A>(),
+                    reinterpret_cast<A*>(store_.activation(next.reads[0], next.chunk)), gains,
+                    static_cast<float>(work_.model->norm_eps), out.as<A>(), mine);
+  });
 }
 
 }  // namespace

@@ -4,8 +4,8 @@
 
 #include "base/error.h"
 #include "execute/cuda/travellers.h"
-#include "execute/cuda/types.h"
 #include "execute/factory.h"
+#include "execute/types.h"
 #include "kernels/cuda/elementwise.h"
 
 #if __has_include(<nccl.h>)

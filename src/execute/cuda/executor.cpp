@@ -48,6 +48,7 @@ std::unique_ptr<Exchange> make_exchange(const ExecutorChoice& how, MPI_Comm rank
 
 CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const ExecutorChoice& how)
     : PassageExecutor(ranks, work, fusions_of(ExecutorKind::cuda, how.exchange)),
+      generator_(*work.model, work.precision, work.seed, work.zipf),
       lanes_{LaneState{make_stream()}, LaneState{make_stream()}},
       exchange_(make_exchange(how, ranks, schedule_, store_, work_)),
       store_(schedule_, work, allocate),
@@ -59,6 +60,7 @@ CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const Executo
       travelled_(static_cast<size_t>(work.layout.pp)) {
   generate(store_, work_, blocks_);
   make_rows();
+  make_scales();
   make_routing();
   const auto batch = std::ssize(work.lengths);
   sampled_on_card_ = Buffer<int32_t>(batch);
@@ -103,16 +105,16 @@ void CudaExecutor::prepare() {
         exchange_->prepare(task, rows_now().met.data() + 3);
     if (!graph_) continue;
     for (const bool forced : {false, true}) {
-      forcing_ = forced;
-      if (!forced || forced_.count() > 0) recorded_.emplace(std::pair{i, forced}, record());
+      forcing_ = forced && forced_.count() > 0;
+      forcing_codes_ = forced && forced_codes_.count() > 0;
+      if (!recorded_.contains(passage_key())) recorded_.emplace(passage_key(), record());
     }
   }
-  forcing_ = false;
+  forcing_ = forcing_codes_ = false;
 }
 
 // One plan memory for each chunk: micro-batches follow one another.
 void CudaExecutor::make_rows() {
-  const auto element = static_cast<int64_t>(bytes_of(work_.precision.kv));
   std::vector<int64_t> bytes(static_cast<size_t>(schedule_.chunks), 0);
   for (int i = 0; i < work_.layout.pp; ++i)
     for (size_t chunk = 0; chunk < bytes.size(); ++chunk)
@@ -127,8 +129,8 @@ void CudaExecutor::make_rows() {
     std::vector<int64_t> keys, values;
     for (int64_t row = 0; row < std::ssize(m.cache.capacity); ++row)
       for (int64_t head = 0; head < m.cache.heads; ++head) {
-        keys.push_back(m.cache.key_offset(row, head) / element);
-        values.push_back(m.cache.value_offset(row, head) / element);
+        keys.push_back(m.cache.first_key(row, head));
+        values.push_back(m.cache.first_value(row, head));
       }
     Rows rows{Buffer<int64_t>(keys),
               Buffer<int64_t>(values),
@@ -146,12 +148,30 @@ void CudaExecutor::make_rows() {
   }
 }
 
+void CudaExecutor::make_scales() {
+  if (!quantised(work_.precision.kv)) return;
+  const Slice heads = schedule_.place.kv_heads(work_.model->attention.kv_heads);
+  const Segment& last = schedule_.segments.back();
+  std::vector<float> scales;
+  for (int layer = schedule_.segments.front().first_layer; layer < last.first_layer; ++layer)
+    for (int64_t head = heads.first; head < heads.first + heads.count; ++head)
+      scales.push_back(generator_.kv_scale(layer, head));
+  kv_scales_ = Buffer<float>(std::span<const float>(scales));
+  int64_t bytes = 0;  // of a layer's newest tokens
+  for (int i = 0; i < work_.layout.pp; ++i) {
+    const KvCache& cache = store_.micro_batch(i).cache;
+    bytes = std::max(bytes, std::ssize(cache.capacity) * heads.count * cache.token_bytes());
+  }
+  const int64_t layers = layers_before(last.first_layer);
+  forced_codes_ = Buffer<std::byte>(std::vector<std::byte>(static_cast<size_t>(layers * bytes)));
+  own_codes_ = Buffer<std::byte>(bytes);
+}
+
 void CudaExecutor::make_routing() {
   const helix::Experts& e = work_.model->experts;
   if (e.count == 0) return;
-  const Generator generator(*work_.model, work_.precision, work_.seed, work_.zipf);
   for (int64_t layer = 0; layer < work_.model->layers; ++layer)
-    skew_.emplace_back(std::span<const float>(generator.routing_skew(layer)));
+    skew_.emplace_back(std::span<const float>(generator_.routing_skew(layer)));
   int64_t rows = 0;
   for (int i = 0; i < work_.layout.pp; ++i)
     rows = std::max(rows, static_cast<int64_t>(store_.micro_batch(i).most.stage_rows));
@@ -242,6 +262,7 @@ void CudaExecutor::pass(std::vector<double>* times) {
                              stream(Lane::compute)));
   travelled_[static_cast<size_t>(store_.now_index())] = {};
   force_choices();
+  force_codes();
   if (times != nullptr) return pass_timed(*times);
   if (replayable()) return replay();
   begin_passage();
@@ -257,7 +278,7 @@ void CudaExecutor::shift_alone() {
 void CudaExecutor::begin_passage() {
   for (LaneState& lane : lanes_) lane.after_kernel = false;
   const Launch launch{stream(Lane::compute), blocks_, false};
-  Rows& rows = rows_now();
+  const Rows& rows = rows_now();
   const auto newest = hooks_.newest == Newest::by_owner    ? Holder::owner
                       : hooks_.newest == Newest::by_nobody ? Holder::nobody
                                                            : Holder::everybody;
@@ -310,6 +331,7 @@ void CudaExecutor::issue(const Task& task, int layer) {
                                stream(task.lane)));
   if (capturing_) return;
   if (task.op == Op::route && forcing_) note_choices(task, layer);
+  if (task.op == Op::append && judged_codes_) note_codes(layer);
   after(task, layer);
 }
 

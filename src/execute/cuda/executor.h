@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -61,10 +62,11 @@ class CudaExecutor final : public PassageExecutor {
   std::vector<float> present_logits() const override;
 
   void make_rows();
+  void make_scales();
   AttentionShape attention_shape(const MicroBatch& m, size_t chunk) const;
   void make_routing();
   void prepare();
-  Rows& rows_now() { return rows_[static_cast<size_t>(store_.now_index())]; }
+  const Rows& rows_now() const { return rows_[static_cast<size_t>(store_.now_index())]; }
 
   // Carrying out (executor.cpp), looked at (hooks.cpp) and timed (times.cpp) …
   void begin_passage();
@@ -77,7 +79,12 @@ class CudaExecutor final : public PassageExecutor {
   void time_run(const std::vector<const Task*>& run, int layer, std::vector<double>& times);
   void force_choices();
   void note_choices(const Task& task, int layer);
+  void force_codes();
+  void note_codes(int layer);
+  int64_t codes_of_layer() const;
   // … replaying (replay.cpp) …
+  using PassageKey = std::tuple<int, bool, bool>;  // a micro-batch; judged choices, judged codes
+  PassageKey passage_key() const { return {store_.now_index(), forcing_, forcing_codes_}; }
   bool replayable() const;
   void replay();
   std::vector<Piece> record();
@@ -104,6 +111,9 @@ class CudaExecutor final : public PassageExecutor {
   Array array(Id id, int chunk) const { return store_.array(id, chunk, store_.capacity()); }
   std::byte* weight(Id id, int layer) const { return store_.weight(id, layer); }
   Format weight_format(Id id) const { return format_of(work_.precision, schedule_[id].weight); }
+  Stored stored(Id id, int layer) const;  // a weight
+  KvView cache_view(int layer, int64_t first_row) const;
+  int64_t layers_before(int layer) const { return layer - schedule_.segments.front().first_layer; }
   Format activations() const { return work_.precision.activations; }
   cudaStream_t stream(Lane lane) const { return lanes_.at(static_cast<size_t>(lane)).stream.get(); }
   Launch how(const Task& task);
@@ -122,6 +132,7 @@ class CudaExecutor final : public PassageExecutor {
     bool after_kernel =
         false;  // the last thing launched, so that the next may start before its end
   };
+  Generator generator_;
   std::array<LaneState, 2> lanes_;
   std::unique_ptr<Exchange> exchange_;  // made first: a rank that runs out of memory must not leave
                                         // the others in a split
@@ -130,7 +141,8 @@ class CudaExecutor final : public PassageExecutor {
   int blocks_;  // SMs
   float scale_;
   Buffer<double> frequencies_;
-  std::vector<Rows> rows_;  // a micro-batch
+  Buffer<float> kv_scales_;  // [layers of this stage][KV heads]; none where there are no scales
+  std::vector<Rows> rows_;   // a micro-batch
   Buffer<std::byte> plan_memory_;
   Buffer<int32_t> teacher_on_card_, sampled_on_card_;  // [batch]
   mutable std::vector<int32_t> sampled_;
@@ -145,7 +157,12 @@ class CudaExecutor final : public PassageExecutor {
   std::vector<int32_t> forced_on_host_;
   Buffer<float> scores_;  // of the last router, for what verification counts
   Buffer<int32_t> own_choice_;
-  bool forcing_ = false;              // the passage in hand goes on with the judge's choices
+  bool forcing_ = false;            // the passage in hand goes on with the judge's choices
+  bool forcing_codes_ = false;      // and with its codes of the newest tokens
+  bool judged_codes_ = false;       // which it has
+  Buffer<std::byte> forced_codes_;  // [layers of this stage][rows][KV heads][key, value]
+  Buffer<std::byte> own_codes_;     // of one layer
+  std::vector<std::byte> forced_codes_on_host_;
   std::vector<StepState> travelled_;  // by dispatch, a micro-batch, layers summed
 
   struct Staged {  // a tensor that a hook looks at
@@ -156,7 +173,7 @@ class CudaExecutor final : public PassageExecutor {
 
   std::vector<bool> folded_;        // a task
   std::vector<OwnedEvent> issued_;  // a task: the other lane waits for it
-  std::map<std::pair<int, bool>, std::vector<Piece>> recorded_;  // a micro-batch, forced or not
+  std::map<PassageKey, std::vector<Piece>> recorded_;
   bool capturing_ = false;
   std::vector<OwnedEvent> marks_;
   size_t marked_ = 0;

@@ -7,8 +7,8 @@
 
 #include "base/error.h"
 #include "base/heartbeat.h"
-#include "execute/cuda/types.h"
 #include "execute/drawn.h"
+#include "execute/types.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/generate.h"
 
@@ -22,10 +22,32 @@ int64_t volume(const Part& part) {
   return count;
 }
 
-template <class T>
-void upload(const std::vector<T>& values, T* to) {
-  HELIX_CUDA(cudaMemcpy(to, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
+void upload(const void* from, int64_t bytes, void* to) {
+  HELIX_CUDA(cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice));
 }
+
+// `count` values of a format, made on the host.
+template <class T>
+class Staged {
+ public:
+  Staged(int64_t count, float scale)
+      : count_(count), scale_(scale), bytes_(static_cast<size_t>(bytes_for<T>(count))) {}
+  Values<T> values() { return values_at<T>(bytes_.data(), count_, scale_); }
+  void upload(const Values<T>& to) {
+    if (count_ == 0) return;
+    if constexpr (std::is_same_v<T, nvfp4>) {
+      cuda::upload(values().codes, count_ / 2, to.codes);
+      cuda::upload(values().scales, count_ / nvfp4_block, to.scales);
+    } else {
+      cuda::upload(bytes_.data(), std::ssize(bytes_), to.data);
+    }
+  }
+
+ private:
+  int64_t count_;
+  float scale_;
+  std::vector<std::byte> bytes_;
+};
 
 // Marked models are tiny, and made on the host, as are norms, of which there is little; checkpoints
 // are read there.
@@ -38,38 +60,43 @@ class Filler {
         launch_{stream_.get(), blocks, false} {}
 
   template <class T>
-  void weight(const WeightPart& w, T* to) const {
+  void weight(const WeightPart& w) const {
+    const int64_t count = volume(w.part);
+    const float scale = generator_.scale(w.weight, w.layer);
+    const auto to = values_at<T>(w.data, count, scale);
     if (!on_host_ && generator_.draw(w.weight, w.layer).offset == 0) {
       for (const DrawnPart& part : drawn_parts(generator_, w.weight, w.layer, w.part))
-        draw(part, to + part.begins);
+        draw(part, to.at(part.begins));
       return;
     }
-    std::vector<T> values(static_cast<size_t>(volume(w.part)));
-    generator_.weights(w.weight, w.layer, w.part, Values<T>(values.data()));
-    upload(values, to);
+    Staged<T> staged(count, scale);
+    generator_.weights(w.weight, w.layer, w.part, staged.values());
+    staged.upload(to);
   }
 
   template <class T>
-  void history(const HistoryPart& h, T* keys, T* values) const {
+  void history(const HistoryPart& h) const {
+    const Attention& a = generator_.model().attention;
+    const float scale = generator_.kv_scale(h.layer, h.kv_head);
+    const auto cache = values_at<T>(h.cache, h.cached, scale);
     if (!on_host_) {
-      draw(drawn_keys(generator_, h), keys);
-      if (values != nullptr) draw(drawn_values(generator_, h), values);
+      draw(drawn_keys(generator_, h), cache.at(h.first_key));
+      if (!a.mla()) draw(drawn_values(generator_, h), cache.at(h.first_value));
       return;
     }
-    const Attention& a = generator_.model().attention;
-    std::vector<T> k(static_cast<size_t>(h.positions.count * a.head_size));
-    std::vector<T> v(static_cast<size_t>(values == nullptr ? 0 : h.positions.count * a.value_size));
-    generator_.history(h.layer, h.request, h.length, h.kv_head, h.positions, Values<T>(k.data()),
-                       Values<T>(v.data()));
-    upload(k, keys);
-    upload(v, values);
+    Staged<T> keys(h.positions.count * a.head_size, scale);
+    Staged<T> values(a.mla() ? 0 : h.positions.count * a.value_size, scale);
+    generator_.history(h.layer, h.request, h.length, h.kv_head, h.positions, keys.values(),
+                       values.values());
+    keys.upload(cache.at(h.first_key));
+    values.upload(cache.at(h.first_value));
   }
 
   void wait() const { HELIX_CUDA(cudaStreamSynchronize(stream_.get())); }
 
  private:
   template <class T>
-  void draw(const DrawnPart& p, T* to) const {
+  void draw(const DrawnPart& p, const Values<T>& to) const {
     cuda::generate({p.draw.stream, p.draw.scale, p.draw.offset},
                    {p.first, p.rows, p.width, p.stride, p.run, p.jump}, to, launch_);
   }
@@ -101,17 +128,14 @@ void generate(const Store& store, const Assignment& work, int blocks) {
   HELIX_CUDA(cudaDeviceSynchronize());  // memory is zero
   const Filler filler(work, blocks);
   store.for_each_weight([&](const WeightPart& w) {
-    with_type(format_of(work.precision, w.weight),
-              [&]<class T>(T*) { filler.weight(w, reinterpret_cast<T*>(w.data)); });
+    with_stored(format_of(work.precision, w.weight), [&]<class T>(T*) { filler.weight<T>(w); });
     beat();
   });
   filler.wait();
   beat();
   if (!work.prompt.empty()) return;  // its steps make the history
   store.for_each_history([&](const HistoryPart& h) {
-    with_type(work.precision.kv, [&]<class T>(T*) {
-      filler.history(h, reinterpret_cast<T*>(h.keys), reinterpret_cast<T*>(h.values));
-    });
+    with_stored(work.precision.kv, [&]<class T>(T*) { filler.history<T>(h); });
     beat();
   });
   filler.wait();

@@ -1,11 +1,13 @@
 // What verification looks at and changes: tensors after each task, and the judge's choices of
-// experts.
+// experts and its codes of the newest tokens.
 #include <algorithm>
 
 #include "base/heartbeat.h"
 #include "execute/cuda/copies.h"
 #include "execute/cuda/executor.h"
+#include "execute/forced_codes.h"
 #include "execute/routing.h"
+#include "execute/types.h"
 
 namespace helix::cuda {
 
@@ -96,6 +98,58 @@ void CudaExecutor::note_choices(const Task& task, int layer) {
     note_choice(hooks_.routing, routing, std::span(scores).subspan(row * experts, experts), bias,
                 judged, choice);
   }
+}
+
+int64_t CudaExecutor::codes_of_layer() const {
+  return requests_.count * store_.cache().heads * store_.cache().token_bytes();
+}
+
+// The judge's codes for the passage in hand, a layer after another. It has none for the steps that
+// the first stages of a pipeline are ahead: earlier ones stand, nobody looks at what follows.
+void CudaExecutor::force_codes() {
+  forcing_codes_ = hooks_.codes.judged && forced_codes_.count() > 0;
+  judged_codes_ = false;
+  if (!forcing_codes_) return;
+  const KvCache& cache = store_.cache();
+  const auto token = static_cast<size_t>(cache.token_bytes());
+  forced_codes_on_host_.clear();
+  for (int layer = schedule_.segments.front().first_layer;
+       layer < schedule_.segments.back().first_layer; ++layer)
+    for (int64_t row = 0; row < requests_.count; ++row) {
+      const auto judged =
+          hooks_.codes.judged(step_, layer, store_.now().requests.first + requests_.first + row);
+      if (judged.empty()) return;
+      const auto mine = judged.subspan(static_cast<size_t>(cache.first_head) * token,
+                                       static_cast<size_t>(cache.heads) * token);
+      forced_codes_on_host_.insert(forced_codes_on_host_.end(), mine.begin(), mine.end());
+    }
+  synchronise();
+  write(std::span<const std::byte>(forced_codes_on_host_), forced_codes_.data());
+  judged_codes_ = true;
+}
+
+void CudaExecutor::note_codes(int layer) {
+  synchronise();
+  const KvCache& cache = store_.cache();
+  std::vector<std::byte> codes(static_cast<size_t>(codes_of_layer()));
+  std::vector<int32_t> place(static_cast<size_t>(requests_.count));
+  read(own_codes_.data(), std::span(codes));
+  read(rows_now().append.data(), std::span(place));
+  std::byte* own = codes.data();
+  const std::byte* judged = forced_codes_on_host_.data() + layers_before(layer) * codes_of_layer();
+  with_stored(cache.format, [&]<class K>(K*) {
+    if constexpr (std::is_same_v<K, fp8> || std::is_same_v<K, nvfp4>)
+      for (const int32_t at : place)
+        for (int64_t head = cache.first_head; head < cache.first_head + cache.heads; ++head)
+          for (const int64_t count : {cache.key_values, cache.value_values}) {
+            const float scale = generator_.kv_scale(layer, head);
+            if (at >= 0)
+              helix::force_codes(values_at<const K>(judged, count, scale), count,
+                                 values_at<K>(own, count, scale), hooks_.codes);
+            judged += bytes_for<K>(count);
+            own += bytes_for<K>(count);
+          }
+  });
 }
 
 }  // namespace helix::cuda

@@ -5,8 +5,8 @@
 
 #include "base/error.h"
 #include "execute/cuda/executor.h"
-#include "execute/cuda/types.h"
 #include "execute/routing.h"
+#include "execute/types.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/plain.h"
 
@@ -15,11 +15,6 @@ namespace helix::cuda {
 namespace {
 
 int narrow(int64_t value) { return static_cast<int>(value); }
-
-template <class T>
-const T* stored(const std::byte* data) {
-  return reinterpret_cast<const T*>(data);
-}
 
 }  // namespace
 
@@ -58,13 +53,20 @@ void CudaExecutor::launch(const Task& task, int layer) {
   }
 }
 
+Stored CudaExecutor::stored(Id id, int layer) const {
+  const Tensor& t = schedule_[id];
+  int64_t count = 1;
+  for (const Dim& dim : t.dims) count *= dim.mine.count;
+  return {weight(id, layer), count, weight_format(id), generator_.scale(t.weight, layer)};
+}
+
 void CudaExecutor::embed(const Task& task, int layer) {
   const Array out = array(task.writes[0], all_chunks);
   const Slice words = schedule_[task.reads[1]].dims[0].mine;
-  with_types(weight_format(task.reads[1]), activations(), [&]<class T, class A>(T*, A*) {
+  with_type(activations(), [&]<class A>(A*) {
     cuda::embed(narrow(out.rows), words.first, words.count, narrow(out.width),
-                array(task.reads[0], all_chunks).as<int32_t>(),
-                stored<T>(weight(task.reads[1], layer)), out.as<A>(), how(task));
+                array(task.reads[0], all_chunks).as<int32_t>(), stored(task.reads[1], layer),
+                out.as<A>(), how(task));
   });
 }
 
@@ -78,18 +80,17 @@ void CudaExecutor::norm(const Task& task, int layer) {
   const int64_t each = which == W::q_norm ? in.extents[1] : which == W::k_norm ? in.extents[2] : 1;
   const NormShape shape{narrow(in.rows), narrow(each), narrow(schedule_[w].dims[0].mine.count),
                         in.width, out.width};
-  with_types(weight_format(w), activations(), [&]<class T, class A>(T*, A*) {
-    rms_norm(shape, in.as<A>(), stored<T>(weight(w, layer)),
-             static_cast<float>(work_.model->norm_eps), out.as<A>(), how(task));
+  with_type(activations(), [&]<class A>(A*) {
+    rms_norm(shape, in.as<const A>(), stored(w, layer), static_cast<float>(work_.model->norm_eps),
+             out.as<A>(), how(task));
   });
 }
 
 void CudaExecutor::add_norm(const Task& task, int layer) {
   const Array hidden = array(task.reads[0], all_chunks);
-  const Id w = task.reads[2];
-  with_types(weight_format(w), activations(), [&]<class T, class A>(T*, A*) {
+  with_type(activations(), [&]<class A>(A*) {
     add_rms_norm(narrow(hidden.rows), narrow(hidden.width), hidden.as<A>(),
-                 array(task.reads[1], all_chunks).as<A>(), stored<T>(weight(w, layer)),
+                 array(task.reads[1], all_chunks).as<const A>(), stored(task.reads[2], layer),
                  static_cast<float>(work_.model->norm_eps),
                  array(task.writes[0], all_chunks).as<A>(), how(task));
   });
@@ -98,11 +99,10 @@ void CudaExecutor::add_norm(const Task& task, int layer) {
 void CudaExecutor::product(const Task& task, int layer) {
   const Array in = array(task.reads[0], task.chunk);
   const Array out = array(task.writes[0], task.chunk);
-  const Id w = task.reads[1];
-  with_types(weight_format(w), activations(), [&]<class T, class A>(T*, A*) {
+  with_type(activations(), [&]<class A>(A*) {
     any_product(
         ProductShape{narrow(in.rows), narrow(out.width), narrow(in.width), in.width, out.width},
-        in.as<A>(), stored<T>(weight(w, layer)), out.as<A>(), how(task));
+        in.as<const A>(), stored(task.reads[1], layer), out.as<A>(), how(task));
   });
 }
 
@@ -127,8 +127,8 @@ void CudaExecutor::per_head(const Task& task, int layer) {
     shape.outputs_bytes = part.outputs_bytes();
     shape.lses = reinterpret_cast<const float*>(in.data + from.lse_offset(0, 0));
   }
-  with_types(weight_format(w), activations(), [&]<class T, class A>(T*, A*) {
-    cuda::per_head(shape, in.as<const A>(), stored<T>(weight(w, layer)), out.data, how(task));
+  with_type(activations(), [&]<class A>(A*) {
+    cuda::per_head(shape, in.as<const A>(), stored(w, layer), out.data, how(task));
   });
 }
 
@@ -159,28 +159,43 @@ void CudaExecutor::rope(const Task& task) {
   });
 }
 
+// The cache of a layer of the micro-batch in hand, from one of its rows on.
+KvView CudaExecutor::cache_view(int layer, int64_t first_row) const {
+  const Rows& rows = rows_now();
+  const KvCache& cache = store_.cache();
+  const int64_t first_pair = first_row * cache.heads;
+  std::byte* base = store_.history(layer);
+  KvView view{.base = base,
+              .format = cache.format,
+              .keys = rows.keys.data() + first_pair,
+              .values = rows.values.data() + first_pair,
+              .tokens = rows.tokens.data() + first_row};
+  if (quantised(cache.format)) view.scales = kv_scales_.data() + layers_before(layer) * cache.heads;
+  if (cache.format == Format::nvfp4)
+    view.block_scales = values_at<nvfp4>(base, cache.count(), 1).scales;
+  return view;
+}
+
 void CudaExecutor::append(const Task& task, int layer) {
   const Array kv = array(task.reads[0], all_chunks);
   const KvCache& cache = store_.cache();
-  const Rows& rows = rows_now();
-  const AppendShape shape{narrow(kv.rows), narrow(cache.heads), narrow(cache.key_values)};
-  with_types(work_.precision.kv, activations(), [&]<class K, class A>(K*, A*) {
-    cuda::append(shape, kv.as<const A>(), rows.append.data(),
-                 reinterpret_cast<K*>(store_.history(layer)), rows.keys.data(),
-                 cache.value_values == 0 ? nullptr : rows.values.data(), how(task));
+  const AppendShape shape{.rows = narrow(kv.rows),
+                          .heads = narrow(cache.heads),
+                          .size = narrow(cache.key_values),
+                          .kinds = cache.value_values == 0 ? 1 : 2};
+  CodesTrace trace;
+  if (forcing_codes_)
+    trace = {forced_codes_.data() + layers_before(layer) * codes_of_layer(), own_codes_.data()};
+  with_type(activations(), [&]<class A>(A*) {
+    cuda::append(shape, kv.as<const A>(), rows_now().append.data(), cache_view(layer, 0), trace,
+                 how(task));
   });
 }
 
 void CudaExecutor::attend(const Task& task, int layer) {
   const Array query = array(task.reads[0], task.chunk);
   const Rows& rows = rows_now();
-  const int64_t first = store_.first_row(task.chunk);
-  const int64_t first_pair = first * store_.cache().heads;
-  const KvView kv{.base = store_.history(layer),
-                  .format = work_.precision.kv,
-                  .keys = rows.keys.data() + first_pair,
-                  .values = rows.values.data() + first_pair,
-                  .tokens = rows.tokens.data() + first};
+  const KvView kv = cache_view(layer, store_.first_row(task.chunk));
   const AttentionPlan& plan = rows.plans[static_cast<size_t>(std::max(task.chunk, 0))];
   with_type(activations(), [&]<class A>(A*) {
     decode_attention(plan, query.as<const A>(), kv, store_.message(task.writes[0], task.chunk),
@@ -239,12 +254,12 @@ void CudaExecutor::route(const Task& task, int layer) {
                         .skew = skew.data()};
   RoutingTrace trace;
   if (forcing_)
-    trace = {forced_.data() + (layer - schedule_.segments.front().first_layer) * in.rows * e.chosen,
-             scores_.data(), own_choice_.data()};
-  with_types(weight_format(task.reads[1]), activations(), [&]<class T, class A>(T*, A*) {
+    trace = {forced_.data() + layers_before(layer) * in.rows * e.chosen, scores_.data(),
+             own_choice_.data()};
+  const Stored bias = task.reads.size() < 3 ? Stored{} : stored(task.reads[2], layer);
+  with_type(activations(), [&]<class A>(A*) {
     cuda::route(routing, narrow(in.rows), narrow(in.width), in.as<const A>(),
-                stored<T>(weight(task.reads[1], layer)),
-                task.reads.size() < 3 ? nullptr : stored<T>(weight(task.reads[2], layer)), trace,
+                stored(task.reads[1], layer), bias, trace,
                 array(task.writes[0], all_chunks).as<Choice>(), how(task));
   });
 }
@@ -265,8 +280,8 @@ void CudaExecutor::experts(const Task& task, int layer) {
             rows_now().met.data(), how(task));
   const ProductShape shape{max_product_rows, narrow(out.width), narrow(in.width), in.width,
                            out.width};
-  with_types(weight_format(w), activations(), [&]<class T, class A>(T*, A*) {
-    const T* weights = stored<T>(weight(w, layer));
+  const Stored weights = stored(w, layer);
+  with_type(activations(), [&]<class A>(A*) {
     if (up)
       return any_experts_product(shape, {narrow(mine.count), pairs_.begins, pairs_.row_of},
                                  in.as<const A>(), weights, out.as<A>(), how(task));
@@ -279,11 +294,10 @@ void CudaExecutor::experts(const Task& task, int layer) {
 
 void CudaExecutor::pick(const Task& task) {
   const Array logits = array(task.reads[0], all_chunks);
-  with_type(activations(), [&]<class A>(A*) {
-    cuda::pick(narrow(logits.rows), narrow(logits.width),
-               narrow(schedule_[task.reads[0]].dims[1].mine.first), logits.as<const A>(),
-               array(task.writes[0], all_chunks).as<Best>(), how(task));
-  });
+  cuda::pick(narrow(logits.rows), narrow(logits.width),
+             narrow(schedule_[task.reads[0]].dims[1].mine.first),
+             {logits.data, logits.rows * logits.width, activations()},
+             array(task.writes[0], all_chunks).as<Best>(), how(task));
 }
 
 void CudaExecutor::advance(const Task& task) {

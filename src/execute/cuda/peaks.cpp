@@ -123,7 +123,7 @@ double attention_rate(const Graphs& card, Format format) {
                     .keys = keys_at.data(),
                     .values = values_from.data(),
                     .tokens = counts.data(),
-                    .block_scales = format == Format::nvfp4 ? as<const fp8>(scales) : nullptr};
+                    .block_scales = format == Format::nvfp4 ? as<fp8>(scales) : nullptr};
   const double us = card.node_us([&](bool dependent) {
     decode_attention(plan, as<const bf16>(q), view, part, out.data(), card.how(dependent));
   });

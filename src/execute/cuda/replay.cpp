@@ -6,11 +6,12 @@
 namespace helix::cuda {
 
 bool CudaExecutor::replayable() const {
-  return graph_ && spans_ == nullptr && !hooks_.after && hooks_.newest == Newest::by_owner;
+  return graph_ && spans_ == nullptr && !hooks_.after && hooks_.newest == Newest::by_owner &&
+         recorded_.contains(passage_key());
 }
 
 void CudaExecutor::replay() {
-  for (const Piece& piece : recorded_.at({store_.now_index(), forcing_})) {
+  for (const Piece& piece : recorded_.at(passage_key())) {
     if (piece.task == nullptr)
       HELIX_CUDA(cudaGraphLaunch(piece.graph.get(), stream(Lane::compute)));
     else issue(*piece.task, layer_);

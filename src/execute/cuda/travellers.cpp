@@ -1,7 +1,7 @@
 #include "execute/cuda/travellers.h"
 
-#include "execute/cuda/types.h"
 #include "execute/routing.h"
+#include "execute/types.h"
 
 namespace helix::cuda {
 

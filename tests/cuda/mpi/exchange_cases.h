@@ -123,8 +123,8 @@ void reduce_case(const PeerChannel& peers, Shots shots, int rows, int width, boo
   const Buffer<Weight> device_gains{std::span<const Weight>(gains)};
   const Buffer<T> out(int64_t{rows} * width);
   all_reduce_norm(peers.channel(), shots, rows, width, device_y.data(),
-                  norm ? device_hidden.data() : nullptr, norm ? device_gains.data() : nullptr,
-                  1e-5F, out.data(), world.how());
+                  norm ? device_hidden.data() : nullptr, stored(device_gains), 1e-5F, out.data(),
+                  world.how());
   settle();
   peers.check();
   const std::vector<T> all = gathered(y);

@@ -141,7 +141,7 @@ inline void times() {
                               all_reduce_room(shots, world.size, rows, width, sizeof(bf16)),
                               world.own_card, patience_s);
       const Fastest ours = best_of(peers, [&](const Launch& how) {
-        all_reduce_norm(peers.channel(), shots, rows, width, y.data(), hidden.data(), gains.data(),
+        all_reduce_norm(peers.channel(), shots, rows, width, y.data(), hidden.data(), stored(gains),
                         1e-5F, out.data(), how);
       });
       print_time(shots == Shots::one ? "all-reduce+norm, one-shot" : "all-reduce+norm, two-shot",
@@ -151,7 +151,7 @@ inline void times() {
     if (!nccl) continue;
     const double nccl_us = node_us([&] {
       nccl->all_reduce(y.data(), out.data(), count);
-      add_rms_norm(rows, width, hidden.data(), out.data(), gains.data(), 1e-5F, out.data(),
+      add_rms_norm(rows, width, hidden.data(), out.data(), stored(gains), 1e-5F, out.data(),
                    {world.stream.get(), 132, false});
     });
     print_time("all-reduce+norm, the better", rows, count * 2, best, nccl_us);

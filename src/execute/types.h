@@ -3,7 +3,7 @@
 
 #include "base/format.h"
 
-namespace helix::cpu {
+namespace helix {
 
 // Calls f with null pointers of the types that the formats name: of activations and of what stands
 // in plain numbers (embedding, norms, router) …
@@ -28,4 +28,4 @@ void with_stored(Format stored, Format activations, F&& f) {
               [&]<class T>(T* t) { with_type(activations, [&]<class A>(A* a) { f(t, a); }); });
 }
 
-}  // namespace helix::cpu
+}  // namespace helix
