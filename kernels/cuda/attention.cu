@@ -3,7 +3,7 @@
 //
 // Tokens go in tiles (16 tokens of D 128, 32 of D 64; attention_tiles.cuh). All tiles of all pairs
 // (row, KV head) stand in one line, cut evenly over the blocks (plan.cu, once a step), so that an
-// SM reads the same number of bytes whatever the lengths are. In a block the 4 warps take tiles in
+// SM reads the same number of bytes whatever the lengths are. In a block the warps take tiles in
 // turn; each has its own ring of copies (device.cuh), its own running maximum and sum, and its own
 // output [16][D] in registers, so that nothing is synchronised before the last tile.
 //   logits [16][tokens] = q [16][D] k^T:   tensor cores, q from shared memory
@@ -21,15 +21,11 @@
 namespace helix::cuda {
 namespace {
 
-// Few warps with long rings: a block has registers to spare (two fit an SM and leave room for the
-// merge, which otherwise keeps the next layer's blocks from their SMs), and few outputs to merge.
-constexpr int warps = 4;
-constexpr int threads = 32 * warps;
-constexpr int slots = 6;
-
 template <class Tile, int D>
 struct Room {
-  static constexpr int ring_bytes = slots * Tile::slot_bytes;  // of one warp
+  static constexpr int warps = Tile::warps;
+  static constexpr int threads = 32 * warps;
+  static constexpr int ring_bytes = Tile::slots * Tile::slot_bytes;  // of one warp
   static constexpr int out_stride = D + 8;  // fp32 values: other banks for each row
   static constexpr int floats = (2 * warps + 1) * max_group;  // maxima, sums, factors
   static constexpr int bytes = warps * ring_bytes + Tile::q_bytes + floats * 4;
@@ -90,6 +86,8 @@ template <int D, class T>
 __global__ void __maxnreg__(128) attend(AttentionPlan plan, const bf16* q, KvView kv) {
   using Kv = typename T::Kv;
   using R = Room<T, D>;
+  constexpr int warps = T::warps;
+  constexpr int slots = T::slots;
   extern __shared__ __align__(128) unsigned char shared[];
   unsigned char* const q_shared = shared + warps * R::ring_bytes;
   float* const maxima = reinterpret_cast<float*>(q_shared + T::q_bytes);
@@ -175,7 +173,7 @@ __global__ void __maxnreg__(128) attend(AttentionPlan plan, const bf16* q, KvVie
     // A warp without a tile left output 0, sum 0 and the least maximum.
     float* const outs = plan.outs + int64_t{at.slot} * group * D;
 #pragma unroll 1  // code that runs once is slow to fetch
-    for (int i = static_cast<int>(threadIdx.x); i < group * D / 4; i += threads) {
+    for (int i = static_cast<int>(threadIdx.x); i < group * D / 4; i += R::threads) {
       const int head = i / (D / 4);
       const int d = i % (D / 4) * 4;
       float max = -FLT_MAX;
@@ -206,8 +204,9 @@ __global__ void __maxnreg__(128) attend(AttentionPlan plan, const bf16* q, KvVie
 
 void attend_grouped(const AttentionPlan& plan, const bf16* q, const KvView& kv, const Launch& how) {
   const auto start = [&]<int D, class T>() {
-    launch("attention", attend<D, T>, dim3(static_cast<unsigned>(plan.blocks())), threads,
-           Room<T, D>::bytes, how, 1, plan, q, kv);
+    using R = Room<T, D>;
+    launch("attention", attend<D, T>, dim3(static_cast<unsigned>(plan.blocks())), R::threads,
+           R::bytes, how, 1, plan, q, kv);
   };
   if (kv.format == Format::fp8) {
     start.template operator()<128, Fp8Tile>();

@@ -1,6 +1,7 @@
 // What a warp does with a tile of tokens in attention.cu, for each format of the cache: the two
 // products, and how queries and outputs must stand for them. A policy has
-//   tokens, slot_bytes, row_bytes: a tile of keys (or values) in a slot of the ring
+//   warps, slots: of a block, of a warp's ring
+//   tokens, slot_bytes, row_bytes: a tile of keys (or values) in a slot
 //   load_queries(…): 16 rows of D into shared memory; rows beyond the group are 0. Logits come out
 //     `factors[row]` too small
 //   add_logits(logits, q, keys, lane): logits[n] is the fragment of tokens [8 n, 8 n + 8)
@@ -15,10 +16,14 @@ namespace helix::cuda {
 
 inline constexpr int max_group = 16;  // query heads a KV head: the rows of a tensor-core product
 
-// bf16: tiles of 4 KB, as they lie in memory.
+// bf16: tiles of 4 KB, as they lie in memory. Few warps with long rings: a block has registers to
+// spare (two fit an SM and leave room for the merge, which otherwise keeps the next layer's blocks
+// from their SMs), and few outputs to merge.
 template <int D>
 struct PlainTile {
   using Kv = bf16;
+  static constexpr int warps = 4;
+  static constexpr int slots = 6;
   static constexpr float out_factor = 1;
   static constexpr int tokens = attention_tile(D);
   static constexpr int row_bytes = 2 * D;
@@ -88,9 +93,13 @@ struct PlainTile {
 
 // fp8 of D 128: tiles of 2 KB, which become fp16 on their way into products, exactly. A lane takes
 // a quarter of a token's key, 32 bytes that lie side by side; the queries' numbers are put into the
-// order in which these meet. Queries are scaled by a power of two into fp16's range.
+// order in which these meet. Queries are scaled by a power of two into fp16's range. Widening takes
+// longer than reading: more warps, and a ring that lets no second block onto an SM while another has
+// none.
 struct Fp8Tile {
   using Kv = fp8;
+  static constexpr int warps = 8;
+  static constexpr int slots = 7;
   static constexpr float out_factor = fp8_in_fp16;
   static constexpr int D = 128;
   static constexpr int tokens = attention_tile(D);
