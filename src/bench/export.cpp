@@ -256,7 +256,7 @@ void make_folder(const std::string& folder) {
 int export_point(World& world, const ExportOptions& options) {
   const Point point = only_point(options, world);
   world.lead([&] { make_folder(options.folder); });
-  const Assignment work = assignment_of(point);
+  const Assignment work = assignment_of(point, *point.model);
   const Communicator& ranks = world.first(point.layout.ranks());
   std::unique_ptr<Executor> executor;
   doing("loading");

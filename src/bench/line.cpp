@@ -133,6 +133,13 @@ Json ok_line(const Point& point, const Setting& setting, const Measured& measure
                             {"buffers", measured.buffer_bytes}};
   line["peak_resident_bytes"] = or_null(measured.peak_resident_bytes);
   line["experts_touched"] = measured.experts_touched;
+  for (const MeasuredDepth& depth : measured.depths) {
+    std::vector<double> samples;
+    for (const double sample : depth.samples_us) samples.push_back(to_ns(sample));
+    line["measured_depths"].push_back({{"layers", depth.layers},
+                                       {"ttl_us", to_json(statistics(samples))},
+                                       {"samples_us", samples}});
+  }
   if (measured.verified)
     line["verified"] = {{"scope", measured.verified->scope},
                         {"max_rel_err", measured.verified->max_rel_err},

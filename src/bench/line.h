@@ -17,7 +17,7 @@
 
 namespace helix {
 
-inline constexpr std::string_view line_schema = "helix-bench/1.0";
+inline constexpr std::string_view line_schema = "helix-bench/1.1";
 
 // Lines of equal identity are one measurement; the later one counts. "" stands for null.
 struct Identity {
@@ -82,6 +82,12 @@ struct Verified {
   bool passed() const { return max_rel_err <= tolerance; }  // NaN fails
 };
 
+// What was measured of a model cut to some layers, where the line's point has depths.
+struct MeasuredDepth {
+  int64_t layers = 0;
+  std::vector<double> samples_us;
+};
+
 struct Measured {
   std::vector<double> samples_us;  // a step each, the maximum over ranks; not empty
   std::vector<std::pair<std::string, double>> tasks_us;  // a cover each, in order of the step
@@ -93,7 +99,8 @@ struct Measured {
   Json experts_touched;  // null, or {"mean":, "busiest":}
   std::optional<Roofline> roofline;
   std::optional<Verified> verified;
-  std::string started;  // utc_now(); "" when simulated
+  std::vector<MeasuredDepth> depths;  // of which the others are made; empty: measured whole
+  std::string started;                // utc_now(); "" when simulated
 };
 
 Json ok_line(const Point& point, const Setting& setting, const Measured& measured);

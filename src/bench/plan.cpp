@@ -53,8 +53,7 @@ const Planner::Stages& Planner::stages(const Point& p, int dp) {
   Stages& built = entry->second;
   if (!isnew) return built;
   models_.push_back(p.model);
-  Model model = *p.model;
-  if (p.depths) model.layers = p.depths->second;
+  const Model model = p.depths ? at_depth(*p.model, p.depths->second) : *p.model;
   const Plan plan{&model, p.layout, p.precision, static_cast<int>(p.chunks)};
   for (int stage = 0; stage < p.layout.pp; ++stage) {
     const int rank = stage * p.layout.stage_ranks() + dp * p.layout.replica_ranks();
@@ -195,11 +194,17 @@ std::string text_of(const Precision& p) {
              : fmt::format("{}/{}/{}", name_of(p.weights), name_of(p.kv), name_of(p.activations));
 }
 
+std::string model_text(const Point& p) {
+  return p.depths
+             ? fmt::format("{} at {}, {} layers", p.model->name, p.depths->first, p.depths->second)
+             : p.model->name;
+}
+
 void Report::table() {
   size_t models = 5, layouts = 6;
   const Point* before = nullptr;
   for (const Point& p : sweep_.points) {
-    models = std::max(models, p.model->name.size());
+    models = std::max(models, model_text(p).size());
     if (before == nullptr || before->layout != p.layout)
       layouts = std::max(layouts, describe(p.layout).size());
     before = &p;
@@ -221,7 +226,7 @@ void Report::table() {
     if (before == nullptr || before->layout != p.layout) layout = describe(p.layout);
     before = &p;
     const auto mb = [](double bytes) { return fmt::format("{:.3f}", bytes / 1e6); };
-    fmt::format_to(out(), columns, p.model->name, models, layout, layouts, p.layout.ranks(),
+    fmt::format_to(out(), columns, model_text(p), models, layout, layouts, p.layout.ranks(),
                    p.batch, text_of(p.context), text_of(p.precision),
                    p.hop_b ? std::to_string(p.chunks) : "-", p.interval, mb(line.memory.weights),
                    mb(line.memory.kv), mb(line.memory.buffers), mb(line.memory.total()));

@@ -5,8 +5,10 @@
 #include <array>
 #include <limits>
 
+#include "bench/depths.h"
 #include "bench/environment.h"
 #include "bench/progress.h"
+#include "bench/tasks/compare.h"
 #include "bench/timing.h"
 #include "bench/trace.h"
 #include "bench/watchdog.h"
@@ -16,8 +18,10 @@ namespace helix {
 
 namespace {
 
-Verified verified_by(const Comparison& comparison, double tolerance) {
-  Verified verified{.max_rel_err = comparison.max_rel_err, .tolerance = tolerance};
+Verified verified_by(Scope scope, const Comparison& comparison, double tolerance) {
+  Verified verified{.scope = scope == Scope::tasks ? "tasks" : "step",
+                    .max_rel_err = comparison.max_rel_err,
+                    .tolerance = tolerance};
   if (comparison.choices + comparison.codes > 0)
     verified.forced = {{"choices", comparison.choices},
                        {"differing", comparison.choices_differing},
@@ -31,8 +35,13 @@ Verified verified_by(const Comparison& comparison, double tolerance) {
 
 }  // namespace
 
-Assignment assignment_of(const Point& point) {
-  return {.model = point.model.get(),
+std::shared_ptr<const Model> executed_model(const Point& point) {
+  return point.depths ? std::make_shared<const Model>(at_depth(*point.model, point.depths->second))
+                      : point.model;
+}
+
+Assignment assignment_of(const Point& point, const Model& executed) {
+  return {.model = &executed,
           .layout = point.layout,
           .precision = point.precision,
           .chunks = point.hop_b ? static_cast<int>(point.chunks) : 1,
@@ -47,10 +56,12 @@ Assignment assignment_of(const Point& point) {
 struct PointRunner::Work {
   const Point& point;
   bool traced;
+  std::shared_ptr<const Model> model;  // as executed
   Assignment assignment;
   MPI_Comm ranks;  // null on a rank without work
   Setting setting;
   double sharing = 1;  // ranks that work on what this one works on: its host, or its card
+  Scope scope = Scope::step;
   std::vector<const Verdict*> verdicts = {};
   std::unique_ptr<Executor> executor = {};
   Measured measured = {};
@@ -70,11 +81,16 @@ bool PointRunner::fault_now(FaultKind kind) const {
 PointResult PointRunner::run(const Point& point, int64_t number, bool trace) {
   number_ = number;
   doing("preparing", fmt::format("point {}: {}", number, describe(point)));
+  const std::shared_ptr<const Model> model = executed_model(point);
   Work work{.point = point,
             .traced = trace,
-            .assignment = assignment_of(point),
+            .model = model,
+            .assignment = assignment_of(point, *model),
             .ranks = world_.first(point.layout.ranks()).get(),
             .setting = setting_of(point)};
+  work.assignment.weights = weights_;
+  if (work.ranks == MPI_COMM_NULL) weights_->clear();
+  work.scope = scope_of(settings_.scope, work.assignment);
   work.measured.started = utc_now();
   if (const std::string reason = cannot_hold(work); !reason.empty())
     return {Status::skipped, skipped_line(point, work.setting, reason), ""};
@@ -100,7 +116,9 @@ std::string PointRunner::cannot_hold(Work& work) {
   };
   const bool works = work.ranks != MPI_COMM_NULL;
   work.sharing = std::max(1.0, sum(works ? 1 : 0));
-  const double needed = sum(works ? planner_.widest_rank(work.point).total() : 0);
+  // What is held is used again, or freed first.
+  const double needed =
+      sum((works ? planner_.widest_rank(work.point).total() : 0) - weights_->bytes());
   const double room = cards != nullptr ? free_card_bytes() : available_memory();
   const auto reason = world_.agree([&] {
     if (needed > room && cards != nullptr)
@@ -117,7 +135,7 @@ std::string PointRunner::cannot_hold(Work& work) {
 bool PointRunner::load(Work& work) {
   doing("judging");
   try {
-    if (settings_.verify) work.verdicts = judges_.judge(work.assignment, 1);
+    if (work.scope == Scope::step) work.verdicts = judges_.judge(work.assignment, 1);
   } catch (const RunError& error) {  // of one rank, thrown on all
     work.failure = error.what();
     return false;
@@ -136,6 +154,7 @@ bool PointRunner::load(Work& work) {
   if (failure) {
     work.failure = *failure;
     work.executor.reset();
+    weights_->clear();
   }
   return !failure;
 }
@@ -158,49 +177,79 @@ void PointRunner::decode_phases(Work& work) {
   work.executor->read_prompt();
   if (stopped()) return;
   verify(work);
-  if (stopped()) return;
+  std::vector<Measured> measured;
+  const auto& depths = work.point.depths;
+  for (const int64_t layers :
+       depths ? std::vector{depths->first, depths->second} : std::vector{work.model->layers}) {
+    std::optional<Measured> here = measure_at(work, layers);
+    if (!here) return;
+    measured.push_back(std::move(*here));
+  }
+  try {
+    work.measured = depths
+                        ? whole_model(measured[0], measured[1], *depths, work.point.model->layers)
+                        : std::move(measured.front());
+  } catch (const RunError& error) {  // on all ranks: they have the same times
+    work.failure = error.what();
+  }
+  if (!work.traced) return;
+  doing("tracing a step");
+  work.trace = trace_step(work.ranks, *work.executor, key_of(work.point));
+}
+
+// Nothing: it was stopped.
+std::optional<Measured> PointRunner::measure_at(Work& work, int64_t layers) {
+  const auto stopped = [&] { return work.dropped = stop_.agreed(work.ranks); };
+  if (stopped()) return std::nullopt;
   doing("warming up");
+  if (work.point.depths) work.executor->set_depth(layers);
   warm_up(*work.executor, work.point.warmup, work.point.steps);
-  if (stopped()) return;
-  measure(work);
-  if (stopped()) return;
+  if (stopped()) return std::nullopt;
+  Measured m = work.measured;  // what is known so far
+  measure_steps(work, m);
+  if (stopped()) return std::nullopt;
+  measure_tasks(work, m);
+  return m;
+}
+
+void PointRunner::measure_tasks(Work& work, Measured& m) {
   doing("timing each task");
-  TaskTimes tasks = measure_tasks(work.ranks, *work.executor);
+  TaskTimes tasks = helix::measure_tasks(work.ranks, *work.executor);
   const double hidden_at_most = tasks.exchanges_us - tasks.exchanges_on_compute_us;
-  Measured& m = work.measured;
   m.tasks_us = std::move(tasks.tasks_us);
   // What one lane hides is what its exchanges take alone, less the wait for them.
   const double waited = m.exchange->exposed;
   m.exchange->alone = tasks.exchanges_us;
   m.exchange->exposed = tasks.exchanges_on_compute_us + waited;
   m.exchange->hidden = std::max(0.0, hidden_at_most - waited);
-  if (!work.traced) return;
-  doing("tracing a step");
-  work.trace = trace_step(work.ranks, *work.executor, key_of(work.point));
 }
 
 void PointRunner::verify(Work& work) {
-  if (!settings_.verify) return;
+  if (work.scope == Scope::none) return;
   doing("verifying the first step");
   const auto newest = work.executor->hooks().newest;
   if (fault_now(FaultKind::wrong)) work.executor->hooks().newest = Newest::by_nobody;
-  const Comparison comparison = compare_steps(work.ranks, *work.executor, work.verdicts, 1);
+  const bool tasks = work.scope == Scope::tasks;
+  const Precision& precision = work.point.precision;
+  const Comparison comparison =
+      tasks ? compare_tasks(work.ranks, *work.executor, work.assignment, false)
+            : compare_steps(work.ranks, *work.executor, work.verdicts, 1);
   work.executor->hooks().newest = newest;
-  work.measured.verified = verified_by(comparison, tolerance(work.point.precision));
+  work.measured.verified = verified_by(work.scope, comparison,
+                                       tasks ? tasks_tolerance(precision) : tolerance(precision));
 }
 
-void PointRunner::measure(Work& work) {
+void PointRunner::measure_steps(Work& work, Measured& m) {
   doing("measuring steps");
-  StepTimes steps = measure_steps(work.ranks, *work.executor, work.point.steps, [&] {
+  StepTimes steps = helix::measure_steps(work.ranks, *work.executor, work.point.steps, [&] {
     for (const FaultKind kind : {FaultKind::kill, FaultKind::failure, FaultKind::hang})
       if (fault_now(kind)) strike(kind);
   });
-  Measured& m = work.measured;
   m.samples_us = std::move(steps.samples_us);
   // Back to back: no executor issues its exchanges alone yet; NaN is null in the line.
   m.exchange = ExchangeTimes{.back_to_back = std::numeric_limits<double>::quiet_NaN(),
                              .exposed = steps.exposed_us};
-  note_memory(work);
+  note_memory(work, m);
   m.experts_touched = experts_touched(work.ranks, *work.executor);
   work.executor->rewind();
   const double with_a_core = static_cast<double>(world_.cores_on_this_host()) /
@@ -210,7 +259,7 @@ void PointRunner::measure(Work& work) {
       settings_.cards != nullptr ? work.sharing : std::clamp(with_a_core, 1.0, work.sharing));
 }
 
-void PointRunner::note_memory(Work& work) const {
+void PointRunner::note_memory(Work& work, Measured& m) const {
   const Memory mine = work.executor->allocated();
   struct {
     double total;
@@ -219,7 +268,6 @@ void PointRunner::note_memory(Work& work) const {
   HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &fullest, 1, MPI_DOUBLE_INT, MPI_MAXLOC, work.ranks));
   std::array<double, 3> bytes = {mine.weights, mine.kv, mine.buffers};
   HELIX_MPI(MPI_Bcast(bytes.data(), 3, MPI_DOUBLE, fullest.rank, work.ranks));
-  Measured& m = work.measured;
   m.weight_bytes = static_cast<int64_t>(bytes[0]);
   m.kv_bytes = static_cast<int64_t>(bytes[1]);
   m.buffer_bytes = static_cast<int64_t>(bytes[2]);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "bench/cards.h"
@@ -12,11 +13,15 @@
 #include "bench/signals.h"
 #include "bench/verification.h"
 #include "bench/world.h"
+#include "execute/weights.h"
 #include "machine/measure.h"
 
 namespace helix {
 
-Assignment assignment_of(const Point& point);
+// What is executed of a point: its model, or that cut to the deeper of its depths, which has to
+// outlive the assignment.
+std::shared_ptr<const Model> executed_model(const Point& point);
+Assignment assignment_of(const Point& point, const Model& executed);
 
 enum class Status : uint8_t { ok, unverified, skipped, failed, dropped };
 
@@ -31,7 +36,7 @@ class PointRunner {
  public:
   struct Settings {
     Setting setting;  // of the lines
-    bool verify = true;
+    Scope scope = Scope::automatic;
     Fault fault;
     HostRates rates;
     ExecutorChoice how;
@@ -50,8 +55,10 @@ class PointRunner {
   void decode(Work& work);
   void decode_phases(Work& work);
   void verify(Work& work);
-  void measure(Work& work);
-  void note_memory(Work& work) const;
+  std::optional<Measured> measure_at(Work& work, int64_t layers);
+  void measure_steps(Work& work, Measured& m);
+  void measure_tasks(Work& work, Measured& m);
+  void note_memory(Work& work, Measured& m) const;
   PointResult result(Work& work) const;
   bool fault_now(FaultKind kind) const;
 
@@ -60,6 +67,7 @@ class PointRunner {
   Settings settings_;
   Judges judges_;
   Planner planner_;
+  std::shared_ptr<HeldWeights> weights_ = std::make_shared<HeldWeights>();  // of the last point
   int64_t number_ = 0;
 };
 

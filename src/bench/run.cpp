@@ -52,7 +52,6 @@ std::string refusal(const World& world, const ExecutorChoice& how, const Point& 
   if (point.layout.ranks() > world.size())
     return fmt::format("needs {} ranks, {} {} started", point.layout.ranks(), world.size(),
                        world.size() == 1 ? "was" : "were");
-  if (point.depths) return "depths are not executed yet";
   return refusal(how, point.precision);
 }
 
@@ -161,7 +160,7 @@ int Launch::run() {
   const HostRates rates = measure_rates();
   runner_ =
       std::make_unique<PointRunner>(world_, stop_,
-                                    PointRunner::Settings{setting_, options_.verify, fault, rates,
+                                    PointRunner::Settings{setting_, options_.scope, fault, rates,
                                                           how_, cards_ ? &*cards_ : nullptr});
   if (world_.leads()) {
     progress_ = std::make_unique<Progress>(earlier_, static_cast<int64_t>(mine_.size()));

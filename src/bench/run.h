@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bench/results.h"
+#include "bench/scope.h"
 #include "bench/world.h"
 #include "execute/factory.h"
 
@@ -29,7 +30,7 @@ struct RunOptions {
   std::optional<int64_t> steps;
   int threads = 0;  // a rank; 0: all cores shared out
   bool dry_run = false;
-  bool verify = true;
+  Scope scope = Scope::automatic;    // of verification
   std::string trace;                 // a file
   std::vector<const char*> command;  // of this launch
 };

@@ -258,6 +258,7 @@ Depths read_depths(const std::optional<Node>& node, const Axes& axes) {
   const int64_t a = items[0].integer(1, 10000);
   const int64_t b = items[1].integer(a + 1, 10001);
   for (const auto& model : axes.model.values) {
+    if (model->checkpoint) node->fail("a checkpoint is decoded whole");
     // The layers that repeat are those behind the leading dense ones.
     const int64_t lead = model->experts.count > 0 ? model->dense_layers : 0;
     if (a < lead)

@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "base/heartbeat.h"
-#include "base/random.h"
+#include "bench/hashes.h"
 
 namespace helix {
 
@@ -43,8 +43,19 @@ size_t code_bytes(const Model& model, Format kv) {
 
 }  // namespace
 
+// Weights that the judge generates and uses for one step: about a minute on two cores.
+constexpr double most_judged = 2e10;
+
+Scope scope_of(Scope wanted, const Assignment& work) {
+  if (wanted != Scope::automatic) return wanted;
+  const double judged = static_cast<double>(work.lengths.size()) *
+                        static_cast<double>(active_parameters(*work.model));
+  return judged <= most_judged || !work.prompt.empty() ? Scope::step : Scope::tasks;
+}
+
 Judges::Key Judges::key(const Assignment& work, int64_t request, int64_t steps) {
   return {work.model->name,
+          work.model->layers,
           work.model->checkpoint.get(),
           text_of(work.precision),
           work.seed,
@@ -112,41 +123,6 @@ ChoiceBounds code_bounds(Format activations) {
 
 namespace {
 
-// Hashes of the hidden state after each block and of what is routed, of one rank.
-class Hashes {
- public:
-  Hashes(Executor& executor) : executor_(executor), before_(executor.hooks().after) {
-    executor.hooks().after = [this](const Task& task, int layer) {
-      if (before_) before_(task, layer);
-      if (task.op == Op::add_norm) add(task.writes[1]);
-      if (task.op == Op::route) add(task.writes[0]);
-    };
-  }
-  ~Hashes() { executor_.hooks().after = before_; }
-  Hashes(const Hashes&) = delete;
-  Hashes& operator=(const Hashes&) = delete;
-
-  std::vector<uint64_t> take() { return std::exchange(hashes_, {}); }
-
- private:
-  void add(Id tensor) {
-    const TensorView view = executor_.view(tensor, all_chunks);
-    const auto bytes =
-        static_cast<int64_t>(executor_.schedule()[tensor].bytes) * view.rows * view.values;
-    uint64_t hash = 0;
-    for (int64_t i = 0; i < bytes; i += 2) {
-      uint16_t part = 0;
-      std::memcpy(&part, view.data + i, sizeof part);
-      hash = combine(hash, part);
-    }
-    hashes_.push_back(hash);
-  }
-
-  Executor& executor_;
-  std::function<void(const Task&, int)> before_;
-  std::vector<uint64_t> hashes_;
-};
-
 // The worst relative error of this rank's part of one step's logits.
 double worst_error(const Executor& executor, const std::vector<const Verdict*>& verdicts,
                    int64_t step) {
@@ -176,31 +152,6 @@ double worst_error(const Executor& executor, const std::vector<const Verdict*>& 
   }
   return worst;
 }
-
-// How many layers' hashes are not those of the lowest rank of the replica. Stages have different
-// numbers of layers.
-int64_t count_differing(MPI_Comm ranks, const Place& place, std::vector<uint64_t> hashes) {
-  int size = 0;
-  HELIX_MPI(MPI_Comm_size(ranks, &size));
-  auto most = static_cast<int64_t>(hashes.size());
-  HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &most, 1, MPI_INT64_T, MPI_MAX, ranks));
-  hashes.resize(static_cast<size_t>(most), 0);
-  std::vector<uint64_t> all(hashes.size() * static_cast<size_t>(size));
-  const int count = count_of(static_cast<int64_t>(hashes.size()));
-  HELIX_MPI(
-      MPI_Allgather(hashes.data(), count, MPI_UINT64_T, all.data(), count, MPI_UINT64_T, ranks));
-  int64_t differing = 0;
-  const int replica = place.l.replica_ranks();
-  for (int rank = 0; rank < size; ++rank)
-    for (size_t i = 0; i < hashes.size(); ++i)
-      differing += all[static_cast<size_t>(rank) * hashes.size() + i] !=
-                   all[static_cast<size_t>(rank / replica * replica) * hashes.size() + i];
-  return differing;
-}
-
-}  // namespace
-
-namespace {
 
 // Has the executor go on with the judge's choices while this lives.
 class Forced {

@@ -9,11 +9,14 @@
 #include <tuple>
 #include <vector>
 
+#include "bench/scope.h"
 #include "bench/world.h"
 #include "execute/executor.h"
 #include "judge/judge.h"
 
 namespace helix {
+
+Scope scope_of(Scope wanted, const Assignment& work);
 
 // What the judge says of one request, kept on every rank.
 struct Verdict {
@@ -35,8 +38,8 @@ class Judges {
   std::vector<const Verdict*> judge(const Assignment& work, int64_t steps);
 
  private:
-  using Key = std::tuple<std::string, const void*, std::string, uint64_t, double, int64_t, int64_t,
-                         int64_t, std::vector<int32_t>>;
+  using Key = std::tuple<std::string, int64_t, const void*, std::string, uint64_t, double, int64_t,
+                         int64_t, int64_t, std::vector<int32_t>>;
   static Key key(const Assignment& work, int64_t request, int64_t steps);
   const World* world_;
   std::map<Key, Verdict> verdicts_;

@@ -12,6 +12,7 @@
 #include "bench/controls.h"
 #include "bench/point_run.h"
 #include "bench/sweep.h"
+#include "bench/tasks/compare.h"
 #include "bench/verification.h"
 #include "bench/verify_cases.h"
 #include "execute/factory.h"
@@ -75,6 +76,9 @@ class Verifier {
   void print_coverage(const Model& model, const CaseDealer& dealer) const;
   bool few_differ() const;
   int finish();
+  double tolerance_of(const Precision& precision) const {
+    return options_.scope == Scope::tasks ? tasks_tolerance(precision) : tolerance(precision);
+  }
 
   World& world_;
   const VerifyOptions& options_;
@@ -90,7 +94,8 @@ class Verifier {
 std::string error_text(double error) { return fmt::format("{:.1e}", error); }
 
 Comparison Verifier::execute(const Assignment& work, int64_t count, const Control* control) {
-  const auto verdicts = judges_.judge(work, count);
+  const bool tasks = options_.scope == Scope::tasks;
+  const auto verdicts = tasks ? std::vector<const Verdict*>() : judges_.judge(work, count);
   const Communicator& ranks = world_.first(work.layout.ranks());
   std::unique_ptr<Executor> executor;
   const auto failed = world_.agree([&] {
@@ -101,7 +106,8 @@ Comparison Verifier::execute(const Assignment& work, int64_t count, const Contro
   if (executor) {
     executor->read_prompt();
     if (control != nullptr) control->inject(*executor, work);
-    result = compare_steps(ranks.get(), *executor, verdicts, count);
+    result = tasks ? compare_tasks(ranks.get(), *executor, work, false)
+                   : compare_steps(ranks.get(), *executor, verdicts, count);
     executor.reset();  // frees communicators together
   }
   world_.meet();
@@ -120,13 +126,13 @@ void Verifier::check(const Assignment& work, std::string_view precision, Outcome
   };
   note(outcome.choices, result.choices, result.choices_differing);
   note(outcome.codes, result.codes, result.codes_differing);
-  if (!world_.leads() || result.passed(tolerance(work.precision))) return;
+  if (!world_.leads() || result.passed(tolerance_of(work.precision))) return;
   ++outcome.failed;
   fmt::print(
       "FAILED {} {}: {}, chunks {}, interval {}, batch {}: error {} above {}, tokens {}, layers "
       "unequal {}, choices of experts {} short, codes {} beyond the next\n",
       work.model->name, describe(work.layout), precision, work.chunks, work.interval,
-      work.lengths.size(), error_text(result.max_rel_err), error_text(tolerance(work.precision)),
+      work.lengths.size(), error_text(result.max_rel_err), error_text(tolerance_of(work.precision)),
       result.tokens_differing, result.hashes_differing, error_text(result.shortfall),
       error_text(result.beyond));
 }
@@ -137,7 +143,7 @@ void Verifier::run_controls(const Model& model, const Layout& layout, Outcome& o
     const Assignment work = control_assignment(model, control.changed(layout));
     const Comparison result = execute(work, 2, &control);
     ++outcome.controls;
-    if (!(result.max_rel_err >= 10 * tolerance(work.precision)))
+    if (!(result.max_rel_err >= 10 * tolerance_of(work.precision)))
       outcome.missed.push_back(
           fmt::format("{} ({})", control.name, error_text(result.max_rel_err)));
   }
@@ -230,10 +236,10 @@ void Verifier::model(const Model& model) {
         "{}: {} steps a case, tolerance {} (fp32), {} (bf16), {} (bf16, activations fp32), {} "
         "(quantised KV, activations fp32)\n{:<52} {:>5} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}   "
         "{}\n",
-        model.name, verified_steps, error_text(tolerance(verified_precisions()[0].precision)),
-        error_text(tolerance(verified_precisions()[1].precision)),
-        error_text(tolerance(verified_precisions()[2].precision)),
-        error_text(tolerance(verified_precisions()[4].precision)), "layout", "ranks", "cases",
+        model.name, verified_steps, error_text(tolerance_of(verified_precisions()[0].precision)),
+        error_text(tolerance_of(verified_precisions()[1].precision)),
+        error_text(tolerance_of(verified_precisions()[2].precision)),
+        error_text(tolerance_of(verified_precisions()[4].precision)), "layout", "ranks", "cases",
         "err fp32", "err bf16", "err mixed", "fp8/4 f32", "fp8/4 b16", "controls caught");
   for (const Strategy& strategy : strategies()) {
     LayoutQuery query;  // all choices, not the strategy's own alone
@@ -266,12 +272,13 @@ int Verifier::sweep(const std::string& path) {
     if (point.layout.ranks() > world_.size() || !refusal(options_.how, point.precision).empty())
       continue;
     Outcome outcome;
-    Assignment work = assignment_of(point);
+    const std::shared_ptr<const Model> model = executed_model(point);
+    Assignment work = assignment_of(point, *model);
     work.steps = std::min<int64_t>(point.steps, verified_steps);
     check(work, "point", outcome);
     if (world_.leads())
       fmt::print("{:<52} batch {:>4} error {} tolerance {}\n", describe(point.layout), point.batch,
-                 error_text(outcome.worst["point"]), error_text(tolerance(point.precision)));
+                 error_text(outcome.worst["point"]), error_text(tolerance_of(point.precision)));
     total_.add(outcome);
   }
   return finish();

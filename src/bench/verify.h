@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "bench/scope.h"
 #include "bench/world.h"
 #include "execute/factory.h"
 
@@ -17,7 +18,8 @@ struct VerifyOptions {
   uint64_t seed = 1;
   ExecutorChoice how;
   std::string exchange = "auto";
-  std::string only;  // layouts whose description has this text
+  Scope scope = Scope::step;  // or tasks
+  std::string only;           // layouts whose description has this text
 };
 
 // Collective over the world. The table goes to stdout of rank 0. 0, or 1 when a case failed or a

@@ -32,11 +32,15 @@ void set_executor(const std::string& executor, const std::string& exchange, Exec
     throw InputError(fmt::format("--exchange {}: the CPU executor exchanges by mpi", exchange));
 }
 
+Scope scope_of(const std::string& text) {
+  return text == "step" ? Scope::step : text == "tasks" ? Scope::tasks : Scope::automatic;
+}
+
 }  // namespace
 
 void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
   struct Texts {
-    std::string executor = "cpu", resume, slice = "1/1";
+    std::string executor = "cpu", resume, slice = "1/1", scope = "auto";
     double silence_s = 60;
     bool unverified = false;
   };
@@ -69,12 +73,16 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
       ->check(CLI::Range(1, 4096));
   run->add_flag("--dry-run", o->dry_run, "say what would run");
   run->add_flag("--no-verify", t->unverified, "do not hold the first step against the judge");
+  run->add_option("--scope", t->scope,
+                  "what is held against the judge: a whole step, its single tasks, or auto: tasks "
+                  "where a step would take minutes")
+      ->check(CLI::IsMember({"auto", "step", "tasks"}));
   run->add_option("--trace", o->trace, "FILE: one step of the first point as a Chrome trace");
   run->final_callback([o, t, &action] {
     if (o->sweep.empty() && o->from.empty()) throw InputError("run: give a SWEEP, or --from");
     set_executor(t->executor, o->exchange, o->how);
     o->slice = part_of("--slice", t->slice);
-    o->verify = !t->unverified;
+    o->scope = t->unverified ? Scope::none : scope_of(t->scope);
     // A repeat adds to what the first launch wrote.
     o->resume = o->repeat > 1 && t->resume.empty() ? Resume::yes : resume_of(t->resume);
     action = [o, t] {
@@ -98,9 +106,13 @@ void add_verify(CLI::App& app, Action& action) {
   verify->add_option("-T,--watchdog", *silence_s, "seconds of silence that end it (60)")
       ->check(CLI::Range(1, 1000000));
   auto executor = std::make_shared<std::string>("cpu");
+  auto scope = std::make_shared<std::string>("step");
   add_executor(*verify, *executor, o->exchange, o->how);
+  verify->add_option("--scope", *scope, "whole steps (step), or the single tasks of one (tasks)")
+      ->check(CLI::IsMember({"step", "tasks"}));
   verify->add_option("--only", o->only, "layouts whose description has this text");
-  verify->final_callback([o, part, threads, silence_s, executor, &action] {
+  verify->final_callback([o, part, threads, silence_s, executor, scope, &action] {
+    o->scope = scope_of(*scope);
     set_executor(*executor, o->exchange, o->how);
     std::tie(o->part, o->parts) = part_of("--part", *part);
     action = [o, threads, silence_s] {

@@ -15,6 +15,8 @@
 
 namespace helix {
 
+class HeldWeights;
+
 // What one launch of an executor decodes.
 struct Assignment {
   const Model* model = nullptr;
@@ -29,6 +31,8 @@ struct Assignment {
   // In place of a generated history: every request's tokens, one more than its length. The last is
   // what it decodes first.
   std::vector<int32_t> prompt = {};
+  // Where weights stay for the next executor; null: they go with this one.
+  std::shared_ptr<HeldWeights> weights = nullptr;
 };
 
 // Ways to be wrong on purpose, so that verification shows that it can fail (helix.md, Errors others
@@ -103,6 +107,9 @@ class Executor {
   virtual Memory allocated() const = 0;  // bytes taken by our allocator, by purpose
   virtual Hooks& hooks() = 0;
 
+  // Steps pass the model's first `layers` layers alone, and then its end: at PP 1, and no fewer
+  // than the leading dense ones of a model with experts. Rewinds.
+  virtual void set_depth(int64_t layers) = 0;
   // Decodes one token of each request. Collective over the layout's ranks; no barrier. It may
   // return before the step is carried out. In steady state (after fill()) the slowest rank's time
   // is the TTL.

@@ -45,6 +45,14 @@ void PassageExecutor::rewind() {
   stand_at(tokens, work_.lengths);
 }
 
+// What repeats stands before the epilogue.
+void PassageExecutor::set_depth(int64_t layers) {
+  Segment& repeated = schedule_.segments[schedule_.segments.size() - 2];
+  repeated.layers = static_cast<int>(layers) - repeated.first_layer;
+  depth_changed();
+  rewind();
+}
+
 void PassageExecutor::read_prompt() {
   if (work_.prompt.empty()) return;
   const size_t batch = work_.lengths.size();

@@ -29,6 +29,7 @@ class PassageExecutor : public Executor {
   StepState state(int micro_batch = 0) const final;
   Memory allocated() const final { return store().allocated(); }
   Hooks& hooks() final { return hooks_; }
+  void set_depth(int64_t layers) final;
   void step() final;
   void mark() override { marks_.push_back(std::chrono::steady_clock::now()); }
   std::vector<double> take_intervals_us() override;
@@ -52,6 +53,7 @@ class PassageExecutor : public Executor {
   virtual void pass(std::vector<double>* times) = 0;
   // The step's last task alone, where a stage has nothing to do yet, or nothing more.
   virtual void shift_alone() = 0;
+  virtual void depth_changed() {}  // passages have other layers than before
   virtual void plan(const Shift& shift) = 0;
   virtual void set_states(std::span<const int32_t> tokens, std::span<const int64_t> positions) = 0;
   // The input tokens of a micro-batch; empty where nothing reads them.

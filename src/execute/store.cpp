@@ -4,20 +4,37 @@
 #include <utility>
 
 #include "layout/requests.h"
+#include "model/checkpoint.h"
 
 namespace helix {
+
+namespace {
+
+// What weights depend on, beside their slices.
+std::string values_of(const Assignment& work) {
+  std::string text =
+      work.model->name + "/" + std::to_string(work.model->layers) + "/" + std::to_string(work.seed);
+  if (work.model->checkpoint) text += "/" + work.model->checkpoint->folder();
+  const Precision& p = work.precision;
+  for (const Format format : {p.weights, p.attention, p.experts, p.lm_head})
+    text += "/" + std::string(name_of(format));
+  return text;
+}
+
+}  // namespace
 
 Store::Store(const Schedule& schedule, const Assignment& work, Allocate allocate, Holds holds)
     : schedule_(schedule),
       allocate_(std::move(allocate)),
       holds_(holds),
       lengths_(work.lengths),
-      interval_(work.interval) {
+      interval_(work.interval),
+      held_(work.weights ? work.weights : std::make_shared<HeldWeights>()) {
   for (const Slice& requests : cut(work.lengths, schedule.place.l.pp))
     micro_batches_.push_back(make_micro_batch(work, requests));
   first_layer_ = schedule.segments.front().first_layer;
   find_messages();
-  allocate_all();
+  allocate_all(values_of(work));
 }
 
 Block Store::block(double bytes, double& counter) const {
@@ -78,14 +95,15 @@ void Store::find_messages() {
     }
 }
 
-void Store::allocate_all() {
+void Store::allocate_all(const std::string& values) {
   weights_.resize(schedule_.tensors.size());
   weight_layer_.assign(schedule_.tensors.size(), 0);
+  if (holds_ == Holds::everything) hold_weights(values);
   allocate_buffers();
   if (holds_ == Holds::exchanged) return;
   for (const Segment& g : schedule_.segments)
     for (int i = g.begin; i < g.end; ++i)
-      allocate_layers(g, schedule_.tasks[static_cast<size_t>(i)]);
+      allocate_history(g, schedule_.tasks[static_cast<size_t>(i)]);
 }
 
 std::vector<bool> Store::used() const {
@@ -117,32 +135,54 @@ void Store::allocate_buffers() {
   workspace_ = block(workspace_bytes(schedule_, most), allocated_.buffers);
 }
 
-void Store::allocate_layers(const Segment& segment, const Task& task) {
+WeightSlice Store::slice_of(Id id, int64_t layer) const {
+  const Tensor& t = schedule_[id];
+  Part part;
+  for (size_t axis = 0; axis < part.size(); ++axis)
+    part[axis] = t.dims[axis].fill == Fill::absent ? Slice{0, 1} : t.dims[axis].mine;
+  return {t.weight, weight_layer_[static_cast<size_t>(id)] + layer + t.layer_offset, part};
+}
+
+// What an earlier executor has left and this one does not need is freed first.
+void Store::hold_weights(const std::string& values) {
+  std::vector<std::pair<Id, WeightSlice>> wanted;
+  std::vector<bool> seen(schedule_.tensors.size());
+  for (const Segment& g : schedule_.segments)
+    for (int i = g.begin; i < g.end; ++i)
+      for (const Id id : schedule_.tasks[static_cast<size_t>(i)].reads) {
+        if (schedule_[id].kind != Kind::weight || seen[static_cast<size_t>(id)]) continue;
+        seen[static_cast<size_t>(id)] = true;
+        weight_layer_[static_cast<size_t>(id)] = g.first_layer;
+        for (int layer = 0; layer < g.layers; ++layer) wanted.emplace_back(id, slice_of(id, layer));
+      }
+  std::vector<WeightSlice> slices;
+  for (const auto& [id, slice] : wanted) slices.push_back(slice);
+  held_->keep(values, slices);
+  for (const auto& [id, slice] : wanted) {
+    const double bytes = bytes_of(schedule_[id], now().most);
+    weights_[static_cast<size_t>(id)].push_back(held_->hold(slice, bytes, allocate_));
+    allocated_.weights += bytes;
+  }
+}
+
+void Store::allocate_history(const Segment& segment, const Task& task) {
   for (const Id id : task.reads) {
-    const Tensor& t = schedule_[id];
-    auto& layers = weights_[static_cast<size_t>(id)];
-    if (t.kind == Kind::weight && layers.empty()) {
-      weight_layer_[static_cast<size_t>(id)] = segment.first_layer;
-      for (int layer = 0; layer < segment.layers; ++layer)
-        layers.push_back(block(bytes_of(t, now().most), allocated_.weights));
-    }
-    if (t.kind == Kind::history && task.chunk <= 0)
-      for (int layer = 0; layer < segment.layers; ++layer)
-        for (const MicroBatch& m : micro_batches_)
-          history_.push_back(block(bytes_of(t, m.most), allocated_.kv));
+    if (schedule_[id].kind != Kind::history || task.chunk > 0) continue;
+    for (int layer = 0; layer < segment.layers; ++layer)
+      for (const MicroBatch& m : micro_batches_)
+        history_.push_back(block(bytes_of(schedule_[id], m.most), allocated_.kv));
   }
 }
 
 void Store::for_each_weight(const std::function<void(const WeightPart&)>& f) const {
-  for (size_t i = 0; i < weights_.size(); ++i) {
-    const Tensor& t = schedule_.tensors[i];
-    Part part;
-    for (size_t axis = 0; axis < part.size(); ++axis)
-      part[axis] = t.dims[axis].fill == Fill::absent ? Slice{0, 1} : t.dims[axis].mine;
-    for (size_t layer = 0; layer < weights_[i].size(); ++layer)
-      f({t.weight, weight_layer_[i] + static_cast<int64_t>(layer) + t.layer_offset, part,
-         weights_[i][layer].get()});
-  }
+  for (size_t i = 0; i < weights_.size(); ++i)
+    for (size_t layer = 0; layer < weights_[i].size(); ++layer) {
+      HeldWeights::Held& held = *weights_[i][layer];
+      if (held.filled) continue;
+      const WeightSlice slice = slice_of(static_cast<Id>(i), static_cast<int64_t>(layer));
+      f({slice.weight, slice.layer, slice.part, held.data.get()});
+      held.filled = true;
+    }
 }
 
 void Store::for_each_history(const std::function<void(const HistoryPart&)>& f) const {
@@ -172,7 +212,7 @@ void Store::for_each_history(const std::function<void(const HistoryPart&)>& f) c
 std::byte* Store::weight(Id id, int layer) const {
   const auto i = static_cast<size_t>(id);
   const auto& layers = weights_[i];  // a tied LM head is the embedding, read in another segment
-  return layers[layers.size() == 1 ? 0 : static_cast<size_t>(layer - weight_layer_[i])].get();
+  return layers[layers.size() == 1 ? 0 : static_cast<size_t>(layer - weight_layer_[i])]->data.get();
 }
 
 int64_t Store::rows(int chunk) const {

@@ -9,17 +9,13 @@
 #include <vector>
 
 #include "execute/executor.h"
+#include "execute/weights.h"
 #include "kernels/cpu/partial.h"
 #include "model/weights.h"
 
 namespace helix {
 
 using cpu::PartialLayout;
-
-// Zeroed memory that frees itself, aligned to 64 bytes, and where it comes from: throws RunError
-// when there is not enough.
-using Block = std::unique_ptr<std::byte, std::function<void(std::byte*)>>;
-using Allocate = std::function<Block(size_t bytes)>;
 
 // The KV cache of a layer: for each request and KV head `capacity` tokens of keys, then of values.
 // Places are counted in values: nvfp4 has one plane of codes for all, then one of scales
@@ -98,7 +94,7 @@ class Store {
   Store(const Schedule& schedule, const Assignment& work, Allocate allocate,
         Holds holds = Holds::everything);
 
-  // What the generator fills, one after another.
+  // What the generator fills, one after another: weights that are not filled yet, and all history.
   void for_each_weight(const std::function<void(const WeightPart&)>& f) const;
   void for_each_history(const std::function<void(const HistoryPart&)>& f) const;
 
@@ -144,9 +140,11 @@ class Store {
   MicroBatch make_micro_batch(const Assignment& work, const Slice& requests) const;
   void find_messages();
   std::vector<bool> used() const;  // tensors that a task reads or writes
-  void allocate_all();
+  void allocate_all(const std::string& values);
   void allocate_buffers();
-  void allocate_layers(const Segment& segment, const Task& task);
+  void hold_weights(const std::string& values);
+  void allocate_history(const Segment& segment, const Task& task);
+  WeightSlice slice_of(Id id, int64_t layer) const;  // of its segment, from 0
   Block block(double bytes, double& counter) const;  // `counter` grows by `bytes`
 
   const Schedule& schedule_;
@@ -158,12 +156,13 @@ class Store {
   int now_ = 0;
   Memory allocated_;
   int first_layer_ = 0;
-  std::vector<std::vector<Block>> weights_;  // a tensor: a layer
-  std::vector<int> weight_layer_;            // a tensor: the first layer of its segment
-  std::vector<Block> buffers_;               // a tensor; empty where another holds it
-  std::vector<Id> holder_;      // a tensor: itself, or the outputs that its log-sum-exps follow
-  std::vector<int> parts_;      // messages a chunk; 0: a plain array
-  std::vector<Block> history_;  // a layer: a micro-batch
+  std::shared_ptr<HeldWeights> held_;
+  std::vector<std::vector<std::shared_ptr<HeldWeights::Held>>> weights_;  // a tensor: a layer
+  std::vector<int> weight_layer_;  // a tensor: the first layer of its segment
+  std::vector<Block> buffers_;     // a tensor; empty where another holds it
+  std::vector<Id> holder_;         // a tensor: itself, or the outputs that its log-sum-exps follow
+  std::vector<int> parts_;         // messages a chunk; 0: a plain array
+  std::vector<Block> history_;     // a layer: a micro-batch
   Block workspace_;
 };
 

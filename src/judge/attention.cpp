@@ -28,7 +28,7 @@ void add_scaled(double* to, double scale, const float* from, int64_t count) {
 // Query heads that share one KV head, over one layer's memory.
 struct Group {
   const Tensors& tensors;
-  const Memory& memory;
+  const KvMemory& memory;
   int64_t layer, kv_head;
   int64_t first_head, heads;
   int64_t key_size, value_size;
@@ -41,7 +41,7 @@ struct Group {
   void each_block(const Work& work) const {
 #pragma omp parallel if (memory.positions(layer) * heads * key_size > parallel_products)
     {
-      Memory::Scratch scratch;
+      KvMemory::Scratch scratch;
 #pragma omp for schedule(static)
       for (int64_t chunk = 0; chunk < chunks(); ++chunk) {
         const Slice blocks = share(memory.blocks(layer), chunks(), chunk);
@@ -58,7 +58,7 @@ struct Group {
     const int64_t positions = memory.positions(layer);
     const double scale = softmax_scale(tensors.model());
     Vector weights(static_cast<size_t>(heads * positions));
-    each_block([&](const Memory::Rows& rows, int64_t) {
+    each_block([&](const KvMemory::Rows& rows, int64_t) {
       for (int64_t head = 0; head < heads; ++head)
         for (int64_t i = 0; i < rows.count; ++i)
           weights[head * positions + rows.first + i] =
@@ -80,7 +80,7 @@ struct Group {
   Vector output(const Vector& weights) const {
     const int64_t positions = memory.positions(layer), size = heads * value_size;
     Vector partial(static_cast<size_t>(chunks() * size));
-    each_block([&](const Memory::Rows& rows, int64_t chunk) {
+    each_block([&](const KvMemory::Rows& rows, int64_t chunk) {
       for (int64_t head = 0; head < heads; ++head)
         for (int64_t i = 0; i < rows.count; ++i)
           add_scaled(partial.data() + chunk * size + head * value_size,
@@ -94,7 +94,7 @@ struct Group {
   }
 };
 
-Vector attend_gqa(const Tensors& tensors, Memory& memory, int64_t layer, int64_t position,
+Vector attend_gqa(const Tensors& tensors, KvMemory& memory, int64_t layer, int64_t position,
                   const Vector& input, const SeeWeights& see) {
   const Model& model = tensors.model();
   const Attention& a = model.attention;
@@ -171,9 +171,9 @@ struct Expanded {
   // Runs work(position, cached numbers) over all positions.
   template <class Work>
   void each_position(const Work& work) const {
-    Memory::Scratch scratch;
+    KvMemory::Scratch scratch;
     for (int64_t i = 0; i < group.memory.blocks(group.layer); ++i) {
-      const Memory::Rows rows = group.memory.block(group.layer, 0, i, scratch);
+      const KvMemory::Rows rows = group.memory.block(group.layer, 0, i, scratch);
       for (int64_t row = 0; row < rows.count; ++row)
         work(rows.first + row, rows.keys + row * a.head_size);
       if (omp_get_thread_num() == 0) group.tensors.beat()();
@@ -216,7 +216,7 @@ Vector expanded(const Group& group, const Vector& queries, const SeeWeights& see
 // Up to here the expanded form costs less than about a tenth of a second a layer.
 constexpr double dear = 1 << 26;
 
-Vector attend_mla(const Tensors& tensors, Memory& memory, int64_t layer, int64_t position,
+Vector attend_mla(const Tensors& tensors, KvMemory& memory, int64_t layer, int64_t position,
                   const Vector& input, MlaForm form, const SeeWeights& see) {
   const Model& model = tensors.model();
   const Attention& a = model.attention;
@@ -265,7 +265,7 @@ void rotate(std::span<double> x, const Vector& frequencies, int64_t position, bo
   }
 }
 
-Vector attend(const Tensors& tensors, Memory& memory, int64_t layer, int64_t position,
+Vector attend(const Tensors& tensors, KvMemory& memory, int64_t layer, int64_t position,
               const Vector& input, MlaForm form, const SeeWeights& see) {
   const bool mla = tensors.model().attention.mla();
   const Vector heads = mla ? attend_mla(tensors, memory, layer, position, input, form, see)

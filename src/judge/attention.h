@@ -18,7 +18,7 @@ void rotate(std::span<double> x, const Vector& frequencies, int64_t position, bo
 using SeeWeights = std::function<void(int64_t head, std::span<double> weights)>;
 
 // What attention adds to the hidden state, from the normed one. Appends to `memory`.
-Vector attend(const Tensors& tensors, Memory& memory, int64_t layer, int64_t position,
+Vector attend(const Tensors& tensors, KvMemory& memory, int64_t layer, int64_t position,
               const Vector& input, MlaForm form, const SeeWeights& see);
 
 }  // namespace helix

@@ -53,14 +53,14 @@ void mask_groups(const Experts& experts, Vector& scores, double& margin) {
       scores[i] = -std::numeric_limits<double>::infinity();
 }
 
+}  // namespace
+
 Vector swiglu(const Vector& both) {
   const size_t width = both.size() / 2;
   Vector out(width);
   for (size_t i = 0; i < width; ++i) out[i] = both[i] / (1 + std::exp(-both[i])) * both[width + i];
   return out;
 }
-
-}  // namespace
 
 JudgeRouting choose_experts(const Experts& experts, const Vector& logits, const Vector& bias,
                             Vector& gates) {

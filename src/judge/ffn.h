@@ -9,6 +9,9 @@ namespace helix {
 JudgeRouting choose_experts(const Experts& experts, const Vector& logits, const Vector& bias,
                             Vector& gates);
 
+// [2 width], gates then what they let through, to [width].
+Vector swiglu(const Vector& both);
+
 // What the FFN adds to the hidden state, from the normed one.
 Vector feed_forward(const Tensors& tensors, int64_t layer, const Vector& input,
                     JudgeRouting& routing);

@@ -22,7 +22,7 @@ struct Pass {
   const Tensors& tensors;
   MlaForm form;
   const JudgeHooks& hooks;
-  Memory memory;
+  KvMemory memory;
 
   Vector normed(const Vector& x, W weight, int64_t layer) const {
     Vector y = x;
@@ -88,7 +88,7 @@ std::vector<JudgeStep> Judge::decode(int64_t request, int64_t history, int64_t s
   if (prompted && std::ssize(prompt) != history + 1)
     throw RunError("a prompt has one token more than the history");
   Pass pass = {tensors_, options_.mla, hooks,
-               Memory(tensors_, options_.cached_values, request, prompted ? 0 : history)};
+               KvMemory(tensors_, options_.cached_values, request, prompted ? 0 : history)};
   for (int64_t i = 0; prompted && i < history; ++i) {
     JudgeStep read;
     read.input = prompt[i];

@@ -33,7 +33,7 @@ void store(Format format, float scale, std::span<const double> from, std::vector
 
 }  // namespace
 
-Memory::Memory(const Tensors& tensors, int64_t cached_values, int64_t request, int64_t history)
+KvMemory::KvMemory(const Tensors& tensors, int64_t cached_values, int64_t request, int64_t history)
     : generator_(tensors.generator()),
       attention_(tensors.model().attention),
       request_(request),
@@ -45,8 +45,8 @@ Memory::Memory(const Tensors& tensors, int64_t cached_values, int64_t request, i
   appended_.resize(static_cast<size_t>(slots));
 }
 
-void Memory::append(int64_t layer, int64_t kv_head, std::span<const double> key,
-                    std::span<const double> value) {
+void KvMemory::append(int64_t layer, int64_t kv_head, std::span<const double> key,
+                      std::span<const double> value) {
   const Format format = generator_.precision().kv;
   const float scale = generator_.kv_scale(layer, kv_head);
   Store& to = appended_[slot(layer, kv_head)];
@@ -55,7 +55,7 @@ void Memory::append(int64_t layer, int64_t kv_head, std::span<const double> key,
   store(format, scale, value, to.values, to.codes);
 }
 
-std::vector<std::byte> Memory::newest_codes(int64_t layer) const {
+std::vector<std::byte> KvMemory::newest_codes(int64_t layer) const {
   std::vector<std::byte> all;
   if (!quantised(generator_.precision().kv)) return all;
   for (int64_t head = 0; head < attention_.kv_heads; ++head) {
@@ -65,7 +65,7 @@ std::vector<std::byte> Memory::newest_codes(int64_t layer) const {
   return all;
 }
 
-std::vector<float> Memory::newest(int64_t layer) const {
+std::vector<float> KvMemory::newest(int64_t layer) const {
   std::vector<float> all;
   const auto add = [&](const std::vector<float>& from, int64_t size) {
     if (!from.empty()) all.insert(all.end(), from.end() - size, from.end());
@@ -77,22 +77,22 @@ std::vector<float> Memory::newest(int64_t layer) const {
   return all;
 }
 
-int64_t Memory::positions(int64_t layer) const {
+int64_t KvMemory::positions(int64_t layer) const {
   const auto floats = static_cast<int64_t>(appended_[slot(layer, 0)].keys.size());
   return history_ + floats / attention_.head_size;
 }
 
-int64_t Memory::blocks(int64_t layer) const {
+int64_t KvMemory::blocks(int64_t layer) const {
   const int64_t past = (history_ + block_positions - 1) / block_positions;
   return past + (positions(layer) > history_ ? 1 : 0);
 }
 
-void Memory::draw(int64_t layer, int64_t kv_head, int64_t first, int64_t count, float* keys,
-                  float* values) const {
+void KvMemory::draw(int64_t layer, int64_t kv_head, int64_t first, int64_t count, float* keys,
+                    float* values) const {
   generator_.history(layer, request_, history_, kv_head, {first, count}, keys, values);
 }
 
-void Memory::fetch(int64_t layer, int64_t kv_head) {
+void KvMemory::fetch(int64_t layer, int64_t kv_head) {
   Store& to = drawn_[slot(layer, kv_head)];
   if (!keep_ || !to.keys.empty()) return;
   to.keys.resize(static_cast<size_t>(history_ * attention_.head_size));
@@ -102,14 +102,16 @@ void Memory::fetch(int64_t layer, int64_t kv_head) {
          attention_.mla() ? nullptr : to.values.data());
 }
 
-Memory::Rows Memory::rows(const Store& store, int64_t from, int64_t first, int64_t count) const {
+KvMemory::Rows KvMemory::rows(const Store& store, int64_t from, int64_t first,
+                              int64_t count) const {
   const float* keys = store.keys.data() + (first - from) * attention_.head_size;
   if (attention_.mla()) return {first, count, keys, keys, attention_.head_size};
   const float* values = store.values.data() + (first - from) * attention_.value_size;
   return {first, count, keys, values, attention_.value_size};
 }
 
-Memory::Rows Memory::block(int64_t layer, int64_t kv_head, int64_t index, Scratch& scratch) const {
+KvMemory::Rows KvMemory::block(int64_t layer, int64_t kv_head, int64_t index,
+                               Scratch& scratch) const {
   const int64_t first = index * block_positions;
   if (first >= history_)  // what was appended is one block, the last
     return rows(appended_[slot(layer, kv_head)], history_, history_, positions(layer) - history_);

@@ -10,7 +10,7 @@
 
 namespace helix {
 
-class Memory {
+class KvMemory {
  public:
   // Keys and values of consecutive positions, row by row; MLA: a value is the head of its key.
   struct Rows {
@@ -23,7 +23,7 @@ class Memory {
   // Where a block's rows are generated when they are not in memory; one a thread.
   using Scratch = std::vector<float>;
 
-  Memory(const Tensors& tensors, int64_t cached_values, int64_t request, int64_t history);
+  KvMemory(const Tensors& tensors, int64_t cached_values, int64_t request, int64_t history);
 
   // The newest token's key and value, rounded to the cache's format. A layer's heads in any order,
   // once a token.

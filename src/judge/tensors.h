@@ -33,14 +33,14 @@ class Tensors {
   // All rows of a weight, or of the part with index `first` of its first axis, times x.
   Vector times(W weight, int64_t layer, std::span<const double> x) const;
   Vector times(W weight, int64_t layer, int64_t first, std::span<const double> x) const;
-  // The values of a norm or bias; of one index of the first axis.
+  // The values of a norm or bias; of one index of the first axis; of any part.
   Vector values(W weight, int64_t layer) const;
   Vector values(W weight, int64_t layer, int64_t first) const;
+  Vector values(W weight, int64_t layer, const Part& part) const;
 
  private:
   Part whole_part(W weight) const;
   Vector times(W weight, int64_t layer, const Part& part, std::span<const double> x) const;
-  Vector values(W weight, int64_t layer, const Part& part) const;
   void draw(W weight, int64_t layer, const Part& part, float* out) const;
   // A whole tensor in memory, null where the model is not kept. Not from inside a parallel region.
   const float* kept(W weight, int64_t layer) const;

@@ -138,6 +138,13 @@ Model read_model(const std::string& path) {
   return m;
 }
 
+Model at_depth(const Model& model, int64_t layers) {
+  Model cut = model;
+  cut.layers = layers;
+  if (cut.experts.count == 0) cut.dense_layers = layers;
+  return cut;
+}
+
 std::string configs_folder() {
   if (const char* folder = std::getenv("HELIX_BENCH_CONFIGS")) return folder;
   std::error_code error;

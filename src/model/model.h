@@ -103,6 +103,9 @@ Model read_model(const std::string& path);
 std::vector<std::string> preset_names();
 std::string preset_path(const std::string& name);
 
+// The model cut to its first layers: no fewer than its leading dense ones, where it has experts.
+Model at_depth(const Model& model, int64_t layers);
+
 // Where configs/ stands: HELIX_BENCH_CONFIGS, or beside the folder of the program's own file.
 std::string configs_folder();
 

@@ -103,7 +103,15 @@ void CudaExecutor::prepare() {
     for (const Task& task : schedule_.tasks)
       if (communicates(task.op) && exchange_->captures(task))
         exchange_->prepare(task, rows_now().met.data() + 3);
-    if (!graph_) continue;
+  }
+  record_passages();
+}
+
+void CudaExecutor::record_passages() {
+  recorded_.clear();
+  for (int i = 0; graph_ && i < work_.layout.pp; ++i) {
+    store_.turn_to(i);
+    requests_ = store_.replicas()[static_cast<size_t>(schedule_.place.dp)];
     for (const bool forced : {false, true}) {
       forcing_ = forced && forced_.count() > 0;
       forcing_codes_ = forced && forced_codes_.count() > 0;
@@ -363,7 +371,8 @@ double CudaExecutor::exposed_us() const {
   if (waits_.empty()) return 0;
   synchronise();
   double sum = 0;
-  for (const auto& [task, wait] : waits_) {
+  for (const auto& [at, wait] : waits_) {
+    if (at.second >= layers_now()) continue;  // of a deeper step
     float ms = 0;
     HELIX_CUDA(cudaEventElapsedTime(&ms, wait.from.get(), wait.to.get()));
     sum += 1e3 * static_cast<double>(ms);

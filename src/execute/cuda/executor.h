@@ -55,6 +55,7 @@ class CudaExecutor final : public PassageExecutor {
   const Store& store() const override { return store_; }
   void pass(std::vector<double>* times) override;
   void shift_alone() override;
+  void depth_changed() override { record_passages(); }
   void plan(const Shift& shift) override { exchange_->plan(shift); }
   void set_states(std::span<const int32_t> tokens, std::span<const int64_t> positions) override;
   std::vector<int32_t> tokens(int micro_batch) const override;
@@ -87,6 +88,7 @@ class CudaExecutor final : public PassageExecutor {
   PassageKey passage_key() const { return {store_.now_index(), forcing_, forcing_codes_}; }
   bool replayable() const;
   void replay();
+  void record_passages();
   std::vector<Piece> record();
   // … and the launches of each kind of task (launches.cpp).
   void launch(const Task& task, int layer);
@@ -122,6 +124,9 @@ class CudaExecutor final : public PassageExecutor {
     return !hooks_.after && folded_[static_cast<size_t>(&task - schedule_.tasks.data())];
   }
   void exchange(const Task& task, int layer);
+  int layers_now() const {  // that a passage goes through
+    return schedule_.segments.end()[-2].first_layer + schedule_.segments.end()[-2].layers;
+  }
   bool gathered(const Task& route) const {
     return schedule_[route.reads[0]].dims[0].fill == Fill::stage_rows;
   }
