@@ -42,7 +42,11 @@ Roofline grown(const Line& line, const Roofline& shallow, const Roofline& deep) 
   Roofline whole;
   for (double Roofline::*part : {&Roofline::bytes, &Roofline::flops, &Roofline::floor_us})
     whole.*part = line.at_whole(shallow.*part, deep.*part);
-  whole.tasks_us = line.grown(shallow.tasks_us, deep.tasks_us);
+  whole.tasks = deep.tasks;
+  for (Roofline::Task& task : whole.tasks) {
+    const auto same = std::ranges::find(shallow.tasks, task.name, &Roofline::Task::name);
+    task.floor_us = line.grown(same == shallow.tasks.end() ? 0 : same->floor_us, task.floor_us);
+  }
   return whole;
 }
 

@@ -46,7 +46,8 @@ std::vector<SampledTask> gather(MPI_Comm ranks, const std::vector<SampledTask>& 
 // Of one executor, in order of its covers.
 std::vector<SampledTask> sample_once(MPI_Comm ranks, const ExecutorChoice& how,
                                      const Machine& peaks, const Point& point) {
-  const auto executor = make_executor(how, ranks, assignment_of(point));
+  const std::shared_ptr<const Model> model = executed_model(point);
+  const auto executor = make_executor(how, ranks, assignment_of(point, *model));
   const Schedule& schedule = executor->schedule();
   const std::span<const Cover> covers = executor->covers();
   warm_up(*executor, warm_up_steps, point.steps);
