@@ -38,6 +38,10 @@ class Ahead {
       bits_log_ = std::bit_width(8 * sizeof(Kv)) - 1;
     }
   }
+  void fetch_row(int64_t t) const {
+    for (int64_t at = 0; at < row_bytes_; at += 64)
+      __builtin_prefetch(rows_ + t * row_bytes_ + at, 0, 2);
+  }
   // Of the line of value d of row t.
   HELIX_INLINE void fetch(int64_t t, int64_t d) const {
     __builtin_prefetch(rows_ + t * row_bytes_ + (d << bits_log_ >> 3), 0, 2);
@@ -49,6 +53,9 @@ class Ahead {
   int64_t row_bytes_ = 0;
   int bits_log_ = 0;  // a value's bits are a power of two
 };
+
+// So many of the next tile's keys are fetched during the softmax, for memory not to wait for it.
+inline constexpr int64_t fetched_first = 16;
 
 // Tokens that stand in consecutive rows.
 template <class Kv>
@@ -97,7 +104,8 @@ template <int Heads, class X, class Kv>
 // Turns a tile's logits into weights under the new maximum; keep: what the older sums are
 // multiplied by. Heads go side by side: each step alone waits for the one before.
 template <int Heads>
-[[gnu::noinline]] void weigh(float* logits, int64_t tokens, Running* running, float (&keep)[16]) {
+[[gnu::noinline]] void weigh(float* logits, int64_t tokens, Running* running, float (&keep)[16],
+                             const Ahead& keys) {
 #pragma GCC unroll 4
   for (int i = 0; i < Heads; ++i) {
     Lanes most = all(running[i].max);
@@ -111,6 +119,7 @@ template <int Heads>
   Lanes total[Heads];
   for (Lanes& lanes : total) lanes = zero();
   for (int64_t t = 0; t < tokens; t += lane_count) {
+    for (int64_t row = t / 4; row < t / 4 + fetched_first / 4; ++row) keys.fetch_row(row);
 #pragma GCC unroll 4
     for (int i = 0; i < Heads; ++i) {
       float* const at = logits + i * tile_tokens + t;
@@ -153,7 +162,7 @@ template <int Heads, int Vectors, class Read>
       Lanes value[Vectors];
 #pragma GCC unroll 16
       for (int j = 0; j < Vectors; ++j) {
-        keys.fetch(t, d + j * lane_count);
+        if (t >= fetched_first) keys.fetch(t, d + j * lane_count);
         value[j] = read(row + j * lane_count);
       }
 #pragma GCC unroll 16
@@ -220,7 +229,7 @@ template <int Heads, int Part, bool Whole, class Kv>
       Pairs values[4];
       load_beside<Part, Whole>(tile.v.at(t * tile.v_stride), tile.v.at(next * tile.v_stride), d,
                                size, values);
-      if constexpr (Part == 0) {
+      if (Part == 0 && t >= fetched_first) {
 #pragma GCC unroll 2
         for (int64_t i = 0; i < 64; i += line_values<Kv>) {
           keys.fetch(t, d + i);
@@ -266,7 +275,7 @@ void attend_tile(const Group<X>& group, int64_t h, const Tile<Kv>& tile, const A
   alignas(64) float logits[Heads * tile_tokens];
   alignas(64) float keep[lane_count] = {};
   logits_of<Heads>(group, h, tile, values, logits);
-  weigh<Heads>(logits, tile.tokens, group.running + h, keep);
+  weigh<Heads>(logits, tile.tokens, group.running + h, keep, keys);
   add_all_values<Heads>(group, logits, keep, tile, keys, group.out + h * group.value_stride);
 }
 

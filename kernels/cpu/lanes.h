@@ -44,9 +44,9 @@ struct Lanes {
 };
 
 // The same of each register.
-template <class F>
-HELIX_INLINE Lanes each(F&& f) {
-  Lanes out;
+template <class Out = Lanes, class F>
+HELIX_INLINE Out each(F&& f) {
+  Out out;
 #pragma GCC unroll 4
   for (int i = 0; i < registers; ++i) out.v[i] = f(i);
   return out;
@@ -76,6 +76,16 @@ HELIX_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
   return each([&](int i) { return hn::MulAdd(a.v[i], b.v[i], c.v[i]); });
 }
 
+// Loaded once: of what has several uses the compiler would otherwise make as many loads.
+HELIX_INLINE Lanes load_once(const float* from) {
+  return each([&](int i) {
+    Register value = hn::LoadU(Tag(), from + i * register_lanes);
+#ifdef __AVX512F__
+    asm("" : "+v"(value.raw));
+#endif
+    return value;
+  });
+}
 HELIX_INLINE Lanes load(const float* from) {
   return each([&](int i) { return hn::LoadU(Tag(), from + i * register_lanes); });
 }

@@ -25,14 +25,6 @@ struct Pairs {
   hn::Vec<WordTag> v[registers];
 };
 
-template <class F>
-HELIX_INLINE Pairs each_pair(F&& f) {
-  Pairs out;
-#pragma GCC unroll 4
-  for (int i = 0; i < registers; ++i) out.v[i] = f(i);
-  return out;
-}
-
 // A pair's first and second values, in fp32: exact.
 HELIX_INLINE Lanes even(const Pairs& a) {
   const hn::Repartition<uint32_t, Tag> words;
@@ -48,14 +40,14 @@ HELIX_INLINE Lanes odd(const Pairs& a) {
 // Pairs of what a and b hold first, and of what they hold second.
 HELIX_INLINE Pairs evens(const Pairs& a, const Pairs& b) {
   const hn::Repartition<uint32_t, Tag> words;
-  return each_pair([&](int i) {
+  return each<Pairs>([&](int i) {
     const auto up = hn::BitCast(WordTag(), hn::ShiftLeft<16>(hn::BitCast(words, b.v[i])));
     return hn::OddEven(up, a.v[i]);
   });
 }
 HELIX_INLINE Pairs odds(const Pairs& a, const Pairs& b) {
   const hn::Repartition<uint32_t, Tag> words;
-  return each_pair([&](int i) {
+  return each<Pairs>([&](int i) {
     const auto down = hn::BitCast(WordTag(), hn::ShiftRight<16>(hn::BitCast(words, a.v[i])));
     return hn::OddEven(b.v[i], down);
   });
@@ -64,7 +56,7 @@ HELIX_INLINE Pairs odds(const Pairs& a, const Pairs& b) {
 // Pairs of fp32 values that are bf16 values.
 HELIX_INLINE Pairs upper_halves(Lanes first, Lanes second) {
   const hn::Repartition<uint32_t, Tag> words;
-  return each_pair([&](int i) {
+  return each<Pairs>([&](int i) {
     const auto down = hn::ShiftRight<16>(hn::BitCast(words, first.v[i]));
     return hn::OddEven(hn::BitCast(WordTag(), second.v[i]), hn::BitCast(WordTag(), down));
   });
@@ -85,7 +77,7 @@ HELIX_INLINE Lanes multiply_add(const Pairs& a, const Pairs& b, Lanes c) {
 
 HELIX_INLINE Pairs load_pairs(const bf16* from) {
   const auto* words = reinterpret_cast<const uint16_t*>(from);
-  return each_pair([&](int i) { return hn::LoadU(WordTag(), words + i * register_words); });
+  return each<Pairs>([&](int i) { return hn::LoadU(WordTag(), words + i * register_words); });
 }
 HELIX_INLINE void store(const Pairs& value, bf16* to) {
   auto* words = reinterpret_cast<uint16_t*>(to);
@@ -97,7 +89,7 @@ HELIX_INLINE Pairs broadcast_pair(const bf16* from) {
   const hn::Repartition<uint32_t, Tag> words;
   uint32_t pair = 0;
   std::memcpy(&pair, from, sizeof pair);
-  return each_pair([&](int) { return hn::BitCast(WordTag(), hn::Set(words, pair)); });
+  return each<Pairs>([&](int) { return hn::BitCast(WordTag(), hn::Set(words, pair)); });
 }
 
 // A decoded line.
@@ -114,7 +106,7 @@ template <>
 struct Line<nvfp4> {
   static constexpr int pairs = 4;
   Pairs values[pairs];
-  Lanes scales;  // of lane l of each: block l / 2's
+  Lanes scales;  // of lane l of each: block l / 2's. Values lack a factor of 2^-8, scales of 2^8.
 };
 
 // Which of a line's values stands in word w of its p-th pairs.
@@ -137,11 +129,13 @@ constexpr std::array<uint8_t, Count> bytes_of_bf16(Value&& value) {
 constexpr float e4m3(unsigned code) { return to_float(fp8{static_cast<uint8_t>(code)}); }
 alignas(64) inline constexpr auto e4m3_upper = bytes_of_bf16<8, 128>(e4m3);
 alignas(64) inline constexpr auto e4m3_lower = bytes_of_bf16<0, 128>(e4m3);
-alignas(64) inline constexpr auto e2m1_upper = bytes_of_bf16<8, 16>(from_e2m1);
-alignas(64) inline constexpr auto e2m1_lower = bytes_of_bf16<0, 16>(from_e2m1);
+// e2m1 times 2^8, which their blocks' scales lack.
+constexpr float large_e2m1(unsigned code) { return from_e2m1(code) * 0x1p8F; }
+alignas(64) inline constexpr auto e2m1_upper = bytes_of_bf16<8, 16>(large_e2m1);
+alignas(64) inline constexpr auto e2m1_lower = bytes_of_bf16<0, 16>(large_e2m1);
 alignas(64) inline constexpr auto e2m1 = [] {
   std::array<uint16_t, 32> all{};  // twice: an index's fifth bit is another code's
-  for (unsigned i = 0; i < 32; ++i) all[i] = to_bf16(from_e2m1(i % 16)).bits;
+  for (unsigned i = 0; i < 32; ++i) all[i] = to_bf16(large_e2m1(i % 16)).bits;
   return all;
 }();
 }  // namespace tables
@@ -176,10 +170,10 @@ HELIX_INLINE CodeBytes e4m3_bytes(hn::Vec<ByteTag> codes) {
 #endif
 }
 
-// Values 4 w + Nibble of a line of e2m1 codes.
+// Values 4 w + Nibble of a line of e2m1 codes, times 2^8.
 template <int Nibble>
 HELIX_INLINE Pairs e2m1_pairs(const uint8_t* codes) {
-  return each_pair([&](int i) {
+  return each<Pairs>([&](int i) {
     const auto line = hn::LoadU(ByteTag(), codes + i * register_bytes);
 #ifdef __AVX512BW__  // looks up the lower five bits
     return hn::Vec<WordTag>{_mm512_permutexvar_epi16(_mm512_srli_epi16(line.raw, 4 * Nibble),
@@ -199,28 +193,36 @@ HELIX_INLINE Pairs e2m1_pairs(const uint8_t* codes) {
   });
 }
 
-// Lane l: the scale of block l / 2, of eight.
+// Lane l: the scale of block l / 2, of eight, times 2^-8: a step on the way through fp16, whose
+// exponent is biased by 8 more; its subnormals are converted at full speed.
 HELIX_INLINE Lanes scales_of_line(const fp8* scales) {
 #ifdef __AVX512VBMI__
   int64_t codes = 0;
   std::memcpy(&codes, scales, sizeof codes);
-  const auto lanes =
-      _mm512_srli_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), 1);
-  const auto places = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(0x01010101));
-  const hn::Vec<ByteTag> four{_mm512_permutexvar_epi8(places, _mm512_set1_epi64(codes))};
-  const CodeBytes bytes = e4m3_bytes(four);
-  const hn::Repartition<uint32_t, Tag> words;
-  const auto upper = hn::And(hn::BitCast(words, bytes.upper), hn::Set(words, 0xff000000U));
-  const auto lower = hn::And(hn::BitCast(words, bytes.lower), hn::Set(words, 0x00ff0000U));
-  return {{hn::BitCast(Tag(), hn::Or(upper, lower))}};
+  alignas(32) static constexpr auto quarters = [] {
+    std::array<uint8_t, 32> all{};
+    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<uint8_t>(i / 4);
+    return all;
+  }();
+  const hn::Rebind<int16_t, Tag> words;
+  const hn::Vec<hn::Rebind<int16_t, Tag>> upper{_mm256_maskz_permutexvar_epi8(
+      0xaaaaaaaaU, _mm256_load_si256(reinterpret_cast<const __m256i*>(quarters.data())),
+      _mm256_set1_epi64x(codes))};
+  const auto half = hn::And(hn::ShiftRight<1>(upper), hn::Set(words, static_cast<int16_t>(0xbfff)));
+  // NaN's size is the largest: one more carries into bit 14, which makes an fp16 NaN of it.
+  const auto carried = hn::Add(half, hn::Set(words, 0x80));
+  const auto whole = hn::OrAnd(half, carried, hn::Set(words, 0x4000));
+  return {{Register{_mm512_cvtph_ps(whole.raw)}}};
 #else
   alignas(64) float values[lane_count];
-  for (int64_t l = 0; l < lane_count; ++l) values[l] = to_float(scales[l / 2]);
+  for (int64_t l = 0; l < lane_count; ++l) values[l] = to_float(scales[l / 2]) * 0x1p-8F;
   return load(values);
 #endif
 }
 
-HELIX_INLINE Line<float> load_line(const Values<const float>& from) { return {load(from.data)}; }
+HELIX_INLINE Line<float> load_line(const Values<const float>& from) {
+  return {load_once(from.data)};
+}
 HELIX_INLINE Line<bf16> load_line(const Values<const bf16>& from) {
   return {{load_pairs(from.data)}};
 }

@@ -23,6 +23,12 @@ constexpr int64_t blas_outputs = 512;  // outputs of a block given to BLAS
 template <class Weight>
 constexpr int64_t fetched_ahead = 32 * line_values<Weight>;
 
+// Inputs that a panel is computed with at once, in bytes of x: where there is least to compute for
+// a byte of x, in bf16, it pays that they stay in the first cache from one group of columns to the
+// next; else long rows are read faster than short pieces (measured).
+template <class Weight>
+constexpr int64_t x_bytes = std::is_same_v<Weight, bf16> ? 8 << 10 : 64 << 10;
+
 // One matrix of a product: x [rows][x_stride], arranged in the order of w's lines, and y
 // [rows][outputs] with its stride between rows.
 template <class Weight, class X, class Out>
@@ -35,13 +41,13 @@ struct Matrix {
   int64_t y_stride;
 };
 
-// y[m][n] for Rows rows from m and outputs [begin, end), a panel, in groups of columns. The inputs
-// are cut so that x stays in the first cache from one group to the next.
+// y[m][n] for Rows rows from m and outputs [begin, end), a panel, in groups of columns, and
+// x_bytes at a time.
 template <int Rows, class Weight, class X, class Out>
 void rows_of_panel(const Matrix<Weight, X, Out>& a, int64_t m, int64_t begin, int64_t end,
                    int64_t block_end) {
   constexpr int columns = Rows < 3 ? 8 : 4;
-  constexpr int64_t cut = 16384 / std::bit_ceil(unsigned{Rows}) / sizeof(X);
+  constexpr int64_t cut = x_bytes<Weight> / std::bit_ceil(unsigned{Rows}) / sizeof(X);
   const X* const x = a.x + m * a.x_stride;
   Lanes sum[panel / columns][16];
   for (auto& group : sum) std::ranges::fill(group, zero());
