@@ -46,10 +46,11 @@ struct AttentionShape {
 // out = softmax(scale q k^T) v for each (row, head) over this shard's tokens, normalised, with the
 // natural log-sum-exp of the scaled logits in fp32. q: [rows][heads][head_size]. kv:
 // [rows][kv_heads] views. out: heads / part.heads messages of `part` one after another; query head
-// h stands in message h / part.heads. An empty shard gives output 0 and log-sum-exp -inf. Sums are
-// fp32; the tokens are cut into tiles by their count alone, so the bits do not depend on the number
-// of threads. `poll` is called by the calling thread between tiles, at least every few hundred
-// microseconds of work, and may be empty.
+// h stands in message h / part.heads. An empty shard gives output 0 and log-sum-exp -inf. Sums and
+// softmax are fp32; of bf16 activations over KV below fp32 the softmax's weights are rounded to
+// bf16 for the product with V, as matrix units take them. The tokens are cut into tiles by their
+// count alone, so the bits do not depend on the number of threads. `poll` is called by the calling
+// thread between tiles, at least every few hundred microseconds of work, and may be empty.
 template <class Activation, class Kv>
 void decode_attention(const AttentionShape& shape, const Activation* q,
                       std::span<const KvView<Kv>> kv, const PartialLayout& part, std::byte* out,

@@ -225,6 +225,7 @@ template <int Heads, int Part, bool Whole, class Kv>
                                   int64_t stride) {
   update<Heads, 4>(out + d + 64 * Part, stride, keep, [&](Lanes(&sum)[Heads][4]) {
     for (int64_t t = 0; t < tile.tokens; t += 2) {
+      if (tile.v_stride < 0) __builtin_unreachable();         // spares a signed division
       const int64_t next = std::min(t + 1, tile.tokens - 1);  // beyond the last its weight is 0
       Pairs values[4];
       load_beside<Part, Whole>(tile.v.at(t * tile.v_stride), tile.v.at(next * tile.v_stride), d,

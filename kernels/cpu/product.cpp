@@ -73,7 +73,7 @@ void rows_of_panel(const Matrix<Weight, X, Out>& a, int64_t m, int64_t begin, in
       add_dots<Rows>(
           x + k, a.x_stride, w, count,
           [&](int c, int64_t i) {
-            prefetch_line(w[c].at(i + (i + in_cut < count ? in_cut : beyond)));
+            prefetch_line(w[c], i + (i + in_cut < count ? in_cut : beyond));
           },
           own);
 #pragma GCC unroll 16

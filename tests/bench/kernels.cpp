@@ -7,7 +7,9 @@
 // wall clock measures the others, too. (`make bench` lets idle threads sleep instead of spin.) Wall
 // times stand in the lines.
 //
-//   kernels [FILE]   a JSON line for each row is appended to FILE
+// Activations are fp32 beside fp32, and bf16 beside bf16, fp8 and nvfp4, as in the sweeps.
+//
+//   kernels [FILE [WORD]]   a JSON line for each row (whose name has WORD) is appended to FILE
 #include <cblas.h>
 #include <fmt/format.h>
 #include <omp.h>
