@@ -83,6 +83,14 @@ OwnedGraphExec capture(cudaStream_t stream, Body&& body) {
   return OwnedGraphExec(exec);
 }
 
+// To the card, and there when it returns. cudaMemcpy alone may leave pageable memory's last part
+// under way, and streams of ours do not wait for the default one.
+inline void upload(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  HELIX_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+  HELIX_CUDA(cudaStreamSynchronize(nullptr));
+}
+
 // `count` values in device memory, not initialised.
 template <class T>
 class Buffer {
@@ -94,8 +102,7 @@ class Buffer {
     }
   }
   explicit Buffer(std::span<const T> values) : Buffer(static_cast<int64_t>(values.size())) {
-    if (!values.empty())
-      HELIX_CUDA(cudaMemcpy(data_, values.data(), values.size_bytes(), cudaMemcpyHostToDevice));
+    upload(data_, values.data(), values.size_bytes());
   }
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}

@@ -201,6 +201,7 @@ struct Attention {
     Messages out{part(parts), std::vector<std::byte>(parts * part(parts).bytes(), std::byte{0xff})};
     const Buffer<std::byte> memory(AttentionPlan::bytes(shape, blocks));
     HELIX_CUDA(cudaMemset(memory.data(), 0xff, memory.bytes()));
+    HELIX_CUDA(cudaStreamSynchronize(nullptr));
     // Codes of every head's scale, then block scales.
     std::vector<std::byte> codes(code_bytes<Kv>(std::ssize(cache.base)));
     const int64_t count = std::ssize(cache.base);

@@ -13,7 +13,7 @@ void read(const T* from, std::span<T> to) {
 }
 template <class T>
 void write(std::span<const T> from, T* to) {
-  HELIX_CUDA(cudaMemcpy(to, from.data(), from.size_bytes(), cudaMemcpyHostToDevice));
+  upload(to, from.data(), from.size_bytes());
 }
 
 }  // namespace helix::cuda

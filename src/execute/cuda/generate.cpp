@@ -22,10 +22,6 @@ int64_t volume(const Part& part) {
   return count;
 }
 
-void upload(const void* from, int64_t bytes, void* to) {
-  HELIX_CUDA(cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice));
-}
-
 // `count` values of a format, made on the host.
 template <class T>
 class Staged {
@@ -36,10 +32,10 @@ class Staged {
   void upload(const Values<T>& to) {
     if (count_ == 0) return;
     if constexpr (std::is_same_v<T, nvfp4>) {
-      cuda::upload(values().codes, count_ / 2, to.codes);
-      cuda::upload(values().scales, count_ / nvfp4_block, to.scales);
+      cuda::upload(to.codes, values().codes, static_cast<size_t>(count_ / 2));
+      cuda::upload(to.scales, values().scales, static_cast<size_t>(count_ / nvfp4_block));
     } else {
-      cuda::upload(bytes_.data(), std::ssize(bytes_), to.data);
+      cuda::upload(to.data, bytes_.data(), bytes_.size());
     }
   }
 

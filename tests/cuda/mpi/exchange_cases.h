@@ -203,6 +203,7 @@ inline void parcel_case(const PeerChannel& peers, int seed) {
   }
   const Buffer<std::byte> from{std::span<const std::byte>(data)}, to(receive_bytes);
   HELIX_CUDA(cudaMemset(to.data(), 0, static_cast<size_t>(receive_bytes)));  // gaps stay 0
+  HELIX_CUDA(cudaStreamSynchronize(nullptr));
   for (Parcel& p : parcels) {
     p.from = from.data() + reinterpret_cast<int64_t>(p.from);
     p.to = to.data() + reinterpret_cast<int64_t>(p.to);
