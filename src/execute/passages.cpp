@@ -1,7 +1,9 @@
 #include "execute/passages.h"
 
 #include <algorithm>
+#include <string>
 
+#include "base/error.h"
 #include "model/weights.h"
 
 namespace helix {
@@ -19,6 +21,7 @@ Schedule schedule_for(MPI_Comm ranks, const Assignment& work) {
 PassageExecutor::PassageExecutor(MPI_Comm ranks, const Assignment& work,
                                  std::span<const Fusion> fusions)
     : work_(work),
+      generator_(*work.model, work.precision, work.seed, work.zipf),
       schedule_(schedule_for(ranks, work)),
       covers_(covers_of(schedule_, fusions)),
       room_(work.steps) {}
@@ -38,10 +41,9 @@ void PassageExecutor::stand_at(std::span<const int32_t> tokens,
 }
 
 void PassageExecutor::rewind() {
-  const Generator generator(*work_.model, work_.precision, work_.seed);
   std::vector<int32_t> tokens;
   for (int64_t i = 0; i < std::ssize(work_.lengths); ++i)
-    tokens.push_back(work_.prompt.empty() ? generator.first_token(i) : work_.prompt.back());
+    tokens.push_back(work_.prompt.empty() ? generator_.first_token(i) : work_.prompt.back());
   stand_at(tokens, work_.lengths);
 }
 
@@ -165,6 +167,49 @@ void PassageExecutor::keep_logits() {
   const auto width = static_cast<int64_t>(mine.size()) / requests.count;
   logits_.resize(work_.lengths.size() * static_cast<size_t>(width));
   std::copy(mine.begin(), mine.end(), logits_.begin() + requests.first * width);
+}
+
+void PassageExecutor::compute(const Task& task, int layer) {
+  switch (task.op) {
+    case Op::embed: return embed(task, layer);
+    case Op::norm: return norm(task, layer);
+    case Op::add_norm: return add_norm(task, layer);
+    case Op::product: return product(task, layer);
+    case Op::per_head: return per_head(task, layer);
+    case Op::angles: return angles(task);
+    case Op::rope: return rope(task);
+    case Op::append: return append(task, layer);
+    case Op::attend: return attend(task, layer);
+    case Op::merge: return merge(task);
+    case Op::rescale: return rescale(task);
+    case Op::swiglu: return swiglu(task);
+    case Op::add: return add(task);
+    case Op::route: return route(task, layer);
+    case Op::experts: return experts(task, layer);
+    case Op::pick: return pick(task);
+    case Op::advance: return advance(task);
+    default: throw RunError("no arithmetic for task '" + std::string(row_of(task.op).name) + "'");
+  }
+}
+
+Stored PassageExecutor::stored(Id id, int layer) const {
+  const Tensor& t = schedule_[id];
+  int64_t count = 1;
+  for (const Dim& dim : t.dims) count *= dim.mine.count;
+  return {store().weight(id, layer), count, weight_format(id), generator_.scale(t.weight, layer)};
+}
+
+TensorView PassageExecutor::view_at(std::byte* data, Id tensor, int chunk,
+                                    const StepState& state) const {
+  const Id outputs = store().holder(tensor);
+  if (!store().in_messages(outputs)) {
+    const Array a = store().array(tensor, chunk, state);
+    return {data, a.rows, a.width};
+  }
+  const PartialLayout part = store().message(outputs, chunk);
+  const bool lses = outputs != tensor;
+  return {lses ? data + part.outputs_bytes() : data, part.rows,
+          lses ? part.heads : part.heads * part.value_size, store().parts(outputs), part.bytes()};
 }
 
 }  // namespace helix

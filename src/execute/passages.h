@@ -64,9 +64,35 @@ class PassageExecutor : public Executor {
   // Of the micro-batch in hand, [rows][vocabulary slice]; empty on stages without the LM head.
   virtual std::vector<float> present_logits() const = 0;
 
+  // The arithmetic of a task, by its kind.
+  void compute(const Task& task, int layer);
+  virtual void embed(const Task& task, int layer) = 0;
+  virtual void norm(const Task& task, int layer) = 0;
+  virtual void add_norm(const Task& task, int layer) = 0;
+  virtual void product(const Task& task, int layer) = 0;
+  virtual void per_head(const Task& task, int layer) = 0;
+  virtual void angles(const Task& task) = 0;
+  virtual void rope(const Task& task) = 0;
+  virtual void append(const Task& task, int layer) = 0;
+  virtual void attend(const Task& task, int layer) = 0;
+  virtual void merge(const Task& task) = 0;
+  virtual void rescale(const Task& task) = 0;
+  virtual void swiglu(const Task& task) = 0;
+  virtual void add(const Task& task) = 0;
+  virtual void route(const Task& task, int layer) = 0;
+  virtual void experts(const Task& task, int layer) = 0;
+  virtual void pick(const Task& task) = 0;
+  virtual void advance(const Task& task) = 0;
+
+  Format weight_format(Id id) const { return format_of(work_.precision, schedule_[id].weight); }
+  Stored stored(Id id, int layer) const;  // a weight
+  // A tensor whose outputs (store.h, holder) begin at `data`, here or where they were copied to.
+  TensorView view_at(std::byte* data, Id tensor, int chunk, const StepState& state) const;
+
   size_t cover_of(int task) const;  // that carries it out
 
   Assignment work_;
+  Generator generator_;
   Schedule schedule_;
   std::vector<Cover> covers_;
   Hooks hooks_;

@@ -2,7 +2,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "base/error.h"
 #include "execute/cpu/executor.h"
 #include "execute/forced_codes.h"
 #include "execute/types.h"
@@ -12,31 +11,6 @@
 #include "layout/requests.h"
 
 namespace helix::cpu {
-
-void CpuExecutor::compute(const Task& task, int layer) {
-  switch (task.op) {
-    case Op::embed: return embed(task, layer);
-    case Op::norm: return norm(task, layer);
-    case Op::add_norm: return add_norm(task, layer);
-    case Op::product: return product(task, layer);
-    case Op::per_head: return per_head(task, layer);
-    case Op::angles: return angles(task);
-    case Op::rope: return rope(task);
-    case Op::append: return append(task, layer);
-    case Op::attend: return attend(task, layer);
-    case Op::merge: return merge(task);
-    case Op::rescale: return rescale(task);
-    case Op::swiglu: return swiglu(task);
-    case Op::add: return add(task);
-    case Op::route: return route(task, layer);
-    case Op::experts: return experts(task, layer);
-    case Op::pick: return pick(task);
-    case Op::advance: return advance(task);
-    default:
-      throw RunError("the CPU executor has no task '" + std::string(row_of(task.op).name) +
-                     "' yet");
-  }
-}
 
 void CpuExecutor::embed(const Task& task, int layer) {
   const Array tokens = array(task.reads[0], all_chunks);
@@ -86,7 +60,7 @@ void CpuExecutor::product(const Task& task, int layer) {
   const Id w = task.reads[1];
   with_stored(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
     cpu::product(ProductShape{in.rows, out.width, in.width, in.width, out.width}, in.as<A>(),
-                 values<T>(w, layer), out.as<A>(), {});
+                 stored(w, layer).as<T>(), out.as<A>(), {});
   });
 }
 
@@ -104,7 +78,7 @@ void CpuExecutor::per_head(const Task& task, int layer) {
   const PartialLayout part =
       messages ? store_.message(task.writes[0], task.chunk) : PartialLayout{};
   with_stored(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
-    const Values<const T> weights = values<T>(w, layer);
+    const Values<const T> weights = stored(w, layer).as<T>();
     if (!messages) {
       product_per_head(ProductShape{in.rows, made, contracted, in.extents[2], out.extents[2]},
                        heads, in.as<A>(), weights, out.as<A>());

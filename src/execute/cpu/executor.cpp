@@ -23,7 +23,6 @@ double now_us() {
 
 CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
     : PassageExecutor(ranks, work, cpu_fusions()),
-      generator_(*work.model, work.precision, work.seed, work.zipf),
       collectives_(ranks, schedule_, store_, work),
       store_(schedule_, work_, allocate),
       frequencies_(rope_frequencies(*work.model)),
@@ -175,16 +174,7 @@ std::vector<float> CpuExecutor::present_logits() const {
 }
 
 TensorView CpuExecutor::view(Id tensor, int chunk) {
-  const Id outputs = store_.holder(tensor);
-  std::byte* data = store_.activation(outputs, chunk);
-  if (!store_.in_messages(outputs)) {
-    const Array a = array(tensor, chunk);
-    return {data, a.rows, a.width};
-  }
-  const PartialLayout part = store_.message(outputs, chunk);
-  const bool lses = outputs != tensor;
-  return {lses ? data + part.outputs_bytes() : data, part.rows,
-          lses ? part.heads : part.heads * part.value_size, store_.parts(outputs), part.bytes()};
+  return view_at(store_.activation(tensor, chunk), tensor, chunk, present_);
 }
 
 int64_t CpuExecutor::position(int64_t row) const {

@@ -47,37 +47,27 @@ class CpuExecutor final : public PassageExecutor {
   bool advance_lane(Lane lane);  // true when the lane has nothing left
   void to_next(Lane lane, int from);
   bool carry_out(const Task& task, int layer);  // false while its messages are under way
-  // The arithmetic of each kind of task (arithmetic.cpp).
-  void compute(const Task& task, int layer);
-  void embed(const Task& task, int layer);
-  void norm(const Task& task, int layer);
-  void add_norm(const Task& task, int layer);
-  void product(const Task& task, int layer);
-  void per_head(const Task& task, int layer);
-  void angles(const Task& task);
-  void rope(const Task& task);
-  void append(const Task& task, int layer);
-  void attend(const Task& task, int layer);
-  void merge(const Task& task);
-  void rescale(const Task& task);
-  void swiglu(const Task& task);
-  void add(const Task& task);
-  void pick(const Task& task);
-  void advance(const Task& task);
+  // The arithmetic of each kind of task (arithmetic.cpp, moe.cpp).
+  void embed(const Task& task, int layer) override;
+  void norm(const Task& task, int layer) override;
+  void add_norm(const Task& task, int layer) override;
+  void product(const Task& task, int layer) override;
+  void per_head(const Task& task, int layer) override;
+  void angles(const Task& task) override;
+  void rope(const Task& task) override;
+  void append(const Task& task, int layer) override;
+  void attend(const Task& task, int layer) override;
+  void merge(const Task& task) override;
+  void rescale(const Task& task) override;
+  void swiglu(const Task& task) override;
+  void add(const Task& task) override;
+  void route(const Task& task, int layer) override;
+  void experts(const Task& task, int layer) override;
+  void pick(const Task& task) override;
+  void advance(const Task& task) override;
   Array array(Id id, int chunk) const { return store_.array(id, chunk, present_); }
-
-  // Mixture of experts (moe.cpp).
-  void route(const Task& task, int layer);
-  void experts(const Task& task, int layer);
   void pair_up(const Array& choice, const Slice& mine);
   std::byte* weight(Id id, int layer) const { return store_.weight(id, layer); }
-  template <class T>
-  Values<const T> values(Id id, int layer) const {  // of a weight that may be quantised
-    const Tensor& t = schedule_[id];
-    int64_t count = 1;
-    for (const Dim& dim : t.dims) count *= dim.mine.count;
-    return values_at<const T>(weight(id, layer), count, generator_.scale(t.weight, layer));
-  }
   template <class T>
   struct Cached {
     Values<T> keys, values;
@@ -85,11 +75,9 @@ class CpuExecutor final : public PassageExecutor {
   template <class T>
   Cached<T> cached(int layer, int64_t row, int64_t head) const;
   const std::byte* judged_codes(int layer, int64_t row) const;
-  Format weight_format(Id id) const { return format_of(work_.precision, schedule_[id].weight); }
   int64_t position(int64_t row) const;  // of the newest token of a row of this replica
   bool owns_newest(int64_t row) const;
 
-  Generator generator_;
   // Made first: a rank that runs out of memory must not leave the others in a split.
   Collectives collectives_;
   Store store_;

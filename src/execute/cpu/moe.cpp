@@ -83,7 +83,7 @@ void CpuExecutor::experts(const Task& task, int layer) {
   const Array in = array(task.reads[0], all_chunks);
   const Array out = array(task.writes[0], all_chunks);
   with_stored(weight_format(w), work_.precision.activations, [&]<class T, class A>(T*, A*) {
-    const Values<const T> weights = values<T>(w, layer);
+    const Values<const T> weights = stored(w, layer).as<T>();
     if (up)
       return experts_product(pairs_.experts, pairs_.row_of, out.width, in.width, in.as<A>(),
                              weights, out.as<A>());

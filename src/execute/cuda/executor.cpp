@@ -48,7 +48,6 @@ std::unique_ptr<Exchange> make_exchange(const ExecutorChoice& how, MPI_Comm rank
 
 CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const ExecutorChoice& how)
     : PassageExecutor(ranks, work, fusions_of(ExecutorKind::cuda, how.exchange)),
-      generator_(*work.model, work.precision, work.seed, work.zipf),
       lanes_{LaneState{make_stream()}, LaneState{make_stream()}},
       exchange_(make_exchange(how, ranks, schedule_, store_, work_)),
       store_(schedule_, work, allocate),

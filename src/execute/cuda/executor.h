@@ -92,28 +92,26 @@ class CudaExecutor final : public PassageExecutor {
   std::vector<Piece> record();
   // … and the launches of each kind of task (launches.cpp).
   void launch(const Task& task, int layer);
-  void embed(const Task& task, int layer);
-  void norm(const Task& task, int layer);
-  void add_norm(const Task& task, int layer);
-  void product(const Task& task, int layer);
-  void per_head(const Task& task, int layer);
-  void angles(const Task& task);
-  void rope(const Task& task);
-  void append(const Task& task, int layer);
-  void attend(const Task& task, int layer);
-  void merge(const Task& task);
-  void rescale(const Task& task);
-  void swiglu(const Task& task);
-  void add(const Task& task);
-  void route(const Task& task, int layer);
-  void experts(const Task& task, int layer);
-  void pick(const Task& task);
-  void advance(const Task& task);
+  void embed(const Task& task, int layer) override;
+  void norm(const Task& task, int layer) override;
+  void add_norm(const Task& task, int layer) override;
+  void product(const Task& task, int layer) override;
+  void per_head(const Task& task, int layer) override;
+  void angles(const Task& task) override;
+  void rope(const Task& task) override;
+  void append(const Task& task, int layer) override;
+  void attend(const Task& task, int layer) override;
+  void merge(const Task& task) override;
+  void rescale(const Task& task) override;
+  void swiglu(const Task& task) override;
+  void add(const Task& task) override;
+  void route(const Task& task, int layer) override;
+  void experts(const Task& task, int layer) override;
+  void pick(const Task& task) override;
+  void advance(const Task& task) override;
 
   Array array(Id id, int chunk) const { return store_.array(id, chunk, store_.capacity()); }
   std::byte* weight(Id id, int layer) const { return store_.weight(id, layer); }
-  Format weight_format(Id id) const { return format_of(work_.precision, schedule_[id].weight); }
-  Stored stored(Id id, int layer) const;  // a weight
   KvView cache_view(int layer, int64_t first_row) const;
   int64_t layers_before(int layer) const { return layer - schedule_.segments.front().first_layer; }
   Format activations() const { return work_.precision.activations; }
@@ -137,7 +135,6 @@ class CudaExecutor final : public PassageExecutor {
     bool after_kernel =
         false;  // the last thing launched, so that the next may start before its end
   };
-  Generator generator_;
   std::array<LaneState, 2> lanes_;
   std::unique_ptr<Exchange> exchange_;  // made first: a rank that runs out of memory must not leave
                                         // the others in a split

@@ -32,15 +32,7 @@ TensorView CudaExecutor::view(Id tensor, int chunk) {
     synchronise();
     read(on_card.data(), std::span(staged.bytes));
   }
-  std::byte* data = staged.bytes.data();
-  if (!store_.in_messages(outputs)) {
-    const Array a = array(tensor, chunk);
-    return {data, a.rows, a.width};
-  }
-  const PartialLayout part = store_.message(outputs, chunk);
-  const bool lses = outputs != tensor;
-  return {lses ? data + part.outputs_bytes() : data, part.rows,
-          lses ? part.heads : part.heads * part.value_size, store_.parts(outputs), part.bytes()};
+  return view_at(staged.bytes.data(), tensor, chunk, store_.capacity());
 }
 
 // The judge's choices for the passage in hand, a layer after another; what it leaves open is

@@ -1,9 +1,7 @@
 // The launches of each kind of task: shapes out of the schedule, a kernel over them.
 #include <algorithm>
-#include <string>
 #include <utility>
 
-#include "base/error.h"
 #include "execute/cuda/executor.h"
 #include "execute/routing.h"
 #include "execute/types.h"
@@ -30,34 +28,7 @@ void CudaExecutor::launch(const Task& task, int layer) {
   // A replica may have no requests.
   if (array(task.reads[0], task.chunk).rows == 0 || array(task.writes[0], task.chunk).rows == 0)
     return;
-  switch (task.op) {
-    case Op::embed: return embed(task, layer);
-    case Op::norm: return norm(task, layer);
-    case Op::add_norm: return add_norm(task, layer);
-    case Op::product: return product(task, layer);
-    case Op::per_head: return per_head(task, layer);
-    case Op::angles: return angles(task);
-    case Op::rope: return rope(task);
-    case Op::append: return append(task, layer);
-    case Op::attend: return attend(task, layer);
-    case Op::merge: return merge(task);
-    case Op::rescale: return rescale(task);
-    case Op::swiglu: return swiglu(task);
-    case Op::add: return add(task);
-    case Op::route: return route(task, layer);
-    case Op::experts: return experts(task, layer);
-    case Op::pick: return pick(task);
-    case Op::advance: return advance(task);
-    default:
-      throw RunError("the CUDA executor has no task '" + std::string(row_of(task.op).name) + "'");
-  }
-}
-
-Stored CudaExecutor::stored(Id id, int layer) const {
-  const Tensor& t = schedule_[id];
-  int64_t count = 1;
-  for (const Dim& dim : t.dims) count *= dim.mine.count;
-  return {weight(id, layer), count, weight_format(id), generator_.scale(t.weight, layer)};
+  compute(task, layer);
 }
 
 void CudaExecutor::embed(const Task& task, int layer) {
