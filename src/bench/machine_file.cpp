@@ -213,6 +213,14 @@ Json MachineFile::factors() const {
   const auto measured = [&](double value, const std::string& what) {
     return sourced(value, "measured", what + "; " + c_.place);
   };
+  const auto over_exchanges = [&](double value, double otherwise, bool reduce, bool other,
+                                  const std::string& what) {
+    const bool timed = std::ranges::any_of(tasks_, [&](const SampledTask& t) {
+      return t.communicates && (t.reduces ? reduce : other);
+    });
+    return timed ? measured(value, "least squares over " + what)
+                 : sourced(otherwise, "assumed", "none was timed");
+  };
   const TaskFactors& p = products_.factors;
   const TaskFactors& a = attention_.factors;
   return {
@@ -220,11 +228,11 @@ Json MachineFile::factors() const {
       {"kv_read_efficiency", measured(a.read, "least squares over attention")},
       {"product_efficiency", measured(p.compute, "least squares over products")},
       {"attention_efficiency", measured(a.compute, "least squares over attention")},
-      {"link_efficiency", measured(links_.factors.link, "least squares over exchanges")},
+      {"link_efficiency", over_exchanges(links_.factors.link, 1, true, true, "exchanges")},
       {"network_efficiency", sourced(1, "assumed", "the peak is what messages reached")},
       {"kernel_us", measured(p.fixed_us, "least squares over products")},
-      {"all_reduce_us", measured(all_reduce_us_, "least squares over all-reduces")},
-      {"exchange_us", measured(exchange_us_, "least squares over the other exchanges")},
+      {"all_reduce_us", over_exchanges(all_reduce_us_, 0, true, false, "all-reduces")},
+      {"exchange_us", over_exchanges(exchange_us_, 0, false, true, "the other exchanges")},
       {"network_us", network_gb_per_s_ > 0
                          ? measured(network_us_, "a small message to another host, less one inside")
                          : sourced(0, "assumed", "one host: not used")},

@@ -112,6 +112,16 @@ TEST(Calibrate, WhatCannotBeIsRefused) {
   }
 }
 
+TEST(Calibrate, WhatWasNotTimedIsNotMeasured) {
+  const Sweep sweep = read(with(R"({"strategy": "tp", "ranks": 1, "batch": [1, 8]})"));
+  Calibration c = timed_on(read_machine("epyc-core"), sweep.points);
+  c.messages.clear();
+  const Machine found = parsed(machine_file(c));
+  for (const char* key : {"link_gb_per_s", "link_efficiency", "all_reduce_us", "exchange_us"})
+    EXPECT_EQ(found.provenance.at(key).basis, Basis::assumed) << key;
+  EXPECT_EQ(found.provenance.at("kernel_us").basis, Basis::measured);
+}
+
 TEST(Calibrate, SaysHowWellEachCoverIsMet) {
   const Sweep sweep = read(with(R"({"ranks": 2, "batch": [1, 8]})"));
   Calibration c = timed_on(read_machine("epyc-core"), sweep.points);
