@@ -96,8 +96,9 @@ void Calibrator::sample() {
     doing("timing tasks", describe(point));
     if (world_.leads())
       fmt::print(stderr, "helix-bench: timing the tasks of {}\n", describe(point));
-    const std::vector<SampledTask> tasks = sample_tasks(world_, how_, peaks, point);
-    found_.tasks.insert(found_.tasks.end(), tasks.begin(), tasks.end());
+    const SampledPoint one = sample_point(world_, how_, peaks, point);
+    found_.tasks.insert(found_.tasks.end(), one.tasks.begin(), one.tasks.end());
+    if (world_.leads()) found_.steps.emplace_back(point, one.ttl_us);
   }
 }
 
@@ -128,6 +129,7 @@ void Calibrator::write() const {
 
 int Calibrator::run() {
   found_.gpu = how_.kind == ExecutorKind::cuda;
+  found_.fusions = fusions_of(how_.kind, how_.exchange);
   found_.name = fs::path(options_.output).stem().string();
   found_.host_ranks = world_.ranks_on_this_host();
   found_.far = world_.maximum(world_.size() - world_.ranks_on_this_host()) > 0;

@@ -2,7 +2,9 @@
 // their best; factors are found from the tasks of a sweep's points, timed one by one.
 #pragma once
 
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -33,6 +35,8 @@ struct Calibration {
   Peaks peaks;         // of one rank
   std::vector<MessageTime> messages;
   std::vector<SampledTask> tasks;
+  std::vector<std::pair<Point, double>> steps;  // TTL in us
+  std::span<const Fusion> fusions;              // of what carried them out
 };
 // Of tasks at these peaks: everything that the simulator divides by or adds. Its link is a unit,
 // which machine_file replaces by what was reached.

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
 #include "bench/calibrate.h"
+#include "bench/pricer.h"
 #include "bench/statistics.h"
 #include "bench/table.h"
 
@@ -60,6 +62,7 @@ class MachineFile {
     if (tasks_.empty()) throw RunError("no task was timed");
     find_peaks();
     find_factors();
+    find_steps();
   }
   Json document() const;
 
@@ -74,6 +77,7 @@ class MachineFile {
   void find_peaks();
   void find_factors();
   void find_covers();
+  void find_steps();
   Json rates(const std::array<double, std::size(formats)>& flops_per_s, double times,
              std::string_view kernels) const;
   Json peaks() const;
@@ -87,6 +91,7 @@ class MachineFile {
   double link_gb_per_s_ = 1, network_gb_per_s_ = 1, network_us_ = 0;
   TaskFit products_, attention_, links_;
   double all_reduce_us_ = 0, exchange_us_ = 0;
+  double read_ahead_mb_ = 0, step_error_ = 0, worst_step_error_ = 0;
   struct Cover {
     TaskFit fit;
     int64_t tasks = 0;
@@ -239,8 +244,8 @@ Json MachineFile::factors() const {
       {"touched_expert_us",
        sourced(0, "assumed", "not told apart from reading the expert's weights")},
       {"read_ahead_mb",
-       sourced(0, "assumed",
-               c_.gpu ? "tasks were timed one by one" : "the CPU executor reads nothing ahead")},
+       c_.gpu ? sourced(read_ahead_mb_, "fitted", "TTL of the sampled steps; " + c_.place)
+              : sourced(0, "assumed", "the CPU executor reads nothing ahead")},
       {"memory_reserve", sourced(0, "assumed", "memory_gb is what was free")}};
 }
 
@@ -281,8 +286,37 @@ Json MachineFile::notes() const {
           {"node_us", c_.gpu ? Json(c_.peaks.node_us) : Json()},
           {"dependent_node_us", c_.gpu ? Json(c_.peaks.dependent_node_us) : Json()},
           {"covers", std::move(found)},
+          {"steps",
+           {{"points", c_.steps.size()},
+            {"median_error", step_error_},
+            {"worst_error", worst_step_error_}}},
           {"exchanges", std::move(exchanges)},
           {"messages", std::move(messages)}};
+}
+
+// Whole steps: what is read ahead of its turn, and how well they are met.
+void MachineFile::find_steps() {
+  if (c_.steps.empty()) return;
+  Pricer pricer(parse_machine(parse_json(c_.name, document().dump())));
+  pricer.set_fusions(c_.fusions);
+  double least_sum = std::numeric_limits<double>::infinity();
+  for (const double mb : {0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0}) {
+    Machine machine = pricer.machine();
+    machine.read_ahead_mb = mb;
+    pricer.set_machine(machine);
+    std::vector<double> errors;
+    double sum = 0;
+    for (const auto& [point, ttl_us] : c_.steps) {
+      errors.push_back(std::abs(pricer.price(point).ttl_us / ttl_us - 1));
+      sum += errors.back();
+    }
+    if (!(sum < least_sum)) continue;
+    least_sum = sum;
+    read_ahead_mb_ = mb;
+    step_error_ = middle(errors);
+    worst_step_error_ = std::ranges::max(errors);
+    if (!c_.gpu) return;
+  }
 }
 
 Json MachineFile::document() const {
@@ -333,6 +367,10 @@ std::string to_text(const Json& file) {
       "read, compute: shares of the peaks below; worst error: simulated against timed; spread: "
       "from "
       "pass to pass; scatter: from one place in memory to another, which no factor can tell\n";
+  const Json& steps = file["calibration"]["steps"];
+  text += fmt::format("whole steps of {} points: median error {:.0f} %, worst {:.0f} %\n",
+                      steps["points"].dump(), 100 * steps["median_error"].get<double>(),
+                      100 * steps["worst_error"].get<double>());
   const Json& peaks = file["peaks"];
   text += fmt::format("reading {:.1f} GB/s, copying {:.1f} GB/s, exchanging {:.2f} GB/s",
                       peaks["read_gb_per_s"]["value"].get<double>(),

@@ -43,9 +43,14 @@ std::vector<SampledTask> gather(MPI_Comm ranks, const std::vector<SampledTask>& 
   return tasks;
 }
 
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  return nearest_rank(values, 50);
+}
+
 // Of one executor, in order of its covers.
-std::vector<SampledTask> sample_once(MPI_Comm ranks, const ExecutorChoice& how,
-                                     const Machine& peaks, const Point& point) {
+SampledPoint sample_once(MPI_Comm ranks, const ExecutorChoice& how, const Machine& peaks,
+                         const Point& point) {
   const std::shared_ptr<const Model> model = executed_model(point);
   const auto executor = make_executor(how, ranks, assignment_of(point, *model));
   const Schedule& schedule = executor->schedule();
@@ -59,44 +64,43 @@ std::vector<SampledTask> sample_once(MPI_Comm ranks, const ExecutorChoice& how,
       times[c].push_back(step[c] / layers_of(schedule, covers[c]));
   }
   executor->rewind();
-  std::vector<SampledTask> tasks;
+  SampledPoint once;
   for (size_t c = 0; c < covers.size(); ++c) {
     std::ranges::sort(times[c]);
     SampledTask& task =
-        tasks.emplace_back(untimed_task(schedule, covers[c], executor->state(), peaks));
+        once.tasks.emplace_back(untimed_task(schedule, covers[c], executor->state(), peaks));
     task.timed.us = nearest_rank(times[c], 25);
     task.spread = nearest_rank(times[c], 50) / task.timed.us - 1;
   }
-  return tasks;
+  once.ttl_us = median(measure_steps(ranks, *executor, point.steps, [] {}).samples_us);
+  return once;
 }
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return nearest_rank(values, 50);
-}
-
-std::vector<SampledTask> sample(MPI_Comm ranks, const ExecutorChoice& how, const Machine& peaks,
-                                const Point& point) {
-  std::vector<std::vector<SampledTask>> anew;
+SampledPoint sample(MPI_Comm ranks, const ExecutorChoice& how, const Machine& peaks,
+                    const Point& point) {
+  std::vector<SampledPoint> anew;
   for (int i = 0; i < (peaks.gpu ? 1 : allocations); ++i)
     anew.push_back(sample_once(ranks, how, peaks, point));
-  std::vector<SampledTask> tasks = anew.front();
+  SampledPoint all = anew.front();
+  std::vector<SampledTask>& tasks = all.tasks;
   for (size_t c = 0; c < tasks.size(); ++c) {
     std::vector<double> times, spreads;
-    for (const std::vector<SampledTask>& once : anew) {
-      times.push_back(once[c].timed.us);
-      spreads.push_back(once[c].spread);
+    for (const SampledPoint& once : anew) {
+      times.push_back(once.tasks[c].timed.us);
+      spreads.push_back(once.tasks[c].spread);
     }
     const auto [least, most] = std::ranges::minmax(times);
     tasks[c].timed.us = median(times);
     tasks[c].spread = median(spreads);
     tasks[c].scatter = (most - least) / tasks[c].timed.us;
   }
+  std::vector<double> ttls_us;
+  for (const SampledPoint& once : anew) ttls_us.push_back(once.ttl_us);
+  all.ttl_us = median(ttls_us);
   int rank = 0;
   HELIX_MPI(MPI_Comm_rank(ranks, &rank));
   tasks = gather(ranks, tasks);
-  if (rank != 0) tasks.clear();
-  return tasks;
+  return rank == 0 ? all : SampledPoint();
 }
 
 }  // namespace
@@ -124,13 +128,13 @@ SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const Ste
   return task;
 }
 
-std::vector<SampledTask> sample_tasks(World& world, const ExecutorChoice& how, const Machine& peaks,
-                                      const Point& point) {
+SampledPoint sample_point(World& world, const ExecutorChoice& how, const Machine& peaks,
+                          const Point& point) {
   const MPI_Comm ranks = world.first(point.layout.ranks()).get();
-  std::vector<SampledTask> tasks;
-  if (ranks != MPI_COMM_NULL) tasks = sample(ranks, how, peaks, point);
+  SampledPoint sampled;
+  if (ranks != MPI_COMM_NULL) sampled = sample(ranks, how, peaks, point);
   world.meet();
-  return tasks;
+  return sampled;
 }
 
 }  // namespace helix

@@ -26,6 +26,11 @@ struct SampledTask {
       0;  // from one allocation to another: the slowest less the fastest, of the median
 };
 
+struct SampledPoint {
+  std::vector<SampledTask> tasks;  // of all ranks
+  double ttl_us = 0;               // of its steps, as `run` measures them
+};
+
 // One layer's, with no time.
 SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const StepState& state,
                          const Machine& peaks);
@@ -33,9 +38,9 @@ SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const Ste
 // Each cover carried out by all ranks of the layout, a barrier before each, several times over in
 // memory that is allocated several times. Of the passes over one memory the median of the fastest
 // half counts, as what disturbs them only makes them slower; of the memories the median, as a run
-// gets any of them. PP 1. All ranks' tasks on rank 0, nothing elsewhere. Collective over the world;
-// throws what one rank alone knows of.
-std::vector<SampledTask> sample_tasks(World& world, const ExecutorChoice& how, const Machine& peaks,
-                                      const Point& point);
+// gets any of them. PP 1. On rank 0, nothing elsewhere. Collective over the world; throws what one
+// rank alone knows of.
+SampledPoint sample_point(World& world, const ExecutorChoice& how, const Machine& peaks,
+                          const Point& point);
 
 }  // namespace helix

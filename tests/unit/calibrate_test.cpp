@@ -112,6 +112,28 @@ TEST(Calibrate, WhatCannotBeIsRefused) {
   }
 }
 
+TEST(Calibrate, StepsSayWhatIsReadAhead) {
+  Machine truth = read_machine("epyc-core");
+  truth.gpu = true;
+  truth.kernel_us = 20;
+  truth.covers.clear();
+  const Sweep sweep = read(with(R"({"model": ["tiny-llama", "tiny-deepseek"], "ranks": [1, 2],
+      "batch": [1, 4], "context": [1500, 6000]})"));
+  Calibration c = timed_on(truth, sweep.points);
+  c.fusions = cpu_fusions();
+  for (const double mb : {0.0, 64.0}) {
+    truth.read_ahead_mb = mb;
+    Pricer pricer(truth);
+    pricer.set_fusions(c.fusions);
+    c.steps.clear();
+    for (const Point& point : sweep.points) c.steps.emplace_back(point, pricer.price(point).ttl_us);
+    const Json file = machine_file(c);
+    const double found = parsed(file).read_ahead_mb;
+    EXPECT_EQ(found > 0, mb > 0) << found;
+    EXPECT_LT(file["calibration"]["steps"]["median_error"], 0.05);
+  }
+}
+
 TEST(Calibrate, WhatWasNotTimedIsNotMeasured) {
   const Sweep sweep = read(with(R"({"strategy": "tp", "ranks": 1, "batch": [1, 8]})"));
   Calibration c = timed_on(read_machine("epyc-core"), sweep.points);
