@@ -7,6 +7,7 @@
 
 #include "execute/simulate/passage.h"
 #include "schedule/cost.h"
+#include "schedule/covers.h"
 #include "tests/unit/machines.h"
 
 namespace helix {
@@ -162,9 +163,9 @@ class HandTable : public testing::Test {
     Machine computes = ideal_machine();
     Machine sends = ideal_machine({{"link_gb_per_s", 100}});
     computes.product_tflops.fill(500), computes.attention_tflops.fill(500);
-    reads.gpu = computes.gpu = sends.gpu = false;  // each task by itself
     const auto us = [&](const Machine& machine) {
-      simulated::Passage passage(schedule_, machine, simulated::Accounting::chunks);
+      simulated::Passage passage(schedule_, cpu_fusions(), machine,  // each task by itself
+                                 simulated::Accounting::chunks);
       Counts times;
       for (const auto& cover : passage.price(state_).covers)
         times[std::string(cover.name)] = cover.us;
