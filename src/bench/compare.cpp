@@ -72,7 +72,7 @@ struct Together {
   }
 };
 
-std::vector<std::pair<std::string, Together>> together(const Comparison& comparison) {
+std::vector<std::pair<std::string, Together>> together(const CoverComparison& comparison) {
   std::vector<std::pair<std::string, Together>> covers;
   for (const ComparedPoint& point : comparison.points)
     for (const ComparedCover& cover : point.covers) {
@@ -130,8 +130,8 @@ Json to_json(const ComparedCover& cover) {
 
 }  // namespace
 
-Comparison compare(const std::vector<std::string>& results, const Machine& machine) {
-  Comparison comparison{.machine = machine.name, .points = {}, .notes = {}};
+CoverComparison compare(const std::vector<std::string>& results, const Machine& machine) {
+  CoverComparison comparison{.machine = machine.name, .points = {}, .notes = {}};
   Pricer pricer(machine);
   Models models;
   for (const std::string& path : results)
@@ -154,7 +154,7 @@ double error_allowed(const Machine& machine) {
   return machine.document.contains("calibration") ? 0.2 : 0.25;
 }
 
-std::string to_text(const Comparison& comparison, const Machine& machine) {
+std::string to_text(const CoverComparison& comparison, const Machine& machine) {
   const double allowed = error_allowed(machine);
   std::string text;
   int64_t left_out = 0;
@@ -197,7 +197,7 @@ std::string to_text(const Comparison& comparison, const Machine& machine) {
   return text + fmt::format("what next, for covers over {:.0f} % off:\n{}", 100 * allowed, advised);
 }
 
-Json to_json(const Comparison& comparison) {
+Json to_json(const CoverComparison& comparison) {
   Json json = {{"schema", "helix-bench/compare/1"},
                {"machine", comparison.machine},
                {"points", Json::array()}};

@@ -25,7 +25,7 @@ struct ComparedPoint {
   bool oversubscribed = false;
   std::vector<ComparedCover> covers;  // in order of the step
 };
-struct Comparison {
+struct CoverComparison {
   std::string machine;
   std::vector<ComparedPoint> points;
   std::vector<std::string> notes;
@@ -39,8 +39,8 @@ double error_allowed(const Machine& machine);
 
 // Of the executed, ok lines of results files or folders. Throws InputError: no such line, or lines
 // of another processor than the machine's.
-Comparison compare(const std::vector<std::string>& results, const Machine& machine);
-std::string to_text(const Comparison& comparison, const Machine& machine);
-Json to_json(const Comparison& comparison);
+CoverComparison compare(const std::vector<std::string>& results, const Machine& machine);
+std::string to_text(const CoverComparison& comparison, const Machine& machine);
+Json to_json(const CoverComparison& comparison);
 
 }  // namespace helix

@@ -39,7 +39,7 @@ void add_compare(CLI::App& app, Action& action) {
   compare->final_callback([paths, machine, format, &action] {
     action = [paths, machine, format] {
       const Machine with = read_machine(*machine);
-      const Comparison found = helix::compare(*paths, with);
+      const CoverComparison found = helix::compare(*paths, with);
       for (const std::string& note : found.notes) fmt::print(stderr, "helix-bench: {}\n", note);
       fmt::print("{}\n", *format == "json" ? to_json(found).dump() : to_text(found, with));
       return 0;
