@@ -59,7 +59,7 @@ FLAGS := -std=c++20 $(CXXFLAGS) -Wall -Wextra $(WERROR) -fopenmp -pthread -march
   -Wno-stringop-overflow -Wno-restrict -Wno-array-bounds -Wno-dangling-reference -Wno-psabi -fno-math-errno -fno-trapping-math $(if $(filter 1,$(SANITIZE)), \
   -fsanitize=address$(comma)undefined -fno-sanitize-recover=all -Wno-error=maybe-uninitialized)
 INCLUDES := -iquote src -iquote . $(MPI_FLAGS) $(DEPS_FLAGS) $(CPPFLAGS)
-LDLIBS := $(addprefix -L,$(DEPS_LIBS)) $(MPI_LINK) -lopenblas -lfmt $(LDLIBS)
+LDLIBS := $(addprefix -L,$(DEPS_LIBS)) $(MPI_LINK) -lopenblas -lfmt -ldl $(LDLIBS)
 
 # CUDA, NCCL and cuBLAS. With CUDA on, the program has the GPU executor; `make cuda` builds one that
 # has it in any case (tests/cuda.mk).

@@ -37,6 +37,7 @@ int start(int argc, char** argv) {
   add_simulate(app, action, {argv, argv + argc});
   add_export(app, action);
   add_calibrate(app, action);
+  add_doctor(app, action);
   add_list(app, action);
   add_frontier(app, action);
   add_compare(app, action);

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <span>
@@ -10,6 +11,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "base/error.h"
 
 namespace helix::cuda {
 
@@ -91,15 +94,35 @@ inline void upload(void* to, const void* from, size_t bytes) {
   HELIX_CUDA(cudaStreamSynchronize(nullptr));
 }
 
+// Device memory of this process: all of it is allocated here, and counted.
+inline std::atomic<int64_t> held_bytes = 0;
+inline void* allocate_bytes(int64_t bytes) {
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(bytes));
+  if (error == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());
+    size_t free = 0;
+    size_t total = 0;
+    HELIX_CUDA(cudaMemGetInfo(&free, &total));
+    throw OutOfMemory("out of GPU memory: " + std::to_string(bytes) + " bytes wanted, " +
+                      std::to_string(free) + " free");
+  }
+  throw_unless_success(error, "cudaMalloc", __FILE__, __LINE__);
+  held_bytes += bytes;
+  return data;
+}
+inline void free_bytes(void* data, int64_t bytes) noexcept {
+  HELIX_CUDA_NOTHROW(cudaFree(data));
+  held_bytes -= bytes;
+}
+
 // `count` values in device memory, not initialised.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t count) : count_(count) {
-    if (count > 0) {
-      HELIX_CUDA(cudaMalloc(reinterpret_cast<void**>(&data_), static_cast<size_t>(bytes())));
-    }
+    if (count > 0) data_ = static_cast<T*>(allocate_bytes(bytes()));
   }
   explicit Buffer(std::span<const T> values) : Buffer(static_cast<int64_t>(values.size())) {
     upload(data_, values.data(), values.size_bytes());
@@ -112,7 +135,7 @@ class Buffer {
     return *this;
   }
   ~Buffer() {
-    if (data_ != nullptr) HELIX_CUDA_NOTHROW(cudaFree(data_));
+    if (data_ != nullptr) free_bytes(data_, bytes());
   }
   T* data() const { return data_; }
   int64_t count() const { return count_; }

@@ -25,6 +25,12 @@ class RunError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Memory that was wanted and is not there.
+class OutOfMemory : public RunError {
+ public:
+  using RunError::RunError;
+};
+
 // The last error of the operating system in words: "cannot write results/a.jsonl: No space left".
 [[noreturn]] void throw_errno(const std::string& what);
 

@@ -9,30 +9,35 @@
 
 namespace helix {
 
-namespace {
-
-// Ranks of one host are dealt its cards in turn: as the launcher counts them, else as MPI does.
 int local_rank(const World& world) {
   for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"})
     if (const char* text = std::getenv(name); text != nullptr) return std::atoi(text);
   return world.rank_on_this_host();
 }
 
-// The lowest rank of the world that has the same card.
-int first_with(const World& world, const std::string& id) {
+Communicator ranks_of_card(MPI_Comm ranks, const std::string& id) {
+  int size = 0;
+  int rank = 0;
+  HELIX_MPI(MPI_Comm_size(ranks, &size));
+  HELIX_MPI(MPI_Comm_rank(ranks, &rank));
   std::array<char, 64> mine{};
   std::copy_n(id.begin(), std::min(id.size(), mine.size()), mine.begin());
-  std::vector<std::array<char, 64>> all(static_cast<size_t>(world.size()));
-  HELIX_MPI(MPI_Allgather(mine.data(), 64, MPI_CHAR, all.data(), 64, MPI_CHAR, world.comm()));
-  return static_cast<int>(std::ranges::find(all, mine) - all.begin());
+  std::vector<std::array<char, 64>> all(static_cast<size_t>(size));
+  HELIX_MPI(MPI_Allgather(mine.data(), 64, MPI_CHAR, all.data(), 64, MPI_CHAR, ranks));
+  const auto first = std::ranges::find(all, mine) - all.begin();
+  return Communicator::split(ranks, static_cast<int>(first), rank);
 }
-
-}  // namespace
 
 Cards::Cards(World& world) : world_(world) {
   if (const auto failed = world.agree([&] { card_ = open_card(local_rank(world)); }))
     throw InputError(*failed);
-  sharing_ = Communicator::split(world.comm(), first_with(world, card_.id), world.rank());
+  sharing_ = ranks_of_card(world.comm(), card_.id);
+  monitor_ = CardMonitor(card_.bus_id);
+  free_at_start_ = free_card_bytes();
+  // The first rank to look at a card saw it without any of the others.
+  double before = card_.free_before_bytes;
+  HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &before, 1, MPI_DOUBLE, MPI_MAX, sharing_.get()));
+  if (before > 0) context_bytes_ = std::max(0.0, before - free_at_start_);
 }
 
 Cards::Use Cards::use(int ranks) const {
@@ -49,53 +54,75 @@ double Cards::sum_on_card(double value) const {
   return value;
 }
 
+std::string Cards::ipc_refusal() const {
+  return world_
+      .agree([&] {
+        if (const std::string why = helix::ipc_refusal(world_.comm()); !why.empty())
+          throw RunError(why);
+      })
+      .value_or("");
+}
+
 namespace {
 
-ExchangeKind exchange_of(const Cards& cards, const World& world, const std::string& wanted) {
-  const int64_t sharing = cards.most_ranks_on_a_card();
-  const bool one_host = world.maximum(world.size() - world.sum_on_this_host(1)) == 0;
+ExchangeKind exchange_of(const Neighbours& there, const std::string& wanted) {
   if (wanted == "mpi") return ExchangeKind::mpi;
   if (wanted == "auto") {
     // On a shared card kernels that wait for each other are for those who ask for them.
-    if (world.size() == 1 || sharing > 1) return ExchangeKind::mpi;
-    if (one_host) return ExchangeKind::fused;
-    return has_nccl() ? ExchangeKind::nccl : ExchangeKind::mpi;
+    if (there.ranks == 1 || there.ranks_per_card > 1) return ExchangeKind::mpi;
+    if (there.one_host && there.ipc.empty()) return ExchangeKind::fused;
+    return there.nccl ? ExchangeKind::nccl : ExchangeKind::mpi;
   }
   if (wanted == "fused") {
-    if (!one_host)
+    if (!there.one_host)
       throw InputError(
           "--exchange fused: the ranks are on several hosts, and CUDA IPC needs one; nccl and mpi "
           "do not");
+    if (!there.ipc.empty())
+      throw InputError(fmt::format(
+          "--exchange fused: CUDA IPC is refused ({}): containers need one IPC and process "
+          "namespace for all ranks (--ipc=host --pid=host); nccl and mpi need no IPC",
+          there.ipc));
     return ExchangeKind::fused;
   }
-  if (!has_nccl())
+  if (!there.nccl)
     throw InputError(
         "--exchange nccl: this program was built without NCCL (NCCL_HOME); mpi and fused are "
         "there");
-  if (sharing > 1)
+  if (there.ranks_per_card > 1)
     throw InputError(
         fmt::format("--exchange nccl: {} ranks share a GPU, and NCCL takes one rank each; mpi and "
                     "fused let ranks share",
-                    sharing));
+                    there.ranks_per_card));
   return ExchangeKind::nccl;
 }
 
 }  // namespace
 
-ExecutorChoice choose_exchange(ExecutorChoice how, const Cards& cards, const World& world,
+ExecutorChoice choose_exchange(ExecutorChoice how, const Neighbours& there,
                                const std::string& wanted) {
-  how.exchange = exchange_of(cards, world, wanted);
-  how.ranks_per_card = static_cast<int>(cards.most_ranks_on_a_card());
-  const int half = cards.mine().multiprocessors / 2;
+  how.exchange = exchange_of(there, wanted);
+  how.ranks_per_card = there.ranks_per_card;
+  const int half = there.multiprocessors / 2;
   const int asked = std::max(1, how.exchange_blocks) * how.ranks_per_card;
   if (how.exchange == ExchangeKind::fused && how.ranks_per_card > 1 && asked > half)
     throw InputError(
         fmt::format("--exchange fused: {} ranks share a GPU, with {} blocks each that wait for "
-                    "each other: more "
-                    "than half of its {} SMs; --exchange-blocks {} at most",
-                    how.ranks_per_card, std::max(1, how.exchange_blocks),
-                    cards.mine().multiprocessors, half / how.ranks_per_card));
+                    "each other: more than half of its {} SMs; --exchange-blocks {} at most",
+                    how.ranks_per_card, std::max(1, how.exchange_blocks), there.multiprocessors,
+                    half / how.ranks_per_card));
   return how;
+}
+
+ExecutorChoice choose_exchange(const ExecutorChoice& how, const Cards& cards, const World& world,
+                               const std::string& wanted) {
+  Neighbours there{.ranks = world.size(),
+                   .ranks_per_card = static_cast<int>(cards.most_ranks_on_a_card()),
+                   .one_host = world.maximum(world.size() - world.ranks_on_this_host()) == 0,
+                   .nccl = cards.mine().nccl_built > 0,
+                   .multiprocessors = cards.mine().multiprocessors};
+  if (there.one_host && (wanted == "fused" || wanted == "auto")) there.ipc = cards.ipc_refusal();
+  return choose_exchange(how, there, wanted);
 }
 
 }  // namespace helix

@@ -1,12 +1,20 @@
-// The GPUs of a launch: which ranks share one.
+// The GPUs of a launch: which ranks share one, and how the ranks can exchange.
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "bench/world.h"
 #include "execute/factory.h"
+#include "machine/nvml.h"
 
 namespace helix {
+
+// This rank's number on its host: as the launcher counts, else as MPI does.
+int local_rank(const World& world);
+
+// Those of the ranks that share this one's card. Collective.
+Communicator ranks_of_card(MPI_Comm ranks, const std::string& id);
 
 class Cards {
  public:
@@ -23,17 +31,41 @@ class Cards {
   // Adds up over the ranks that share this rank's card. Collective.
   double sum_on_card(double value) const;
   int64_t most_ranks_on_a_card() const { return use(world_.size()).ranks_per_gpu; }
+  // Why ranks of this launch, all on one host, cannot map each other's memory; "" they can.
+  // Collective.
+  std::string ipc_refusal() const;
+
+  CardMonitor& monitor() { return monitor_; }
+  // Taken on this rank's card by the contexts of this launch's ranks, with the kernels that they
+  // load; none where the driver does not say what was free before.
+  std::optional<double> context_bytes() const { return context_bytes_; }
+  double free_at_start() const { return free_at_start_; }  // once all ranks had opened it
 
  private:
   World& world_;
   Card card_;
   Communicator sharing_;
+  CardMonitor monitor_;
+  std::optional<double> context_bytes_;
+  double free_at_start_ = 0;
 };
 
-// `how` on these cards, with the exchange that a launch asks for ("auto": the best that these ranks
-// can use). Throws InputError where it cannot be had, or leaves too few SMs to ranks that share a
-// card. Collective.
-ExecutorChoice choose_exchange(ExecutorChoice how, const Cards& cards, const World& world,
+// What decides how GPU ranks can exchange: plain data, so that a test makes any launch.
+struct Neighbours {
+  int ranks = 1;
+  int ranks_per_card = 1;  // at most
+  bool one_host = true;
+  bool nccl = false;  // in this program
+  int multiprocessors = 0;
+  std::string ipc = {};  // why CUDA IPC is refused; "" it is not
+};
+
+// `how` for these ranks, with the exchange that a launch asks for ("auto": the best that they can
+// use). Throws InputError where it cannot be had, or leaves too few SMs to ranks that share a card.
+ExecutorChoice choose_exchange(ExecutorChoice how, const Neighbours& there,
+                               const std::string& wanted);
+// The same for the ranks of this launch. Collective; throws on all ranks alike.
+ExecutorChoice choose_exchange(const ExecutorChoice& how, const Cards& cards, const World& world,
                                const std::string& wanted);
 
 }  // namespace helix

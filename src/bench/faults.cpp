@@ -16,8 +16,8 @@ namespace helix {
 
 namespace {
 
-constexpr std::array<std::string_view, 6> names = {"",     "kill",       "throw",
-                                                   "hang", "throw_load", "wrong"};
+constexpr std::array<std::string_view, 7> names = {"",           "kill",          "throw", "hang",
+                                                   "throw_load", "out_of_memory", "wrong"};
 
 }  // namespace
 

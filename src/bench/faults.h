@@ -13,6 +13,7 @@ enum class FaultKind : uint8_t {
   failure,     // "throw": an exception while it decodes
   hang,        // it stands still while it decodes
   throw_load,  // an exception while it loads the model
+  no_room,     // "out_of_memory": it has too little memory for the model
   wrong        // its newest token is lost, so that verification fails
 };
 

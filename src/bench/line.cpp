@@ -38,10 +38,11 @@ Json blank(const Point& point, const Setting& setting) {
                {"ranks_per_gpu", or_null(setting.ranks_per_gpu)},
                {"threads", setting.threads},
                {"oversubscribed", setting.oversubscribed}};
-  for (const char* name : {"status", "reason", "ttl_us", "samples_us", "tokens_per_s_per_user",
-                           "tokens_per_s_per_user_p90", "tokens_per_s_per_gpu",
-                           "tokens_per_s_per_rank", "tasks_us", "exchange_us", "bytes_per_rank",
-                           "peak_resident_bytes", "experts_touched", "roofline", "verified"})
+  for (const char* name :
+       {"status", "reason", "ttl_us", "samples_us", "tokens_per_s_per_user",
+        "tokens_per_s_per_user_p90", "tokens_per_s_per_gpu", "tokens_per_s_per_rank", "tasks_us",
+        "exchange_us", "bytes_per_rank", "peak_resident_bytes", "experts_touched", "roofline",
+        "noise", "card", "device_bytes", "verified"})
     line[name] = nullptr;
   line["environment"] = setting.environment;
   line["started"] = nullptr;
@@ -65,6 +66,9 @@ void set_times(Json& line, const Point& point, const Setting& setting, const Mea
   if (setting.gpus)
     line["tokens_per_s_per_gpu"] = tokens_per_s / static_cast<double>(*setting.gpus);
   line["tokens_per_s_per_rank"] = tokens_per_s / point.layout.ranks();
+  line["noise"] = to_json(point.noise);
+  if (point.noise.percent > 0)
+    line["noise"]["reached_percent"] = or_null(median_error_percent(samples));
   if (!measured.roofline) return;
   Json floors = Json::object();
   Json computing = Json::array();
@@ -89,6 +93,18 @@ void set_tasks(Json& line, const Measured& measured) {
                          {"back_to_back", to_ns(measured.exchange->back_to_back)},
                          {"exposed", to_ns(measured.exchange->exposed)},
                          {"hidden", to_ns(measured.exchange->hidden)}};
+}
+
+void set_card(Json& line, const Measured& measured) {
+  if (const auto& card = measured.card)
+    line["card"] = {{"throttled", card->known ? Json(card->throttled) : Json()},
+                    {"sm_clock_mhz", or_null(card->sm_clock_mhz)},
+                    {"energy_j_per_token", or_null(card->energy_j_per_token)}};
+  if (const auto& bytes = measured.device_bytes)
+    line["device_bytes"] = {{"tensors", bytes->tensors},
+                            {"workspaces", bytes->workspaces},
+                            {"context", or_null(bytes->context)},
+                            {"libraries", bytes->libraries}};
 }
 
 // A string, or "" for null.
@@ -131,6 +147,7 @@ Json ok_line(const Point& point, const Setting& setting, const Measured& measure
   line["bytes_per_rank"] = {{"weights", measured.weight_bytes},
                             {"kv", measured.kv_bytes},
                             {"buffers", measured.buffer_bytes}};
+  set_card(line, measured);
   line["peak_resident_bytes"] = or_null(measured.peak_resident_bytes);
   line["experts_touched"] = measured.experts_touched;
   for (const MeasuredDepth& depth : measured.depths) {

@@ -82,6 +82,22 @@ struct Verified {
   bool passed() const { return max_rel_err <= tolerance; }  // NaN fails
 };
 
+// What the driver says of the cards while steps are measured.
+struct CardNotes {
+  bool known = false;                             // whether it watches the clocks
+  std::vector<std::string> throttled = {};        // what held clocks down; empty: nothing
+  std::optional<int> sm_clock_mhz = {};           // of the slowest card, after the last step
+  std::optional<double> energy_j_per_token = {};  // of all cards; none when measured under a second
+};
+
+// What is taken on the fullest card, by all ranks that work there.
+struct DeviceBytes {
+  int64_t tensors = 0;                  // bytes_per_rank, summed
+  int64_t workspaces = 0;               // what the executor allocates besides
+  std::optional<int64_t> context = {};  // CUDA's, with the kernels, also of ranks without work
+  int64_t libraries = 0;                // the rest: NCCL, graphs, and what the allocator rounds up
+};
+
 // What was measured of a model cut to some layers, where the line's point has depths.
 struct MeasuredDepth {
   int64_t layers = 0;
@@ -98,6 +114,8 @@ struct Measured {
   std::optional<int64_t> peak_resident_bytes;
   Json experts_touched;  // null, or {"mean":, "busiest":}
   std::optional<Roofline> roofline;
+  std::optional<CardNotes> card;  // of GPU ranks, as the next
+  std::optional<DeviceBytes> device_bytes;
   std::optional<Verified> verified;
   std::vector<MeasuredDepth> depths;  // of which the others are made; empty: measured whole
   std::string started;                // utc_now(); "" when simulated

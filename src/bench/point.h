@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "bench/noise.h"
 #include "layout/layout.h"
 #include "model/model.h"
 
@@ -37,6 +38,7 @@ struct Point {
   // Not part of the key.
   int64_t steps = 8;
   int64_t warmup = 2;
+  NoiseTarget noise = {};
 };
 
 // The `point` member of a result line (names and order as in README.md), and parts of it. The

@@ -5,8 +5,10 @@
 #include <array>
 #include <limits>
 
+#include "bench/card_watch.h"
 #include "bench/depths.h"
 #include "bench/environment.h"
+#include "bench/noise.h"
 #include "bench/progress.h"
 #include "bench/tasks/compare.h"
 #include "bench/timing.h"
@@ -68,6 +70,7 @@ struct PointRunner::Work {
   std::string trace = {};
   std::string failure = {};
   bool dropped = false;
+  bool no_room = false;  // for it on a card
 };
 
 PointRunner::PointRunner(World& world, Stop& stop, Settings settings)
@@ -148,11 +151,19 @@ bool PointRunner::load(Work& work) {
   });
   if (!failure)
     failure = world_.agree([&] {
-      if (work.ranks != MPI_COMM_NULL)
-        work.executor = make_executor(settings_.how, work.ranks, work.assignment);
+      try {
+        if (work.ranks != MPI_COMM_NULL)
+          work.executor = make_executor(settings_.how, work.ranks, work.assignment);
+        if (fault_now(FaultKind::no_room))
+          throw OutOfMemory("HELIX_BENCH_FAULT: 1000 bytes wanted, 10 free");
+      } catch (const OutOfMemory&) {
+        work.no_room = true;
+        throw;
+      }
     });
   if (failure) {
     work.failure = *failure;
+    work.no_room = world_.maximum(work.no_room ? 1 : 0) > 0;
     work.executor.reset();
     weights_->clear();
   }
@@ -239,16 +250,31 @@ void PointRunner::verify(Work& work) {
                                        tasks ? tasks_tolerance(precision) : tolerance(precision));
 }
 
+// The mean of the rounds' waits for the exchange lane; no samples where the run was stopped.
 void PointRunner::measure_steps(Work& work, Measured& m) {
   doing("measuring steps");
-  StepTimes steps = helix::measure_steps(work.ranks, *work.executor, work.point.steps, [&] {
+  const auto strike_now = [&] {
     for (const FaultKind kind : {FaultKind::kill, FaultKind::failure, FaultKind::hang})
       if (fault_now(kind)) strike(kind);
+  };
+  std::optional<CardWatch> watch;
+  if (settings_.cards != nullptr) watch.emplace(*settings_.cards, work.ranks);
+  double exposed_us = 0;
+  m.samples_us = measure_until_quiet(work.point.noise, work.point.steps, [&](int64_t steps) {
+    if (work.dropped = stop_.agreed(work.ranks); work.dropped) return std::vector<double>();
+    StepTimes round = helix::measure_steps(work.ranks, *work.executor, steps, strike_now);
+    exposed_us += round.exposed_us * static_cast<double>(steps);
+    return std::move(round.samples_us);
   });
-  m.samples_us = std::move(steps.samples_us);
+  if (work.dropped) return;
   // Back to back: no executor issues its exchanges alone yet; NaN is null in the line.
   m.exchange = ExchangeTimes{.back_to_back = std::numeric_limits<double>::quiet_NaN(),
-                             .exposed = steps.exposed_us};
+                             .exposed = exposed_us / static_cast<double>(m.samples_us.size())};
+  if (watch) {
+    m.card = watch->notes(std::ssize(m.samples_us) * work.point.batch);
+    if (work.point.depths) m.card->energy_j_per_token.reset();  // of fewer layers
+    m.device_bytes = device_bytes(*settings_.cards, work.ranks, *work.executor);
+  }
   note_memory(work, m);
   m.experts_touched = experts_touched(work.ranks, *work.executor);
   work.executor->rewind();
@@ -259,7 +285,8 @@ void PointRunner::measure_steps(Work& work, Measured& m) {
       settings_.cards != nullptr ? work.sharing : std::clamp(with_a_core, 1.0, work.sharing));
 }
 
-void PointRunner::note_memory(Work& work, Measured& m) const {
+// Nothing is allocated that `plan` does not know.
+void PointRunner::note_memory(Work& work, Measured& m) {
   const Memory mine = work.executor->allocated();
   struct {
     double total;
@@ -271,6 +298,12 @@ void PointRunner::note_memory(Work& work, Measured& m) const {
   m.weight_bytes = static_cast<int64_t>(bytes[0]);
   m.kv_bytes = static_cast<int64_t>(bytes[1]);
   m.buffer_bytes = static_cast<int64_t>(bytes[2]);
+  const Memory plan = planner_.widest_rank(work.point);
+  if (bytes != std::array<double, 3>{plan.weights, plan.kv, plan.buffers})
+    work.failure = fmt::format(
+        "a rank holds {:.0f} bytes of weights, {:.0f} of KV and {:.0f} of buffers, and planned are "
+        "{:.0f}, {:.0f} and {:.0f}",
+        bytes[0], bytes[1], bytes[2], plan.weights, plan.kv, plan.buffers);
   m.peak_resident_bytes = static_cast<int64_t>(
       maximum(work.ranks, {static_cast<double>(peak_resident_bytes())}).front());
 }
@@ -281,6 +314,8 @@ PointResult PointRunner::result(Work& work) const {
   if (!world_.leads()) return result;
   const Measured& m = work.measured;
   if (work.dropped) return {Status::dropped, Json(), ""};
+  if (work.no_room)
+    return {Status::skipped, skipped_line(work.point, work.setting, work.failure), ""};
   if (!work.failure.empty())
     return {Status::failed, failed_line(work.point, work.setting, work.failure, m.started), ""};
   result.status = m.verified && !m.verified->passed() ? Status::unverified : Status::ok;

@@ -40,7 +40,7 @@ class PointRunner {
     Fault fault;
     HostRates rates;
     ExecutorChoice how;
-    const Cards* cards = nullptr;  // of GPU ranks
+    Cards* cards = nullptr;  // of GPU ranks
   };
   PointRunner(World& world, Stop& stop, Settings settings);
 
@@ -58,7 +58,7 @@ class PointRunner {
   std::optional<Measured> measure_at(Work& work, int64_t layers);
   void measure_steps(Work& work, Measured& m);
   void measure_tasks(Work& work, Measured& m);
-  void note_memory(Work& work, Measured& m) const;
+  void note_memory(Work& work, Measured& m);
   PointResult result(Work& work) const;
   bool fault_now(FaultKind kind) const;
 

@@ -41,9 +41,11 @@ Sweep read_together(const World& world, const RunOptions& options) {
   for (Point& point : sweep->points) {
     point.steps = options.steps.value_or(point.steps);
     point.warmup = options.warmup.value_or(point.warmup);
+    if (options.noise.percent > 0) point.noise = options.noise;
   }
   if (options.steps) sweep->resolved["steps"] = *options.steps;
   if (options.warmup) sweep->resolved["warmup"] = *options.warmup;
+  if (options.noise.percent > 0) sweep->resolved["noise"] = to_json(options.noise);
   return std::move(*sweep);
 }
 

@@ -28,6 +28,7 @@ struct RunOptions {
   int64_t repeat = 1;
   std::optional<int64_t> warmup;
   std::optional<int64_t> steps;
+  NoiseTarget noise;  // percent 0: the sweep's
   int threads = 0;  // a rank; 0: all cores shared out
   bool dry_run = false;
   Scope scope = Scope::automatic;    // of verification

@@ -25,4 +25,17 @@ Statistics statistics(std::span<const double> samples) {
           .max = sorted.back()};
 }
 
+// With p = 1/2 each rank below: n / 2 -+ 1.96 sqrt(n) / 2 (Conover, Practical Nonparametric
+// Statistics, 3.2).
+std::optional<double> median_error_percent(std::span<const double> samples) {
+  if (samples.size() < 6) return std::nullopt;
+  std::vector<double> sorted(samples.begin(), samples.end());
+  std::ranges::sort(sorted);
+  const auto n = static_cast<double>(sorted.size());
+  const auto below = static_cast<size_t>(std::max(1.0, std::round(n / 2 - 0.98 * std::sqrt(n))));
+  const double low = sorted[below - 1];
+  const double high = sorted[sorted.size() - below];
+  return 100 * (high - low) / 2 / nearest_rank(sorted, 50);
+}
+
 }  // namespace helix

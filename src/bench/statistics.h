@@ -20,4 +20,9 @@ struct Statistics {
 // Of at least one sample, in any order.
 Statistics statistics(std::span<const double> samples);
 
+// Half the width of the median's 95 % confidence interval, in percent of the median. The interval
+// lies between two samples, by their ranks alone, and so holds for any distribution; under 6
+// samples even the extremes miss the median too often: none.
+std::optional<double> median_error_percent(std::span<const double> samples);
+
 }  // namespace helix

@@ -51,6 +51,7 @@ constexpr Key keys[] = {
     {"seed", "1"},
     {"steps", "8"},
     {"warmup", "2"},
+    {"noise", "null"},
     {"exclude", "[]"},
     {"points", "[]"}};
 
@@ -193,8 +194,12 @@ Json sweep_of(const Node& point, const std::string& name, int64_t steps, int64_t
 namespace {
 
 Json sweep_of_line(const Node& line, const std::string& name) {
-  return sweep_of(line["point"], name, line["steps"].integer(1, 1'000'000),
-                  line["warmup"].integer(0, 1'000'000));
+  Json sweep = sweep_of(line["point"], name, line["steps"].integer(1, 1'000'000),
+                        line["warmup"].integer(0, 1'000'000));
+  if (!line.has("noise") || line["noise"].is_null()) return sweep;
+  sweep["noise"] = line["noise"].json();
+  sweep["noise"].erase("reached_percent");
+  return sweep;
 }
 
 }  // namespace

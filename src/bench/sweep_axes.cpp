@@ -379,6 +379,7 @@ Axes read_axes(const Source& source, Models& models) {
     axes.seed = static_cast<uint64_t>(node->integer(0, most));
   if (const auto node = source.find("steps")) axes.steps = node->integer(1, 1'000'000);
   if (const auto node = source.find("warmup")) axes.warmup = node->integer(0, 1'000'000);
+  if (const auto node = source.find("noise")) axes.noise = read_noise(*node);
   read_histories(source, axes);
   check_stored_formats(source, axes);
   return axes;

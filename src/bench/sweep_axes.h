@@ -66,6 +66,7 @@ struct Axes {
   uint64_t seed = 1;
   int64_t steps = 8;
   int64_t warmup = 2;
+  NoiseTarget noise;
 };
 
 // Loads each model once.

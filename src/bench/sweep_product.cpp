@@ -143,6 +143,7 @@ void add_points(const std::vector<Family>& families, const Axes& axes,
       point.seed = axes.seed;
       point.steps = axes.steps;
       point.warmup = axes.warmup;
+      point.noise = axes.noise;
       loads.add(point);
     }
 }

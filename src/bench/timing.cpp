@@ -22,26 +22,6 @@ double median(std::vector<double> values) {
   return nearest_rank(values, 50);
 }
 
-// All ranks' texts, in order of the ranks.
-std::vector<std::string> gather(MPI_Comm ranks, const std::string& mine) {
-  int size = 0;
-  HELIX_MPI(MPI_Comm_size(ranks, &size));
-  const int length = count_of(static_cast<int64_t>(mine.size()));
-  std::vector<int> lengths(static_cast<size_t>(size));
-  std::vector<int> begins;
-  begins.reserve(lengths.size());
-  HELIX_MPI(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, ranks));
-  int total = 0;
-  for (const int part : lengths) begins.push_back(std::exchange(total, total + part));
-  std::string all(static_cast<size_t>(total), ' ');
-  HELIX_MPI(MPI_Allgatherv(mine.data(), length, MPI_CHAR, all.data(), lengths.data(), begins.data(),
-                           MPI_CHAR, ranks));
-  std::vector<std::string> texts;
-  for (size_t i = 0; i < lengths.size(); ++i)
-    texts.push_back(all.substr(static_cast<size_t>(begins[i]), static_cast<size_t>(lengths[i])));
-  return texts;
-}
-
 // The names of covers in order of the step, with those that only later stages have at the end: the
 // same on all ranks. Of each of this rank's covers, its name's place.
 struct Names {
@@ -53,7 +33,7 @@ struct Names {
     std::string mine;
     for (const Cover& cover : executor.covers())
       mine += own.emplace_back(name_of(executor.schedule(), cover)) + "\n";
-    for (const std::string& text : gather(ranks, mine))
+    for (const std::string& text : gather_texts(ranks, mine))
       for (size_t at = 0; at < text.size(); at = text.find('\n', at) + 1)
         static_cast<void>(place(text.substr(at, text.find('\n', at) - at)));
     for (const std::string& name : own) of_cover.push_back(place(name));

@@ -21,7 +21,8 @@ std::string events_of(int rank, const std::vector<Span>& spans) {
   for (const Span& span : spans) {
     const Task& task = *span.task;
     Json chunk = task.chunk == all_chunks ? Json() : Json(task.chunk);
-    events.push_back({{"name", task.name},
+    const std::string together = span.with_next ? "+" + std::string((&task + 1)->name) : "";
+    events.push_back({{"name", std::string(task.name) + together},
                       {"ph", "X"},
                       {"ts", span.begin_us},
                       {"dur", span.end_us - span.begin_us},

@@ -32,6 +32,7 @@ class World {
   bool leads_on_this_host() const { return host_.rank() == 0; }
   int cores_on_this_host() const { return cores_; }  // that some rank on it may use
   MPI_Comm comm() const { return comm_.get(); }
+  MPI_Comm host() const { return host_.get(); }  // the ranks on this host
   // The first `ranks` ranks, made once; empty on the others. Collective over the world.
   const Communicator& first(int ranks);
 

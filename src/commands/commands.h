@@ -15,6 +15,7 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command);
 void add_verify(CLI::App& app, Action& action);
 void add_export(CLI::App& app, Action& action);
 void add_calibrate(CLI::App& app, Action& action);
+void add_doctor(CLI::App& app, Action& action);  // doctor.cpp
 
 // What would be, counted or priced; without a launcher (plans.cpp).
 void add_plan(CLI::App& app, Action& action);

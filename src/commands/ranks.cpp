@@ -21,6 +21,8 @@ void add_executor(CLI::App& command, std::string& executor, std::string& exchang
   command.add_option("--exchange", exchange, "mpi, nccl (a GPU a rank), fused (one host) or auto")
       ->check(CLI::IsMember({"mpi", "nccl", "fused", "auto"}));
   command.add_flag("!--no-graph", how.graph, "cuda: launch each kernel, no captured graphs");
+  command.add_flag("!--no-early-reads", how.early_reads,
+                   "cuda: each kernel begins when the one before has ended");
   command
       .add_option("--exchange-blocks", how.exchange_blocks,
                   "cuda, HOP-B: SMs that attention leaves to the exchange (0: our choice)")
@@ -67,6 +69,16 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
       ->check(CLI::Range(0, 1000000));
   run->add_option("-n,--steps", o->steps, "measured steps, in place of the sweep's")
       ->check(CLI::Range(1, 1000000));
+  auto* noise = run->add_option("--noise-target", o->noise.percent,
+                                "repeat steps until the median's 95 % confidence interval is "
+                                "within so many percent")
+                    ->check(CLI::Range(1e-3, 100.0));
+  run->add_option("--min-steps", o->noise.min_steps, "at least so many (those of a round: -n)")
+      ->check(CLI::Range(1, 1000000))
+      ->needs(noise);
+  run->add_option("--max-steps", o->noise.max_steps, "at most so many (100 rounds)")
+      ->check(CLI::Range(1, 1000000))
+      ->needs(noise);
   run->add_option("-T,--watchdog", t->silence_s, "seconds of silence that end a run (60)")
       ->check(CLI::Range(1, 1000000));
   run->add_option("--threads", o->threads, "threads a rank (default: cores / ranks on a host)")
@@ -81,6 +93,8 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
   run->final_callback([o, t, &action] {
     if (o->sweep.empty() && o->from.empty()) throw InputError("run: give a SWEEP, or --from");
     set_executor(t->executor, o->exchange, o->how);
+    if (o->noise.min_steps && o->noise.max_steps && *o->noise.min_steps > *o->noise.max_steps)
+      throw InputError("--min-steps: more than --max-steps");
     o->slice = part_of("--slice", t->slice);
     o->scope = t->unverified ? Scope::none : scope_of(t->scope);
     // A repeat adds to what the first launch wrote.

@@ -85,6 +85,7 @@ struct Span {
   int layer;
   double begin_us;
   double end_us;
+  bool with_next = false;  // together with the task after it
 };
 
 // With PP > 1 the batch is cut into PP micro-batches (layout/requests.h: cut), and stage s passes

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "execute/card_facts.h"
 #include "execute/exchange/mpi.h"
 #include "execute/executor.h"
 
@@ -25,6 +26,7 @@ struct ExecutorChoice {
   ExecutorKind kind = ExecutorKind::cpu;
   ExchangeKind exchange = ExchangeKind::mpi;
   bool graph = true;        // cuda: steps are captured and replayed
+  bool early_reads = true;  // cuda: a kernel may begin, and read weights, while the one before ends
   int exchange_blocks = 0;  // cuda, HOP-B: SMs that attention leaves to the exchange; 0: our choice
   int ranks_per_card = 1;   // at most, in the launch
 };
@@ -36,11 +38,7 @@ std::unique_ptr<Executor> make_executor(const ExecutorChoice& choice, MPI_Comm r
                                         const Assignment& work);
 
 // What a GPU rank works on.
-struct Card {
-  std::string name;
-  std::string id;  // the same for all ranks that share it, wherever they run
-  double free_bytes = 0;
-  double total_bytes = 0;
+struct Card : CardFacts {
   double read_bytes_per_s = 0;  // measured
   double flops_per_s = 0;       // bf16 matrix products, from the number of SMs and their clock
   int multiprocessors = 0;
@@ -49,6 +47,8 @@ struct Card {
 // program, the driver or the card cannot do it.
 Card open_card(int local_rank);
 double free_card_bytes();
+// Device memory that this process has allocated and not given back.
+int64_t held_card_bytes();
 
 // What the processor of a rank reaches at its best, each kind of work alone, by the executor's own
 // kernels at shapes that suit them: the peaks of a machine file.
@@ -65,7 +65,6 @@ struct Peaks {
 };
 // A few seconds. Each rank measures for itself: all at once, as in a step.
 Peaks measure_peaks(ExecutorKind kind, int threads);
-bool has_nccl();  // this build
 
 // These are linked from src/execute/cuda/ where CUDA is built in, else from without_cuda.cpp.
 namespace cuda {

@@ -4,22 +4,18 @@
 
 namespace helix {
 
-namespace {
-constexpr const char* no_cuda =
-    "--executor cuda: this program was built without CUDA: `make info` says what was found, `make "
-    "CUDA=1` builds with nvcc of CUDA_HOME; --executor cpu needs no GPU";
-}
-
-Card open_card(int) { throw InputError(no_cuda); }
+CardFacts look_at_card(int) { return {}; }
+std::string ipc_refusal(MPI_Comm) { return ""; }
+Card open_card(int) { throw InputError(cuda::missing()); }
 double free_card_bytes() { return 0; }
-bool has_nccl() { return false; }
+int64_t held_card_bytes() { return 0; }
 
 namespace cuda {
-std::string missing() { return no_cuda; }
+std::string missing() { return "--executor cuda: " + helix::refusal(CardFacts{}); }
 std::unique_ptr<Executor> make_executor(const ExecutorChoice&, MPI_Comm, const Assignment&) {
-  throw InputError(no_cuda);
+  throw InputError(missing());
 }
-Peaks measure_peaks() { throw InputError(no_cuda); }
+Peaks measure_peaks() { throw InputError(missing()); }
 }  // namespace cuda
 
 }  // namespace helix

@@ -7,7 +7,8 @@ FIELDS = {
     "repeat", "ranks", "gpus", "ranks_per_gpu", "threads", "oversubscribed", "status", "reason",
     "ttl_us", "samples_us", "tokens_per_s_per_user", "tokens_per_s_per_gpu",
     "tokens_per_s_per_rank", "tasks_us", "exchange_us", "bytes_per_rank", "peak_resident_bytes",
-    "experts_touched", "roofline", "verified", "environment", "started"}
+    "experts_touched", "roofline", "noise", "card", "device_bytes", "verified", "environment",
+    "started"}
 POINT = {"model", "layout", "batch", "context", "precision", "hop_b", "chunks", "interval",
          "depths", "query_tokens", "kv_layout", "routing", "seed"}
 LAYOUT = {"strategy", "pp", "dp", "kvp", "tpa", "tpf", "ep", "query", "merge", "mla", "ffn", "moe"}
@@ -62,6 +63,14 @@ def test_every_point_gets_a_verified_line(bench):
     assert len(result.stderr.splitlines()) == len(lines) + 1
     frontier = bench("frontier", "out", "--format", "json")
     assert frontier.code == 0 and json.loads(frontier.stdout)["panels"], frontier
+
+
+def test_too_little_memory_skips_the_point(bench):
+    result = bench.run(bench.sweep(), env={"HELIX_BENCH_FAULT": "out_of_memory:rank=1:point=2"})
+    assert result.code == 0, result
+    lines = bench.lines()
+    assert [line["status"] for line in lines] == ["ok", "skipped"] + ["ok"] * (len(lines) - 2)
+    assert "1000 bytes wanted, 10 free" in lines[1]["reason"]
 
 
 def test_ranks_without_work_wait(bench):

@@ -68,6 +68,37 @@ TEST(Line, EveryKindOfLineHasTheSameFields) {
   EXPECT_EQ(skipped_line(point(), {}, "why")["reason"], "why");
 }
 
+TEST(Line, SaysWhatTheCardsDidWhereThereAreAny) {
+  EXPECT_TRUE(ok_line(point(), {}, measured())["card"].is_null());
+  Measured m = measured();
+  m.card = {.known = true, .throttled = {"power cap"}, .sm_clock_mhz = 1755};
+  m.device_bytes = {.tensors = 100, .workspaces = 20, .libraries = 3};
+  Json line = ok_line(point(), {.executor = "cuda"}, m);
+  EXPECT_EQ(line["card"]["throttled"], Json::array({"power cap"}));
+  EXPECT_EQ(line["card"]["sm_clock_mhz"], 1755);
+  EXPECT_TRUE(line["card"]["energy_j_per_token"].is_null());
+  EXPECT_EQ(line["device_bytes"]["tensors"], 100);
+  EXPECT_TRUE(line["device_bytes"]["context"].is_null());
+  m.card = CardNotes{.energy_j_per_token = 0.5};
+  line = ok_line(point(), {.executor = "cuda"}, m);
+  EXPECT_TRUE(line["card"]["throttled"].is_null());
+  EXPECT_EQ(line["card"]["energy_j_per_token"], 0.5);
+}
+
+TEST(Line, NoiseIsTheTargetAndWhatWasReached) {
+  EXPECT_TRUE(ok_line(point(), {}, measured())["noise"].is_null());
+  Point p = point();
+  p.noise = {.percent = 2, .max_steps = 50};
+  Measured m = measured();
+  EXPECT_TRUE(ok_line(p, {}, m)["noise"]["reached_percent"].is_null());  // 4 samples
+  m.samples_us = {100, 100, 100, 100, 100, 100, 110};
+  const Json noise = ok_line(p, {}, m)["noise"];
+  EXPECT_EQ(noise["target_percent"], 2);
+  EXPECT_EQ(noise["reached_percent"], 5);
+  EXPECT_TRUE(noise["min_steps"].is_null());
+  EXPECT_EQ(noise["max_steps"], 50);
+}
+
 TEST(Line, AnErrorThatIsNoNumberIsNull) {
   Measured m = measured();
   m.verified->max_rel_err = std::nan("");

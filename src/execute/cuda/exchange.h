@@ -51,6 +51,13 @@ std::unique_ptr<Exchange> make_mpi_exchange(MPI_Comm ranks, const Schedule& sche
 std::unique_ptr<Exchange> make_nccl_exchange(MPI_Comm ranks, const Schedule& schedule,
                                              const Store& store, const Assignment& work);
 
+// Version codes; 0: this program is built without NCCL.
+struct NcclVersions {
+  int built = 0;
+  int found = 0;
+};
+NcclVersions nccl_versions();
+
 struct FusedPlace {
   bool own_card = true;   // no other rank works on this rank's
   int blocks = 0;         // SMs of an exchange

@@ -11,11 +11,7 @@
 #if __has_include(<nccl.h>)
 #include <nccl.h>
 
-namespace helix {
-
-bool has_nccl() { return true; }
-
-namespace cuda {
+namespace helix::cuda {
 
 namespace {
 
@@ -165,28 +161,30 @@ void NcclExchange::run_shift(const Task& task, cudaStream_t stream) {
 
 }  // namespace
 
+NcclVersions nccl_versions() {
+  NcclVersions versions{.built = NCCL_VERSION_CODE};
+  HELIX_NCCL(ncclGetVersion(&versions.found));
+  return versions;
+}
+
 std::unique_ptr<Exchange> make_nccl_exchange(MPI_Comm ranks, const Schedule& schedule,
                                              const Store& store, const Assignment& work) {
   return std::make_unique<NcclExchange>(ranks, schedule, store, work);
 }
 
-}  // namespace cuda
-}  // namespace helix
+}  // namespace helix::cuda
 
 #else  // no nccl.h
 
-namespace helix {
+namespace helix::cuda {
 
-bool has_nccl() { return false; }
-
-namespace cuda {
+NcclVersions nccl_versions() { return {}; }
 
 std::unique_ptr<Exchange> make_nccl_exchange(MPI_Comm, const Schedule&, const Store&,
                                              const Assignment&) {
   throw InputError("--exchange nccl: this program was built without NCCL (NCCL_HOME)");
 }
 
-}  // namespace cuda
-}  // namespace helix
+}  // namespace helix::cuda
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/heartbeat.h"
 #include "execute/cuda/copies.h"
 #include "execute/cuda/generate.h"
+#include "execute/cuda/range.h"
 #include "execute/issue.h"
 #include "execute/routing.h"
 
@@ -53,6 +54,7 @@ CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const Executo
       store_(schedule_, work, allocate),
       // HOP-B over MPI has no graph: its lanes meet on the host.
       graph_(how.graph && (work.chunks == 1 || how.exchange != ExchangeKind::mpi)),
+      early_reads_(how.early_reads),
       blocks_(std::max(1, multiprocessors() - (work.chunks > 1 ? blocks_left(how) : 0))),
       scale_(static_cast<float>(softmax_scale(*work.model))),
       frequencies_(std::span<const double>(rope_frequencies(*work.model))),
@@ -265,6 +267,7 @@ std::optional<StepState> CudaExecutor::observed(int micro_batch) const {
 
 void CudaExecutor::pass(std::vector<double>* times) {
   beat();
+  const Range range("passage");
   HELIX_CUDA(cudaMemsetAsync(rows_now().met.data(), 0, static_cast<size_t>(rows_now().met.bytes()),
                              stream(Lane::compute)));
   travelled_[static_cast<size_t>(store_.now_index())] = {};
@@ -310,8 +313,10 @@ void CudaExecutor::issue(const Task& task, int layer) {
   const auto mine = static_cast<size_t>(task.lane);
   if (schedule_.chunks > 1 && task.after.at(1 - mine) >= 0)
     wait_for_lane(task, task.after.at(1 - mine));
+  std::optional<Range> range;
+  if (!folded(task)) range.emplace(launched_name(task));
   Timed timed;
-  if (spans_ != nullptr) {
+  if (spans_ != nullptr && !folded(task)) {
     timed = {make_event(), make_event()};
     HELIX_CUDA(cudaEventRecord(timed.begin.get(), stream(task.lane)));
   }
@@ -328,10 +333,11 @@ void CudaExecutor::issue(const Task& task, int layer) {
   } else if (!folded(task)) {
     launch(task, layer);
   }
-  if (spans_ != nullptr) {
+  range.reset();
+  if (spans_ != nullptr && !folded(task)) {
     HELIX_CUDA(cudaEventRecord(timed.end.get(), stream(task.lane)));
     lanes_.at(mine).after_kernel = false;
-    traced_.emplace_back(Span{&task, layer, 0, 0}, std::move(timed));
+    traced_.emplace_back(Span{&task, layer, 0, 0, folds_next(task)}, std::move(timed));
   }
   if (schedule_.chunks > 1)
     HELIX_CUDA(cudaEventRecord(issued_[static_cast<size_t>(&task - schedule_.tasks.data())].get(),
@@ -342,11 +348,13 @@ void CudaExecutor::issue(const Task& task, int layer) {
   after(task, layer);
 }
 
+std::string CudaExecutor::launched_name(const Task& task) const {
+  return std::string(task.name) + (folds_next(task) ? "+" + std::string((&task + 1)->name) : "");
+}
+
 void CudaExecutor::exchange(const Task& task, int layer) {
-  const auto next = static_cast<size_t>(&task - schedule_.tasks.data()) + 1;
   const Launch launch = how(task);
-  if (next < folded_.size() && folded(schedule_.tasks[next]))
-    return exchange_->run_both(task, schedule_.tasks[next], layer, launch);
+  if (folds_next(task)) return exchange_->run_both(task, *(&task + 1), layer, launch);
   lanes_.at(static_cast<size_t>(task.lane)).after_kernel = exchange_->run(task, launch);
 }
 

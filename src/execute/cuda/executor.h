@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -121,6 +122,11 @@ class CudaExecutor final : public PassageExecutor {
   bool folded(const Task& task) const {
     return !hooks_.after && folded_[static_cast<size_t>(&task - schedule_.tasks.data())];
   }
+  bool folds_next(const Task& task) const {
+    return (&task - schedule_.tasks.data()) + 1 < std::ssize(schedule_.tasks) &&
+           folded(*(&task + 1));
+  }
+  std::string launched_name(const Task& task) const;  // of all that is launched for it
   void exchange(const Task& task, int layer);
   int layers_now() const {  // that a passage goes through
     return schedule_.segments.end()[-2].first_layer + schedule_.segments.end()[-2].layers;
@@ -140,6 +146,7 @@ class CudaExecutor final : public PassageExecutor {
                                         // the others in a split
   Store store_;
   bool graph_;
+  bool early_reads_;
   int blocks_;  // SMs
   float scale_;
   Buffer<double> frequencies_;

@@ -1,11 +1,8 @@
 #include "execute/cuda/generate.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <vector>
 
-#include "base/error.h"
 #include "base/heartbeat.h"
 #include "execute/drawn.h"
 #include "execute/types.h"
@@ -106,17 +103,10 @@ class Filler {
 }  // namespace
 
 Block allocate(size_t bytes) {
-  void* data = nullptr;
-  const size_t wanted = std::max<size_t>(bytes, 1);
-  if (cudaMalloc(&data, wanted) != cudaSuccess) {
-    static_cast<void>(cudaGetLastError());
-    size_t free = 0;
-    size_t total = 0;
-    HELIX_CUDA(cudaMemGetInfo(&free, &total));
-    throw RunError(fmt::format("out of GPU memory: {} bytes wanted, {} free", bytes, free));
-  }
-  Block block(static_cast<std::byte*>(data), [](std::byte* p) { HELIX_CUDA_NOTHROW(cudaFree(p)); });
-  HELIX_CUDA(cudaMemset(data, 0, wanted));
+  const auto wanted = std::max<int64_t>(1, static_cast<int64_t>(bytes));
+  Block block(static_cast<std::byte*>(allocate_bytes(wanted)),
+              [wanted](std::byte* p) { free_bytes(p, wanted); });
+  HELIX_CUDA(cudaMemset(block.get(), 0, static_cast<size_t>(wanted)));
   return block;
 }
 

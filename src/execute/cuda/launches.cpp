@@ -20,7 +20,7 @@ int narrow(int64_t value) { return static_cast<int>(value); }
 // before it ends.
 Launch CudaExecutor::how(const Task& task) {
   LaneState& lane = lanes_.at(static_cast<size_t>(task.lane));
-  const bool dependent = std::exchange(lane.after_kernel, true);
+  const bool dependent = std::exchange(lane.after_kernel, true) && early_reads_;
   return {lane.stream.get(), blocks_, dependent};
 }
 

@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "execute/cuda/executor.h"
+#include "execute/cuda/range.h"
 
 namespace helix::cuda {
 
@@ -83,6 +84,7 @@ void CudaExecutor::time_run(const std::vector<const Task*>& run, int layer,
     Task alone = *task;  // merges of the exchange lane too
     alone.lane = Lane::compute;
     lanes_[0].after_kernel = false;
+    const Range range(task->name);
     launch(alone, layer);
     note();
   }

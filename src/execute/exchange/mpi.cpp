@@ -91,4 +91,23 @@ int count_of(int64_t value) {
   return static_cast<int>(value);
 }
 
+std::vector<std::string> gather_texts(MPI_Comm ranks, const std::string& mine) {
+  int size = 0;
+  HELIX_MPI(MPI_Comm_size(ranks, &size));
+  const int length = count_of(static_cast<int64_t>(mine.size()));
+  std::vector<int> lengths(static_cast<size_t>(size));
+  std::vector<int> begins;
+  begins.reserve(lengths.size());
+  HELIX_MPI(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, ranks));
+  int total = 0;
+  for (const int part : lengths) begins.push_back(std::exchange(total, total + part));
+  std::string all(static_cast<size_t>(total), ' ');
+  HELIX_MPI(MPI_Allgatherv(mine.data(), length, MPI_CHAR, all.data(), lengths.data(), begins.data(),
+                           MPI_CHAR, ranks));
+  std::vector<std::string> texts;
+  for (size_t i = 0; i < lengths.size(); ++i)
+    texts.push_back(all.substr(static_cast<size_t>(begins[i]), static_cast<size_t>(lengths[i])));
+  return texts;
+}
+
 }  // namespace helix

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -87,5 +88,8 @@ struct Counts {
 
 // Narrowing that fails aloud: MPI counts are int.
 int count_of(int64_t value);
+
+// All ranks' texts, in order of the ranks, on all of them. Collective.
+std::vector<std::string> gather_texts(MPI_Comm ranks, const std::string& mine);
 
 }  // namespace helix
