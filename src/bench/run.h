@@ -29,7 +29,7 @@ struct RunOptions {
   std::optional<int64_t> warmup;
   std::optional<int64_t> steps;
   NoiseTarget noise;  // percent 0: the sweep's
-  int threads = 0;  // a rank; 0: all cores shared out
+  int threads = 0;    // a rank; 0: all cores shared out
   bool dry_run = false;
   Scope scope = Scope::automatic;    // of verification
   std::string trace;                 // a file
