@@ -168,16 +168,13 @@ Judged shared_memory(const Facts& facts) {
   });
 }
 
-// Nothing here asks for them, so that only "always" gives any.
 Judged huge_pages(const Facts& facts) {
-  const auto off = std::ranges::find_if(facts.ranks, [](const RankFacts& rank) {
-    return rank.huge_pages == "never" || rank.huge_pages == "madvise";
-  });
-  if (!facts.gpu && off != facts.ranks.end())
+  const auto never = std::ranges::find(facts.ranks, "never", &RankFacts::huge_pages);
+  if (!facts.gpu && never != facts.ranks.end())
     return warning(
-        "{}: transparent huge pages are \"{}\": CPU ranks may read slower; echo always > "
+        "{}: transparent huge pages are off, and CPU ranks read slower: echo madvise > "
         "/sys/kernel/mm/transparent_hugepage/enabled",
-        off->host, off->huge_pages);
+        never->host);
   const std::string& mode = facts.ranks.front().huge_pages;
   return ok("transparent: {}", mode.empty() ? "unknown" : mode);
 }
@@ -218,8 +215,9 @@ Judged visible_cards(const Facts& facts) {
     seen += std::max(ids.size(), static_cast<size_t>(ranks.front()->card.visible));
   }
   return refused(facts, visibility_refusal,
-                 fmt::format("{} ranks on {} of {} visible cards ({})", facts.ranks.size(),
-                             cards(facts).size(), seen, facts.ranks.front().card.name));
+                 fmt::format("{} {} on {} of {} visible cards ({})", facts.ranks.size(),
+                             facts.ranks.size() == 1 ? "rank" : "ranks", cards(facts).size(), seen,
+                             facts.ranks.front().card.name));
 }
 
 Judged kernels(const Facts& facts) {

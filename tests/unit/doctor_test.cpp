@@ -109,7 +109,7 @@ const std::vector<Injected>& injected() {
        [](Facts& f) { f.ranks[6].locked_bytes = 65536; }},
       {"shared memory", Health::warning, "b: 40 MB free in /dev/shm", "--shm-size",
        [](Facts& f) { f.ranks[4].shared_memory_bytes = 4e7; }},
-      {"huge pages", Health::warning, "b: transparent huge pages are \"never\"", "echo always",
+      {"huge pages", Health::warning, "b: transparent huge pages are off", "echo madvise",
        [](Facts& f) {
          f.gpu = false;
          f.ranks[4].huge_pages = "never";
