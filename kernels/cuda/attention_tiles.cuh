@@ -94,8 +94,8 @@ struct PlainTile {
 // fp8 of D 128: tiles of 2 KB, which become fp16 on their way into products, exactly. A lane takes
 // a quarter of a token's key, 32 bytes that lie side by side; the queries' numbers are put into the
 // order in which these meet. Queries are scaled by a power of two into fp16's range. Widening takes
-// longer than reading: more warps, and a ring that lets no second block onto an SM while another has
-// none.
+// longer than reading: more warps, and a ring that lets no second block onto an SM while another
+// has none.
 struct Fp8Tile {
   using Kv = fp8;
   static constexpr int warps = 8;
