@@ -39,7 +39,7 @@ double TaskJudge::exchange(const TaskRecord& r) {
     case Op::reduce_scatter: return reduce_scatter(r);
     case Op::dispatch: return dispatch(r);
     case Op::combine: return combine(r);
-    default: return 0;  // a shift is seen by the next stage's tasks
+    default: return 0;  // not judged here: a shift between stages, whose result is taken as it came
   }
 }
 
