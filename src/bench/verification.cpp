@@ -112,10 +112,10 @@ double tolerance(const Precision& p) {
   return p.kv == Format::bf16 ? 5e-3 : 1e-5;
 }
 
-// Met in verify --full: fp32 none, bf16 a shortfall of 2.1e-2. A softmax score is off relatively by
-// what its logit is off absolutely, and bf16 rounds a logit of 5 by 1e-2.
+// Met in verify --full: fp32 none; bf16 2.1e-2 in seven cases of dcp KVP 8 over an fp8 cache, which
+// fail. A softmax score is off relatively by what its logit is off absolutely.
 ChoiceBounds routing_bounds(Format activations) {
-  return activations == Format::fp32 ? ChoiceBounds{1e-5, 1e-3} : ChoiceBounds{3e-2, 3e-2};
+  return activations == Format::fp32 ? ChoiceBounds{1e-5, 1e-3} : ChoiceBounds{2e-2, 3e-2};
 }
 ChoiceBounds code_bounds(Format activations) {
   return activations == Format::fp32 ? ChoiceBounds{1e-5, 1e-3} : ChoiceBounds{5e-2, 0.3};
