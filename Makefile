@@ -27,7 +27,7 @@ PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 
 PACKAGES := build-essential git openmpi-bin libopenmpi-dev libopenblas-dev libcli11-dev \
   nlohmann-json3-dev libfmt-dev libgtest-dev libgmock-dev libhwy-dev jq \
-  python3 python3-matplotlib python3-numpy python3-pytest
+  python3 python3-matplotlib python3-numpy python3-pandas python3-pytest
 # A browser, for the tests of the report's page; without it they are skipped.
 PAGE_PACKAGES := chromium chromium-driver python3-selenium fonts-dejavu-core
 LINT_PACKAGES := clang-format clang-tidy

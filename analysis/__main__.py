@@ -4,16 +4,18 @@
 """
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
-from analysis import diff, export, merge, report
 from analysis.results import PROGRAM, BadInput, read_frontier
 from analysis.style import clean
 
+# A command imports its own module alone: matplotlib and pandas take a second to load.
+
 
 def run_figures(options, notes):
-    from analysis import figures  # matplotlib takes a second to load, and a job merges without it
+    from analysis import figures
     frontier = read_frontier([options.results], options.program, options.frontier_json)
     notes += frontier.get("notes", [])
     for path in figures.make_figures(options.results, frontier):
@@ -22,23 +24,27 @@ def run_figures(options, notes):
 
 
 def run_report(options, notes):
+    from analysis import report
     print(report.write_report(options.results, options.output, options.program, notes))
     return 0
 
 
 def run_diff(options, notes):
+    from analysis import diff
     found = diff.diff_runs((options.before, options.after), options.threshold, notes)
     print(diff.to_text(found, (options.before, options.after), options.threshold, options.all))
     return 1 if found.regressed else 0
 
 
 def run_merge(options, notes):
+    from analysis import merge
     words, whole = merge.merge(options.out, options.slices, options.program, notes)
     print(f"{options.out}: {words}")
     return 0 if whole else 3
 
 
 def run_export(options, notes):
+    from analysis import export
     if options.format == "markdown":
         frontier = read_frontier(options.results, options.program)
         notes += frontier.get("notes", [])
@@ -52,7 +58,7 @@ def run_export(options, notes):
 
 
 def run_accuracy(options, _):
-    from analysis import fit  # numpy, likewise
+    from analysis import fit
     return fit.run(options)
 
 
@@ -63,36 +69,40 @@ def threshold(text):
     return value
 
 
-def parser():
+def parser(arguments):
     top = argparse.ArgumentParser(prog="analysis", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name, run, about, text):
+    def add(name, run, module, text):
+        about = importlib.import_module(module).__doc__ if name in arguments else None
         command = commands.add_parser(name, help=text, description=about,
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
         command.add_argument("--program", type=Path, default=PROGRAM, help="build/helix-bench")
         command.set_defaults(run=run)
         return command
 
-    command = add("figures", run_figures, None, "Pareto plots of a folder, PNG and SVG in its plots/")
+    command = add("figures", run_figures, "analysis.figures",
+                  "Pareto plots of a folder, PNG and SVG in its plots/")
     command.add_argument("results", help="a run's folder, results/NAME")
     command.add_argument("--frontier-json", help="what `frontier --format json` said")
-    command = add("report", run_report, report.__doc__, "one page that tells the story")
+    command = add("report", run_report, "analysis.report", "one page that tells the story")
     command.add_argument("results", nargs="+", help="results files or folders")
     command.add_argument("-o", "--output", type=Path, help="default: report.html beside the results")
-    command = add("diff", run_diff, diff.__doc__, "what became faster or slower, and what only looks so")
+    command = add("diff", run_diff, "analysis.diff",
+                  "what became faster or slower, and what only looks so")
     command.add_argument("before")
     command.add_argument("after")
     command.add_argument("--threshold", type=threshold, default=0.02,
                          help="changes up to this are none (0.02)")
     command.add_argument("--all", action="store_true", help="unchanged points too")
-    command = add("merge", run_merge, merge.__doc__, "puts the slices of one sweep together")
+    command = add("merge", run_merge, "analysis.merge", "puts the slices of one sweep together")
     command.add_argument("out", help="the folder to write")
     command.add_argument("slices", nargs="*", help="folders of `run --slice I/N`")
-    command = add("export", run_export, export.__doc__, "CSV, InferenceX rows, a Markdown table")
+    command = add("export", run_export, "analysis.export", "CSV, InferenceX rows, a Markdown table")
     command.add_argument("results", nargs="+", help="results files or folders")
     command.add_argument("--format", choices=("csv", "inferencex", "markdown"), required=True)
-    command = add("accuracy", run_accuracy, None, "a machine file against rows that others measured")
+    command = add("accuracy", run_accuracy, "analysis.fit",
+                  "a machine file against rows that others measured")
     command.add_argument("rows", help="a file like results/published/gb300-rows.json")
     command.add_argument("--machine", default="gb300-nvl72", help="a name or a file")
     command.add_argument("--fit", action="store_true", help="find its fitted factors, write them there")
@@ -103,10 +113,14 @@ def parser():
 
 def run(arguments=None):
     """The exit code; whatever is wrong with the input is one line on stderr."""
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     notes = []
     try:
+        options = parser(arguments).parse_args(arguments)
         code = options.run(options, notes)
+    except ImportError as error:
+        print(f"{error}: `make deps` installs what is missing", file=sys.stderr)
+        return 2
     except (BadInput, OSError) as error:
         print(clean(error, 500), file=sys.stderr)
         return 2

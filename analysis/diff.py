@@ -10,116 +10,118 @@ Exit 0: nothing is worse; 1: something is, or fails now; 2: bad input.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from analysis.results import (BadInput, environments_of, failed_verification, identity_of, lines_of,
-                              results_file)
+import numpy as np
+import pandas as pd
+
+from analysis.results import (IDENTITY, BadInput, environments_of, failed_verification, identity_of,
+                              lines_of, results_file)
 from analysis.style import clean
 
 # Student's t for 99 %, two-sided, by degrees of freedom: of 100 unchanged points one is flagged, and
-# then only where its change exceeds the threshold too.
-T99 = (63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012,
-       2.977, 2.947, 2.921, 2.898, 2.878, 2.861, 2.845)
+# then only where its change exceeds the threshold too. Without repeats (0) a normal one stands in.
 NORMAL99 = 2.576
+T99 = np.array([NORMAL99, 63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169,
+                3.106, 3.055, 3.012, 2.977, 2.947, 2.921, 2.898, 2.878, 2.861, 2.845, NORMAL99])
 # Launches differ more than the steps of one tell: 1.8 times for TPOT where others have measured it.
 LAUNCH_OVER_STEPS = 1.8
 MOST_LAUNCHES = 50  # advised
 VERDICTS = ("worse", "ambiguous", "improved", "same")
+POINT = list(IDENTITY[:-1])  # what repeats have in common
 
 
 def t99(freedom):
-    return T99[int(freedom) - 1] if 1 <= freedom < len(T99) + 1 else NORMAL99
+    return T99[np.minimum(np.floor(freedom + 1e-6), len(T99) - 1).astype(int)]
 
 
-@dataclass
-class Side:
-    """One point's launches in one run."""
-    line: dict = None  # the last one read
-    medians_us: list = field(default_factory=list)
-    step_spread: float = 0.0  # the widest standard deviation of log step time
-    wrong: bool = False
-
-    def add(self, line):
-        self.line = line
-        self.wrong |= failed_verification(line)
-        ttl = line["ttl_us"]
-        if not 0 < ttl["median"] < math.inf:
-            raise ValueError(f"median {ttl['median']}")
-        self.medians_us.append(ttl["median"])
-        low, high = ttl.get("p05"), ttl.get("p95")
-        if low and high:
-            self.step_spread = max(self.step_spread, math.log(high / low) / (2 * 1.645))
-
-    def moments(self):
-        logs = [math.log(value) for value in self.medians_us]
-        mean = sum(logs) / len(logs)
-        return len(logs), mean, sum((value - mean) ** 2 for value in logs)
+def launch_of(line):
+    """What is compared of a launch: the logarithm of its median TTL, and its steps' spread."""
+    if line["status"] != "ok":
+        return {"log_us": math.nan, "steps": 0.0, "wrong": False, "line": None,
+                "failure": f"{line['status']}: {line.get('reason')}"}
+    ttl = line["ttl_us"]
+    if not 0 < ttl["median"] < math.inf:
+        raise ValueError(f"median {ttl['median']}")
+    low, high = ttl.get("p05"), ttl.get("p95")
+    return {"log_us": math.log(ttl["median"]), "wrong": failed_verification(line), "line": line,
+            "failure": None, "steps": math.log(high / low) / (2 * 1.645) if low and high else 0.0}
 
 
-@dataclass
-class Change:
-    """log(after / before), and the half width within which noise moves it."""
-    change: float
-    noise: float
-    spread: float  # of one launch
-    launches: tuple
-
-    def verdict(self, threshold):
-        limit = math.log1p(threshold)
-        low, high = self.change - self.noise, self.change + self.noise
-        if -limit <= low and high <= limit:
-            return "same"
-        if low > 0:
-            return "worse" if self.change > limit else "same"
-        if high < 0:
-            return "improved" if self.change < -limit else "same"
-        return "ambiguous"
-
-    def repeats_needed(self, threshold):
-        """So many launches a side would tell a change of this size, or of the threshold's."""
-        wanted = max(abs(self.change), math.log1p(threshold))
-        return max(3, math.ceil(2 * (NORMAL99 * self.spread / wanted) ** 2) + 1)
-
-
-def compare(before, after):
-    (n, mean_a, squares_a), (m, mean_b, squares_b) = before.moments(), after.moments()
-    change = mean_b - mean_a
-    freedom = n + m - 2
-    if n > 1 and m > 1:
-        parts = squares_a / (n - 1) / n, squares_b / (m - 1) / m
-        error = math.sqrt(sum(parts))
-        bottom = parts[0] ** 2 / (n - 1) + parts[1] ** 2 / (m - 1)
-        freedom = sum(parts) ** 2 / bottom if bottom else freedom
-        spread = math.sqrt((squares_a + squares_b) / (n + m - 2))
-        return Change(change, t99(max(1, freedom)) * error, spread, (n, m))
-    if freedom >= 1:  # one side has repeats: its spread is taken for both
-        spread = math.sqrt((squares_a + squares_b) / freedom)
-        quantile = t99(freedom)
-    else:
-        spread = LAUNCH_OVER_STEPS * max(before.step_spread, after.step_spread)
-        quantile = NORMAL99
-    return Change(change, quantile * spread * math.sqrt(1 / n + 1 / m), spread, (n, m))
-
-
-def read_side(path, notes):
-    """({point: Side}, {point: why it has none}) of a results file or folder."""
-    last = {}
-    for _, _, line in lines_of(path, notes):
-        last[identity_of(line)] = line
+def read_points(path, notes):
+    """A row each point of a results file or folder: how its launches came out, and the last line of
+    one that did. `launches` is 0 where none did, and `failure` says why."""
+    last = {identity_of(line): line for _, _, line in lines_of(path, notes)}
     if not last:
         raise BadInput(f"{results_file(path)}: holds no line")
-    sides, broken = {}, {}
+    rows = []
     for identity, line in last.items():
-        point = identity[:-1]
-        if line["status"] == "ok":
-            try:
-                sides.setdefault(point, Side()).add(line)
-            except (KeyError, TypeError, ValueError) as error:
-                raise BadInput(f"{results_file(path)}: the line of {line['key']} has no TTL that "
-                               f"can be read: {error!r}") from None
-        else:
-            broken[point] = f"{line['status']}: {line.get('reason')}"
-    return sides, {point: why for point, why in broken.items() if point not in sides}
+        try:
+            rows.append({**dict(zip(IDENTITY, identity)), **launch_of(line)})
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{results_file(path)}: the line of {line['key']} has no TTL that "
+                           f"can be read: {error!r}") from None
+    return pd.DataFrame(rows).groupby(POINT, sort=False).agg(
+        launches=("log_us", "count"), log_us=("log_us", "mean"), variance=("log_us", "var"),
+        steps=("steps", "max"), wrong=("wrong", "any"), failure=("failure", "last"),
+        line=("line", "last"))
+
+
+def compare(points, threshold):
+    """Adds what a point's TTL has become: `change` = log(after / before), the `noise` within which it
+    is moved by chance, the `spread` of one launch, the verdict, and how many launches a side would
+    tell a change of this size, or of the threshold's."""
+    n, m = points.launches, points.launches_after
+    parts = points.variance / n, points.variance_after / m  # NaN where launched once
+    repeats = n + m - 2
+    squares = points.variance.fillna(0) * (n - 1) + points.variance_after.fillna(0) * (m - 1)
+    steps = points[["steps", "steps_after"]].max(axis=1)
+    spread = np.sqrt(squares / repeats).fillna(LAUNCH_OVER_STEPS * steps)
+    # Welch's; where one side has repeats alone, its spread is taken for both.
+    error = np.sqrt(sum(parts)).fillna(spread * np.sqrt(1 / n + 1 / m))
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (n - 1) + parts[1] ** 2 / (m - 1))
+    noise = t99(freedom.fillna(repeats)) * error
+    change, limit = points.log_us_after - points.log_us, math.log1p(threshold)
+    verdict = np.select(
+        [points.wrong_after & ~points.wrong, change.abs() + noise <= limit,
+         change > np.maximum(noise, limit), -change > np.maximum(noise, limit), change.abs() > noise],
+        ["worse", "same", "worse", "improved", "same"], "ambiguous")
+    wanted = np.maximum(change.abs(), limit)
+    return points.assign(
+        change=change, noise=noise, spread=spread,
+        verdict=pd.Categorical(verdict, VERDICTS, ordered=True),
+        repeats_needed=np.ceil(2 * (NORMAL99 * spread / wanted) ** 2).add(1).clip(lower=3))
+
+
+@dataclass
+class Difference:
+    points: pd.DataFrame  # measured in both runs, what is worst first
+    lost: pd.Series  # why points of BEFORE were not measured in AFTER
+    new: int
+
+    @property
+    def counts(self):
+        return self.points.verdict.value_counts()
+
+    @property
+    def failed(self):
+        return self.lost[self.lost.str.startswith("failed")]
+
+    @property
+    def regressed(self):
+        return bool(self.counts["worse"] or len(self.failed))
+
+
+def difference(before, after, threshold):
+    """Of what `read_points` gave of each run."""
+    before, measured = before[before.launches > 0], after[after.launches > 0]
+    points = compare(before.join(measured, how="inner", rsuffix="_after"), threshold)
+    lost = before.index.difference(measured.index, sort=False)
+    return Difference(
+        points.sort_values("change", key=lambda change: -change.abs(), kind="stable").sort_values(
+            "verdict", kind="stable"),
+        after.failure.reindex(lost).fillna("not run").astype(str),
+        len(measured.index.difference(before.index)))
 
 
 def name_of(line):
@@ -133,8 +135,8 @@ def name_of(line):
 
 
 def grown_most(before, after):
-    """"exchange +31 %": the task that adds most to the time."""
-    a, b = before.line.get("tasks_us") or {}, after.line.get("tasks_us") or {}
+    """"exchange +31 %": the task that adds most to the time between two lines."""
+    a, b = before.get("tasks_us") or {}, after.get("tasks_us") or {}
     grown = {task: b[task] - a[task] for task in a if task in b and a[task]}
     if not grown or max(grown.values()) <= 0:
         return ""
@@ -150,69 +152,33 @@ def noise_words(log_noise):
     return f"±{math.expm1(log_noise):.1%}" if log_noise < math.log(10) else "beyond 10x"
 
 
-@dataclass
-class Difference:
-    rows: list  # (verdict, point, before, after, Change or None)
-    lost: dict  # points of BEFORE that AFTER has not measured: why
-    new: int
-
-    @property
-    def counts(self):
-        return {verdict: sum(row[0] == verdict for row in self.rows) for verdict in VERDICTS}
-
-    @property
-    def failed(self):
-        return [point for point, why in self.lost.items() if why.startswith("failed")]
-
-    @property
-    def regressed(self):
-        return bool(self.counts["worse"] or self.failed)
-
-
-def difference(before, after, threshold):
-    """Of (sides, broken) each."""
-    rows = []
-    for point, old in before[0].items():
-        new = after[0].get(point)
-        if new is None:
-            continue
-        change = compare(old, new)
-        verdict = "worse" if new.wrong and not old.wrong else change.verdict(threshold)
-        rows.append((verdict, point, old, new, change))
-    lost = {point: after[1].get(point, "not run") for point in before[0] if point not in after[0]}
-    rows.sort(key=lambda row: (VERDICTS.index(row[0]), -abs(row[4].change)))
-    return Difference(rows, lost, sum(point not in before[0] for point in after[0]))
-
-
 def advice(diff, after_path, threshold):
     """What to do next, a line each."""
-    file = results_file(after_path)
-    wrong = [row for row in diff.rows if row[3].wrong and not row[2].wrong]
-    for _, point, _, _, _ in wrong[:3]:
-        yield (f"the logits of {point[0]} are wrong now: `helix-bench run --from {file}#{point[0]} "
+    file, points = results_file(after_path), diff.points.reset_index()
+    wrong = points.wrong_after & ~points.wrong
+    for key in points.key[wrong][:3]:
+        yield (f"the logits of {key} are wrong now: `helix-bench run --from {file}#{key} "
                "-o again` shows whether they stay so; speed does not matter until they are right")
-    for _, point, old, new, change in [row for row in diff.rows
-                                       if row[0] == "worse" and row not in wrong][:3]:
-        grown = grown_most(old, new)
-        yield (f"{point[0]} is slower by {percent(change.change)}"
+    for point in points[(points.verdict == "worse") & ~wrong][:3].itertuples():
+        grown = grown_most(point.line, point.line_after)
+        yield (f"{point.key} is slower by {percent(point.change)}"
                f"{': most in ' + grown if grown else ''}; again: "
-               f"`helix-bench run --from {file}#{point[0]} --trace trace.json -o again`")
-    unclear = [row[4] for row in diff.rows if row[0] == "ambiguous"]
-    if unclear:
-        needed = sorted(change.repeats_needed(threshold) for change in unclear)
-        have = min(min(change.launches) for change in unclear)
-        spread, count = max(change.spread for change in unclear), needed[len(needed) // 2]
+               f"`helix-bench run --from {file}#{point.key} --trace trace.json -o again`")
+    unclear = points[points.verdict == "ambiguous"]
+    if len(unclear):
+        have = min(*unclear.launches, *unclear.launches_after)
+        spread, count = unclear.spread.max(), sorted(unclear.repeats_needed)[len(unclear) // 2]
         said = f"ambiguous: launches differ by {spread:.1%}. "
         if count > MOST_LAUNCHES:
             yield (f"{said}No number of launches worth its time tells {threshold:.0%} apart: give the runs a machine of their own, "
                    f"or ask for larger changes (--threshold {min(0.99, 2 * spread):.2f})")
         else:
-            yield (f"{said}About {count} launches a side (now {have}) would tell: run both again "
+            yield (f"{said}About {count:.0f} launches a side (now {have}) would tell: run both again "
                    f"with `--repeat {have + 1}`, `--repeat {have + 2}`, …")
-    broken = [point for point, why in diff.lost.items() if why != "not run"]
-    if broken:
-        yield f"{len(broken)} points that ran before do not run now: {diff.lost[broken[0]]}"
-    if not (unclear or diff.counts["worse"] or diff.lost):
+    broken = diff.lost[diff.lost != "not run"]
+    if len(broken):
+        yield f"{len(broken)} points that ran before do not run now: {broken.iloc[0]}"
+    if not (len(unclear) or diff.counts["worse"] or len(diff.lost)):
         yield "nothing: no point is slower than noise explains"
 
 
@@ -226,6 +192,20 @@ def machine_words(path):
     return words
 
 
+def table(points):
+    rows = [{"verdict": point.verdict + (", logits wrong" if point.wrong_after else ""),
+             "key": clean(point.key, 16), "point": name_of(point.line_after),
+             "before ms": f"{math.exp(point.log_us) / 1e3:.4g}",
+             "after ms": f"{math.exp(point.log_us_after) / 1e3:.4g}",
+             "change": percent(point.change), "noise": noise_words(point.noise),
+             "launches": f"{point.launches}, {point.launches_after}"}
+            for point in points.reset_index().itertuples()]
+    columns = [[name, *column] for name, column in pd.DataFrame(rows).items()]
+    widths = [max(map(len, column)) for column in columns]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in zip(*columns)]
+
+
 def to_text(diff, paths, threshold, every=False):
     """The table, and what to do next."""
     before, after = map(machine_words, paths)
@@ -233,30 +213,17 @@ def to_text(diff, paths, threshold, every=False):
     if before != after:
         text.append(f"note: not the same hardware: {', '.join(sorted(before)) or 'unknown'} before, "
                     f"{', '.join(sorted(after)) or 'unknown'} after")
-    rows = [["verdict", "key", "point", "before ms", "after ms", "change", "noise", "launches"]]
-    for verdict, point, old, new, change in diff.rows:
-        if verdict == "same" and not every:
-            continue
-        rows.append([verdict + (", logits wrong" if new.wrong else ""), clean(point[0], 16),
-                     name_of(new.line),
-                     *(f"{math.exp(side.moments()[1]) / 1e3:.4g}" for side in (old, new)),
-                     percent(change.change), noise_words(change.noise),
-                     f"{change.launches[0]}, {change.launches[1]}"])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    if len(rows) > 1:
-        text += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-                 for row in rows]
-        text.append("")
-    counts = diff.counts
-    text.append(", ".join(f"{counts[v]} {v}" for v in ("improved", "worse", "same", "ambiguous")) +
-                f" (threshold {threshold:.0%}); {len(diff.lost)} only before, {diff.new} only after")
+    shown = diff.points if every else diff.points[diff.points.verdict != "same"]
+    if len(shown):
+        text += [*table(shown), ""]
+    counts = ", ".join(f"{diff.counts[v]} {v}" for v in ("improved", "worse", "same", "ambiguous"))
+    text.append(f"{counts} (threshold {threshold:.0%}); {len(diff.lost)} only before, {diff.new} only after")
     return "\n".join([*text, *("next: " + line for line in advice(diff, paths[1], threshold))])
 
 
 def diff_runs(paths, threshold, notes):
-    sides = [read_side(path, notes) for path in paths]
-    found = difference(*sides, threshold)
-    if not found.rows and not found.failed:
+    found = difference(*(read_points(path, notes) for path in paths), threshold)
+    if found.points.empty and found.failed.empty:
         raise BadInput(f"{results_file(paths[1])}: has no point in common with "
                        f"{results_file(paths[0])}: results of different sweeps")
     return found

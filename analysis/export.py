@@ -3,9 +3,9 @@
     /usr/bin/python3 -m analysis export RESULTS… --format csv|inferencex|markdown
 """
 
-import csv
-import io
 import json
+
+import pandas as pd
 
 from analysis.results import BadInput, identity_of, lines_of, results_file
 from analysis.style import clean
@@ -35,12 +35,7 @@ def last_lines(paths, notes):
 def to_csv(lines):
     rows = [flatten({key: value for key, value in line.items() if key != "samples_us"})
             for line in lines]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return pd.DataFrame(rows, dtype=object).to_csv(index=False)  # object: integers beside nulls stay
 
 
 def to_inferencex(lines, notes):

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 
 matplotlib.use("Agg")
 # Names come out of files: a dollar sign in one is no formula. Nothing of today is in a figure.
@@ -29,8 +30,23 @@ from analysis.labels import place_labels  # noqa: E402
 from analysis.results import BadInput  # noqa: E402
 from analysis.style import GREY, INK, clean, letters_of, style_of  # noqa: E402
 
+
+def frame_of(points):
+    """A row a point, and for one on a frontier that was launched several times what of its place
+    the slowest and the fastest launch reach."""
+    frame = pd.DataFrame(points)
+    ttl = pd.DataFrame(list(frame.ttl_us))
+    repeated = frame.frontier & (frame.repeats > 1) & (ttl.high > ttl.low)
+    return frame.assign(repeated=repeated, slowest=(ttl["median"] / ttl.high).where(repeated, 1.0),
+                        fastest=(ttl["median"] / ttl.low).where(repeated, 1.0))
+
+
+def pairs(points):
+    return list(zip(points.x, points.y))
+
+
 def label_of(point):
-    return clean(", ".join(filter(None, [point["label"], f"B{point['batch']}", point["options"]])))
+    return clean(", ".join(filter(None, [point.label, f"B{point.batch}", point.options])))
 
 
 def span(values):
@@ -77,26 +93,25 @@ def scale_axis(axis, values, set_limits, room):
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 
 
+def by_x(points):
+    return points.sort_values(["x", "y"], ascending=[True, False])
+
+
 def draw_hull(axes, points):
     """What the Baseline's strategies reach together, shaded."""
-    hull = sorted((p for p in points if p.get("hull")), key=lambda p: (p["x"], -p["y"]))
-    if hull:
+    hull = by_x(points[points.hull])
+    if len(hull):
         left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
-        axes.fill_between([left, *(p["x"] for p in hull)], [hull[0]["y"], *(p["y"] for p in hull)],
-                          bottom, step="pre", color="#8a8a8a", alpha=0.13, lw=0, zorder=0,
-                          gid="hull")
+        axes.fill_between([left, *hull.x], [hull.y.iloc[0], *hull.y], bottom, step="pre",
+                          color="#8a8a8a", alpha=0.13, lw=0, zorder=0, gid="hull")
 
 
 def draw_points(axes, points):
     """What stands on no frontier: small where a better point was found, hollow where nothing was
     proven, hollow and crossed where the logits were wrong."""
-    for strategy, proof in sorted({(p["strategy"], p["proof"]) for p in points}):
-        mine = [p for p in points
-                if (p["strategy"], p["proof"]) == (strategy, proof) and not p["frontier"]]
-        at = [p["x"] for p in mine], [p["y"] for p in mine]
+    for (strategy, proof), mine in points[~points.frontier].groupby(["strategy", "proof"]):
+        at = mine.x, mine.y
         color, marker = style_of(strategy)
-        if not mine:
-            continue
         if proof in ("verified", "simulated"):
             axes.plot(*at, marker, ms=4, mfc=color, mec="none", alpha=0.3, zorder=2,
                       gid="dominated")
@@ -106,20 +121,9 @@ def draw_points(axes, points):
             axes.plot(*at, "x", ms=4, mec=color, mew=1.1, zorder=4)
 
 
-def range_of(point):
-    """What of its place the slowest and the fastest launch reach; 1 alone where there is one."""
-    ttl = point["ttl_us"]
-    if point["repeats"] < 2 or not ttl["high"] > ttl["low"]:
-        return [1]
-    return [ttl["median"] / ttl["high"], ttl["median"] / ttl["low"]]
-
-
 def draw_repeats(axes, point, color):
     """From the slowest to the fastest launch; both axes follow the TTL, so that the bar leans."""
-    ends = range_of(point)
-    if len(ends) == 1:
-        return
-    xs, ys = [point["x"] * end for end in ends], [point["y"] * end for end in ends]
+    xs, ys = ([at * end for end in (point.slowest, point.fastest)] for at in (point.x, point.y))
     (x0, y0), (x1, y1) = axes.transData.transform(list(zip(xs, ys)))
     cap = MarkerStyle("|", transform=Affine2D().rotate(math.atan2(y1 - y0, x1 - x0)))
     axes.plot(xs, ys, "-", marker=cap, ms=9, mew=1.2, color=color, lw=1.2, alpha=0.8, zorder=3,
@@ -129,31 +133,29 @@ def draw_repeats(axes, point, color):
 def draw_frontier(axes, strategy, curve, dashed):
     """A step line: between two points nothing was measured, and the better of both holds."""
     color, marker = style_of(strategy)
-    curve = sorted(curve, key=lambda p: (p["x"], -p["y"]))
-    xs, ys = [p["x"] for p in curve], [p["y"] for p in curve]
-    axes.plot(xs, ys, "--" if dashed else "-", drawstyle="steps-pre", color=color, lw=1.6, zorder=5,
-              gid=f"frontier {strategy}")
+    axes.plot(curve.x, curve.y, "--" if dashed else "-", drawstyle="steps-pre", color=color, lw=1.6,
+              zorder=5, gid=f"frontier {strategy}")
     # What the ends dominate.
     left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
-    for line in (([left, xs[0]], [ys[0], ys[0]]), ([xs[-1], xs[-1]], [ys[-1], bottom])):
+    (x0, y0), (x1, y1) = pairs(curve)[0], pairs(curve)[-1]
+    for line in (([left, x0], [y0, y0]), ([x1, x1], [y1, bottom])):
         axes.plot(*line, ":", color=color, lw=0.9, alpha=0.6, zorder=1)
-    for point in curve:
+    for point in curve[curve.repeated].itertuples():
         draw_repeats(axes, point, color)
-    axes.plot(xs, ys, marker, ms=7.5, mfc=color, mec="white", mew=0.9, zorder=6,
+    axes.plot(curve.x, curve.y, marker, ms=7.5, mfc=color, mec="white", mew=0.9, zorder=6,
               gid=f"points {strategy}")
-    return curve
 
 
-def draw_legend(figure, panel):
+def draw_legend(figure, points):
     handles = []
-    for strategy in sorted({p["strategy"] for p in panel["points"]}):
+    for strategy in sorted(set(points.strategy)):
         color, marker = style_of(strategy)
         handles.append(Line2D([], [], color=color, marker=marker, ms=7, mec="white", lw=1.6,
                               label=clean(strategy, 30)))
     hollow = {"marker": "o", "ls": "none", "ms": 6.5, "mfc": "none", "mec": GREY}
-    proofs = {p["proof"] for p in panel["points"]}
+    proofs = set(points.proof)
     labels = [handle.get_label() for handle in handles]
-    if any(not p["frontier"] and p["proof"] in ("verified", "simulated") for p in panel["points"]):
+    if (~points.frontier & points.proof.isin(("verified", "simulated"))).any():
         handles.append(Line2D([], [], marker="o", ls="none", ms=4, mfc=GREY, mec="none", alpha=0.5))
         labels.append("dominated")
     if "unverified" in proofs:
@@ -163,10 +165,10 @@ def draw_legend(figure, panel):
         handles.append((Line2D([], [], **hollow),
                         Line2D([], [], marker="x", ls="none", ms=4, mec=GREY)))
         labels.append("failed verification")
-    if any(p["frontier"] and len(range_of(p)) > 1 for p in panel["points"]):
+    if points.repeated.any():
         handles.append(Line2D([], [], color=GREY, marker="|", ms=9, lw=1.2))
         labels.append("slowest to fastest launch")
-    if any(p.get("hull") for p in panel["points"]):
+    if points.hull.any():
         handles.append(Patch(color="#8a8a8a", alpha=0.2, lw=0))
         labels.append("within the Baseline's reach")
     else:
@@ -180,15 +182,15 @@ def draw_legend(figure, panel):
 
 def draw(panel):
     """The figure of one panel."""
-    points = panel["points"]
+    points = frame_of(panel["points"])
     figure = Figure(figsize=(11, 7), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.08, 0.085, 0.895, 0.725))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    drawn = [(p, end) for p in points for end in ([1, *range_of(p)] if p["frontier"] else [1])]
-    scale_axis(axes.xaxis, [p["x"] * end for p, end in drawn], axes.set_xlim, (0.04, 0.26))
-    scale_axis(axes.yaxis, [p["y"] * end for p, end in drawn], axes.set_ylim, (0.05, 0.08))
+    reach = 1.0, points.slowest, points.fastest
+    scale_axis(axes.xaxis, pd.concat(points.x * end for end in reach), axes.set_xlim, (0.04, 0.26))
+    scale_axis(axes.yaxis, pd.concat(points.y * end for end in reach), axes.set_ylim, (0.05, 0.08))
     axes.grid(color="#e8e8e8", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -197,18 +199,14 @@ def draw(panel):
     axes.set_ylabel(f"Output token throughput per {panel['unit']} (tokens/s/{panel['unit']})")
     draw_hull(axes, points)
     draw_points(axes, points)
-    curves = []
-    for strategy in sorted({p["strategy"] for p in points}):
-        curve = [p for p in points if p["strategy"] == strategy and p["frontier"]]
-        if curve:
-            dashed = panel["kind"] == "simulated"
-            curves.append((strategy, draw_frontier(axes, strategy, curve, dashed)))
-    labels = [(p["x"], p["y"], label_of(p), f"B{p['batch']}", letters_of(strategy))
-              for strategy, curve in curves for p in curve]
+    curves = dict(list(by_x(points[points.frontier]).groupby("strategy")))
+    for strategy, curve in curves.items():
+        draw_frontier(axes, strategy, curve, panel["kind"] == "simulated")
+    labels = [(p.x, p.y, label_of(p), f"B{p.batch}", letters_of(strategy))
+              for strategy, curve in curves.items() for p in curve.itertuples()]
     # Of very many points some are labelled, and pale ones may lie under a label.
-    seen = [p for p in points if p["frontier"] or p["proof"] == "unverified" or len(points) < 500]
-    place_labels(axes, labels[::len(labels) // 60 + 1], [(p["x"], p["y"]) for p in seen],
-                 [[(p["x"], p["y"]) for p in curve] for _, curve in curves])
+    seen = points[points.frontier | (points.proof == "unverified") | (len(points) < 500)]
+    place_labels(axes, labels[::len(labels) // 60 + 1], pairs(seen), map(pairs, curves.values()))
     load, how = subtitle_of(panel)
     figure.text(0.035, 0.955, "Throughput against interactivity: " + load, size=12.5, weight="bold",
                 color=INK)
@@ -216,7 +214,7 @@ def draw(panel):
     if panel["oversubscribed"]:
         figure.text(0.035, 0.894, "exactness demo, not performance: more ranks than cores",
                     size=9.5, weight="bold", color="#A3320B")
-    draw_legend(figure, panel)
+    draw_legend(figure, points)
     return figure
 
 

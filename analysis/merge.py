@@ -6,12 +6,15 @@ OUT, where it is there already, is one of the slices: merging again adds and los
 Exit 0: every point of the sweep is there; 3: some failed or are missing, and which; 2: bad input.
 """
 
+import contextlib
 import json
 import os
 import shutil
 from pathlib import Path
 
-from analysis.results import (BadInput, environments_of, identity_of, is_done, lines_of, read_json,
+import pandas as pd
+
+from analysis.results import (IDENTITY, BadInput, environments_of, identity_of, is_done, lines_of, read_json,
                               results_file, run_program)
 
 
@@ -38,45 +41,32 @@ def common_sweep(folders):
     return sweeps[0]
 
 
-class Merged:
-    """Of each identity the line that counts, as a place in its file: the lines stay on disk."""
+def lines_that_count(folders, notes):
+    """A row each identity: its last line that is done, else its last, and where that stands. The
+    lines themselves stay on disk."""
+    rows = []
+    for index, folder in enumerate(folders):
+        offset = 0
+        for _, text, line in lines_of(folder, notes):
+            rows.append((*identity_of(line), line["status"], is_done(line), index, offset, len(text)))
+            offset += len(text)
+    lines = pd.DataFrame(rows, columns=[*IDENTITY, "status", "done", "folder", "offset", "size"])
+    return lines.sort_values("done", kind="stable").drop_duplicates(
+        list(IDENTITY), keep="last").sort_index()
 
-    def __init__(self, folders, notes):
-        self.folders = folders
-        self.best = {}  # identity: (rank, folder, offset, size, status)
-        self.replaced = 0
-        for index, folder in enumerate(folders):
-            offset = 0
-            for _, text, line in lines_of(folder, notes):
-                self.add(line, index, offset, len(text))
-                offset += len(text)
 
-    def add(self, line, index, offset, size):
-        """A done line stands over one to be redone; else the later one counts."""
-        identity = identity_of(line)
-        rank = 1 if is_done(line) else 0
-        known = self.best.get(identity)
-        self.replaced += known is not None
-        if known is None or rank >= known[0]:
-            self.best[identity] = (rank, index, offset, size, line["status"])
-
-    def write(self, path):
-        """The copy takes the place of the file at once."""
-        new = path.with_name(path.name + ".new")
-        with open(new, "wb") as out:
-            files = [open(results_file(folder), "rb") for folder in self.folders]
-            try:
-                for _, index, offset, size, _ in sorted(self.best.values(),
-                                                        key=lambda place: place[1:3]):
-                    files[index].seek(offset)
-                    text = files[index].read(size)
-                    out.write(text if text.endswith(b"\n") else text + b"\n")
-            finally:
-                for file in files:
-                    file.close()
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(new, path)
+def write_lines(lines, folders, path):
+    """The copy takes the place of the file at once."""
+    new = path.with_name(path.name + ".new")
+    with contextlib.ExitStack() as opened, open(new, "wb") as out:
+        files = [opened.enter_context(open(results_file(folder), "rb")) for folder in folders]
+        for folder, offset, size in zip(lines["folder"], lines["offset"], lines["size"]):
+            files[folder].seek(offset)
+            text = files[folder].read(size)
+            out.write(text if text.endswith(b"\n") else text + b"\n")
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(new, path)
 
 
 def merge_environments(folders):
@@ -105,30 +95,27 @@ def wanted_keys(sweep, program):
     return keys
 
 
-def report(merged, out, program, notes):
-    """Words on what is there and what is not, and whether all is."""
-    keys = {}
-    for identity, (rank, _, _, _, status) in merged.best.items():
-        keys.setdefault(identity[0], set()).add("ok" if rank else
-                                                "skipped" if status == "skipped" else "failed")
-    wanted = dict.fromkeys(keys, "")
+def report(lines, out, program, notes):
+    """Words on which points are there and which are not, and whether all are."""
+    ok = set(lines.key[lines.done])
+    skipped = set(lines.key[(lines.status == "skipped") & ~lines.done])
+    failed = set(lines.key[(lines.status != "skipped") & ~lines.done])
+    wanted = dict.fromkeys(lines.key, "")
     if shutil.which(str(program)):
         wanted = wanted_keys(out / "sweep.json", program)
     else:
         notes.append(f"{program} is not there: points that no slice has begun are not known")
-    missing = [key for key in wanted if key not in keys]
-    failed = [key for key in wanted if "failed" in keys.get(key, ())]
-    skipped = sum(states == {"skipped"} for states in keys.values())
-    words = [f"{len(merged.best)} lines of {len(merged.folders)} folders",
-             f"{sum('ok' in keys.get(key, ()) for key in wanted)} of {len(wanted)} points ok"]
-    words += [f"{count} {what}" for count, what in
-              ((skipped, "skipped"), (len(failed), "failed"), (len(missing), "missing")) if count]
-    for what, found in (("failed", failed), ("missing", missing)):
-        for key in found[:20]:
-            notes.append(f"{what}: {key} {wanted[key]}".rstrip())
-        if len(found) > 20:
-            notes.append(f"{what}: and {len(found) - 20} more")
-    return ", ".join(words), not missing and not failed
+    known = ok | skipped | failed
+    unwell = {"failed": [key for key in wanted if key in failed],
+              "missing": [key for key in wanted if key not in known]}
+    counts = {"skipped": len(skipped - ok - failed), **{what: len(keys) for what, keys in unwell.items()}}
+    for what, keys in unwell.items():
+        notes += [f"{what}: {key} {wanted[key]}".rstrip() for key in keys[:20]]
+        if len(keys) > 20:
+            notes.append(f"{what}: and {len(keys) - 20} more")
+    words = [f"{len(ok & wanted.keys())} of {len(wanted)} points ok",
+             *(f"{count} {what}" for what, count in counts.items() if count)]
+    return ", ".join(words), not any(unwell.values())
 
 
 def merge(out, slices, program, notes):
@@ -143,12 +130,13 @@ def merge(out, slices, program, notes):
     if not folders:
         raise BadInput(f"{out}: nothing to merge, no folder has a results.jsonl")
     sweep = common_sweep(folders)
-    merged = Merged(folders, notes)
-    if not merged.best:
+    lines = lines_that_count(folders, notes)
+    if lines.empty:
         raise BadInput(f"{folders[0]}: nothing to merge, no folder has a line")
     environments = merge_environments(folders)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "sweep.json", sweep)
     write_json(out / "environment.json", environments)
-    merged.write(out / "results.jsonl")
-    return report(merged, out, program, notes)
+    write_lines(lines, folders, out / "results.jsonl")
+    words, whole = report(lines, out, program, notes)
+    return f"{len(lines)} lines of {len(folders)} folders, {words}", whole

@@ -6,6 +6,7 @@
 import sys
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -146,33 +147,28 @@ def draw_roofline(figure, machine):
         "Time to read one layer's KV and weights, batch 8",
         f"at {figure['read_gb_per_s']:g} GB/s ({machine}), F 65536, {load_of(figure)}; weights with "
         "W_O at its own width (solid) and as the paper's formula charges it (dotted)", 2)
-    layouts = figure["layouts"]
-    million = [entry for entry in layouts if entry["context"] == 1_000_000]
+    layouts = pd.DataFrame(figure["layouts"])
+    million = layouts[layouts.context == 1_000_000]
     for axes, label in ((by_width, "GPUs, at one million tokens"), (by_context, "context (tokens)")):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         plain(axes, label, "time (µs)")
-    for name, entries in (("tp", [e for e in million if e["strategy"] == "tp"]),
-                          ("helix", [e for e in million if e["strategy"] == "helix"])):
-        color, marker = style_of(name)
-        gpus = [e["gpus"] for e in entries]
-        by_width.plot(gpus, [e["kv_us"] for e in entries], "--", marker=marker, color=color,
-                      label=f"{name}: KV")
-        by_width.plot(gpus, [e["weights_us"] for e in entries], "-", marker=marker, mfc="white",
-                      color=color, label=f"{name}: weights")
-        by_width.plot(gpus, [e["weights_formula_us"] for e in entries], ":", color=color)
-    widest = max(entry["gpus"] for entry in layouts)
+    widest = layouts[layouts.gpus == layouts.gpus.max()].sort_values("context", kind="stable")
     for name in ("tp", "helix"):
         color, marker = style_of(name)
-        entries = sorted((e for e in layouts if e["strategy"] == name and e["gpus"] == widest),
-                         key=lambda e: e["context"])
-        contexts = [e["context"] for e in entries]
-        by_context.plot(contexts, [e["kv_us"] for e in entries], "--", marker=marker, color=color,
-                        label=f"{name} {entries[0]['label']}: KV")
-        by_context.plot(contexts, [e["weights_us"] for e in entries], "-", color=color,
-                        label=f"{name} {entries[0]['label']}: weights")
-    by_width.set_xticks(sorted({e["gpus"] for e in million}))
+        mine = million[million.strategy == name]
+        by_width.plot(mine.gpus, mine.kv_us, "--", marker=marker, color=color, label=f"{name}: KV")
+        by_width.plot(mine.gpus, mine.weights_us, "-", marker=marker, mfc="white", color=color,
+                      label=f"{name}: weights")
+        by_width.plot(mine.gpus, mine.weights_formula_us, ":", color=color)
+        mine = widest[widest.strategy == name]
+        label = f"{name} {mine.label.iloc[0]}"
+        by_context.plot(mine.context, mine.kv_us, "--", marker=marker, color=color,
+                        label=f"{label}: KV")
+        by_context.plot(mine.context, mine.weights_us, "-", color=color, label=f"{label}: weights")
+    by_width.set_xticks(sorted(set(million.gpus)))
+    contexts = sorted(set(widest.context))
     for axes in (by_width, by_context):
         axes.legend(frameon=False)
     by_width.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

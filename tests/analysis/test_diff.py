@@ -16,7 +16,7 @@ def launches(key, median_us, noise, count, draw, **other):
 def verdicts(tmp_path, before, after, threshold=0.02):
     paths = [write_run(tmp_path / name, lines) for name, lines in (("a", before), ("b", after))]
     found = diff.diff_runs(paths, threshold, [])
-    return {point[0]: verdict for verdict, point, *_ in found.rows}, found
+    return dict(zip(found.points.index.get_level_values("key"), found.points.verdict)), found
 
 
 def test_a_change_beyond_noise_is_found_in_both_directions(tmp_path):
@@ -53,11 +53,11 @@ def test_more_launches_tell_more(tmp_path):
         after += launches(f"{n:016x}", 1050, 0.03, 2, draw)
     few, found = verdicts(tmp_path, before, after)
     assert sum(verdict == "ambiguous" for verdict in few.values()) > 30
-    needed = sorted(row[4].repeats_needed(0.02) for row in found.rows if row[0] == "ambiguous")
+    needed = int(found.points.repeats_needed[found.points.verdict == "ambiguous"].max())
     before, after = [], []
     for n in range(40):
-        before += launches(f"{n:016x}", 1000, 0.03, needed[-1] + 5, draw)
-        after += launches(f"{n:016x}", 1050, 0.03, needed[-1] + 5, draw)
+        before += launches(f"{n:016x}", 1000, 0.03, needed + 5, draw)
+        after += launches(f"{n:016x}", 1050, 0.03, needed + 5, draw)
     many, _ = verdicts(tmp_path, before, after)
     assert sum(verdict == "worse" for verdict in many.values()) > 30
 

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 
 from analysis import export
-from lines import analysis, line, one_line, write_run
+from lines import ROOT, analysis, line, one_line, write_run
 
 
 def exported(tmp_path, lines, kind):
@@ -56,3 +58,12 @@ def test_bad_input_is_one_line(tmp_path):
         one_line(analysis("export", write_run(tmp_path / "empty", []), "--format", kind), "no")
         one_line(analysis("export", write_run(tmp_path / "newer", [line(schema="helix-bench/2.0")]),
                           "--format", kind), "newer")
+
+
+def test_a_package_that_is_missing_is_named(tmp_path):
+    script = ("import sys; sys.modules['pandas'] = None; from analysis.__main__ import run; "
+              "sys.exit(run(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", script, "export", write_run(tmp_path / "run", [line()]),
+                           "--format", "csv"], cwd=ROOT, capture_output=True, text=True, check=False)
+    one_line(done, "pandas")
+    assert "make deps" in done.stderr

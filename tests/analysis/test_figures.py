@@ -20,7 +20,7 @@ def point(strategy="helix", x=100.0, y=10.0, frontier=True, proof="verified", **
     return {"key": "k", "strategy": strategy, "label": "KVP4×TPA2→TPF8", "options": "",
             "batch": 8, "ranks": 8, "gpus": None, "x": x, "y": y,
             "ttl_us": {"median": 1e6 / x, "low": 1e6 / x, "high": 1e6 / x}, "repeats": 1,
-            "frontier": frontier, "proof": proof, **other}
+            "frontier": frontier, "proof": proof, "hull": False, **other}
 
 
 def panel(points, **other):
