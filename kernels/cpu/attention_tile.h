@@ -187,18 +187,18 @@ void add_all_values(const Group<float>& group, const float* weights, const float
   if (d < group.value_size) add.template operator()<1>(d, LoadTail{group.value_size - d});
 }
 
-// Sixty-four values of two tokens, each value of one beside the other's, in the order of fp32. They
-// are pairs 2 Part and 2 Part + 1 of the line (bf16: of two lines) at d. Whole: the row goes on to
-// the end of the line.
-template <int Part, bool Whole, class Kv>
+// Sixteen times Vectors values of two tokens, each value of one beside the other's, in the order of
+// fp32. They are pairs 2 Part and on of the line (bf16: of two lines) at d. GoesOn: the row does,
+// to the end of the line.
+template <int Part, bool GoesOn, int Vectors, class Kv>
 HELIX_INLINE void load_beside(const Values<const Kv>& a, const Values<const Kv>& b, int64_t d,
-                              int64_t size, Pairs (&to)[4]) {
+                              int64_t size, Pairs (&to)[Vectors]) {
   const auto line = [&](const Values<const Kv>& row, int64_t at) {
-    if constexpr (Whole) return load_line(row.at(at));
+    if constexpr (GoesOn) return load_line(row.at(at));
     else return load_line(row.at(at), std::clamp<int64_t>(size - at, 0, line_values<Kv>));
   };
 #pragma GCC unroll 2
-  for (int j = 0; j < 2; ++j) {
+  for (int j = 0; j < Vectors / 2; ++j) {
     if constexpr (std::is_same_v<Kv, nvfp4>) {
       const auto p = 2 * Part + j;
       const Line<Kv> first = line(a, d);
@@ -218,21 +218,21 @@ HELIX_INLINE void load_beside(const Values<const Kv>& a, const Values<const Kv>&
   }
 }
 
-// The same in bf16, two tokens at once, for sixty-four values at positions d + 64 Part on.
-template <int Heads, int Part, bool Whole, class Kv>
+// The same in bf16, two tokens at once, for the values at positions d + 64 Part on.
+template <int Heads, int Part, int Vectors, bool GoesOn, class Kv>
 [[gnu::noinline]] void add_values(const bf16* weights, const float* keep, const Tile<Kv>& tile,
                                   const Ahead& keys, int64_t d, int64_t size, float* out,
                                   int64_t stride) {
-  update<Heads, 4>(out + d + 64 * Part, stride, keep, [&](Lanes(&sum)[Heads][4]) {
+  update<Heads, Vectors>(out + d + 64 * Part, stride, keep, [&](Lanes(&sum)[Heads][Vectors]) {
     for (int64_t t = 0; t < tile.tokens; t += 2) {
       if (tile.v_stride < 0) __builtin_unreachable();         // spares a signed division
       const int64_t next = std::min(t + 1, tile.tokens - 1);  // beyond the last its weight is 0
-      Pairs values[4];
-      load_beside<Part, Whole>(tile.v.at(t * tile.v_stride), tile.v.at(next * tile.v_stride), d,
-                               size, values);
+      Pairs values[Vectors];
+      load_beside<Part, GoesOn>(tile.v.at(t * tile.v_stride), tile.v.at(next * tile.v_stride), d,
+                                size, values);
       if (Part == 0 && t >= fetched_first) {
 #pragma GCC unroll 2
-        for (int64_t i = 0; i < 64; i += line_values<Kv>) {
+        for (int64_t i = 0; i < 16 * Vectors; i += line_values<Kv>) {
           keys.fetch(t, d + i);
           keys.fetch(next, d + i);
         }
@@ -241,7 +241,7 @@ template <int Heads, int Part, bool Whole, class Kv>
       for (int i = 0; i < Heads; ++i) {
         const Pairs weight = broadcast_pair(weights + i * tile_tokens + t);
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) sum[i][j] = multiply_add(weight, values[j], sum[i][j]);
+        for (int j = 0; j < Vectors; ++j) sum[i][j] = multiply_add(weight, values[j], sum[i][j]);
       }
     }
   });
@@ -254,18 +254,22 @@ void add_all_values(const Group<bf16>& group, const float* weights, const float*
     for (int64_t t = i * tile_tokens; t < i * tile_tokens + tile.tokens; t += lane_count)
       store(load(weights + t), rounded + t);
   }
+  const auto add = [&]<int Part, int Vectors, bool GoesOn>(int64_t d) {
+    add_values<Heads, Part, Vectors, GoesOn>(rounded, keep, tile, keys, d, group.value_size, out,
+                                             group.value_stride);
+  };
   constexpr int64_t step = std::max<int64_t>(64, line_values<Kv>);
-  for (int64_t d = 0; d < group.value_size; d += step) {
-    const auto add = [&]<bool Whole>() {
-      const auto part = [&]<int Part>() {
-        add_values<Heads, Part, Whole>(rounded, keep, tile, keys, d, group.value_size, out,
-                                       group.value_stride);
-      };
-      part.template operator()<0>();
-      if constexpr (step > 64) part.template operator()<1>();
-    };
-    if (d + step <= group.value_size) add.template operator()<true>();
-    else add.template operator()<false>();
+  int64_t d = 0;
+  for (; d + step <= group.value_size; d += step) {
+    add.template operator()<0, 4, true>(d);
+    if constexpr (step > 64) add.template operator()<1, 4, true>(d);
+  }
+  if (d == group.value_size) return;
+  if (line_values<Kv> == 32 && group.value_size - d <= 32) {
+    add.template operator()<0, 2, false>(d);
+  } else {
+    add.template operator()<0, 4, false>(d);
+    if constexpr (step > 64) add.template operator()<1, 4, false>(d);
   }
 }
 

@@ -75,9 +75,35 @@ HELIX_INLINE Lanes multiply_add(const Pairs& a, const Pairs& b, Lanes c) {
 #endif
 }
 
-HELIX_INLINE Pairs load_pairs(const bf16* from) {
+// How the registers of 64 bytes are read: all of them, or the first bytes, with zeros for those
+// beyond, which are not touched.
+struct Whole {
+  template <class D>
+  HELIX_INLINE hn::Vec<D> operator()(D d, const hn::TFromD<D>* from, int i) const {
+    return hn::LoadU(d, from + i * static_cast<int64_t>(hn::Lanes(d)));
+  }
+};
+struct FirstBytes {
+  int64_t bytes;
+  template <class D>
+  HELIX_INLINE hn::Vec<D> operator()(D d, const hn::TFromD<D>* from, int i) const {
+    const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+    const auto size = static_cast<int64_t>(sizeof(hn::TFromD<D>));
+    const auto count = static_cast<size_t>(std::clamp<int64_t>(bytes / size - i * lanes, 0, lanes));
+#if HWY_MEM_OPS_MIGHT_FAULT
+    alignas(64) hn::TFromD<D> padded[hn::MaxLanes(D())] = {};
+    std::memcpy(padded, from + i * lanes, count * sizeof(hn::TFromD<D>));
+    return hn::Load(d, padded);
+#else
+    return hn::MaskedLoad(hn::FirstN(d, count), d, from + i * lanes);
+#endif
+  }
+};
+
+template <class Read = Whole>
+HELIX_INLINE Pairs load_pairs(const bf16* from, Read read = {}) {
   const auto* words = reinterpret_cast<const uint16_t*>(from);
-  return each<Pairs>([&](int i) { return hn::LoadU(WordTag(), words + i * register_words); });
+  return each<Pairs>([&](int i) { return read(WordTag(), words, i); });
 }
 HELIX_INLINE void store(const Pairs& value, bf16* to) {
   auto* words = reinterpret_cast<uint16_t*>(to);
@@ -171,10 +197,10 @@ HELIX_INLINE CodeBytes e4m3_bytes(hn::Vec<ByteTag> codes) {
 }
 
 // Values 4 w + Nibble of a line of e2m1 codes, times 2^8.
-template <int Nibble>
-HELIX_INLINE Pairs e2m1_pairs(const uint8_t* codes) {
+template <int Nibble, class Read>
+HELIX_INLINE Pairs e2m1_pairs(const uint8_t* codes, Read read) {
   return each<Pairs>([&](int i) {
-    const auto line = hn::LoadU(ByteTag(), codes + i * register_bytes);
+    const auto line = read(ByteTag(), codes, i);
 #ifdef __AVX512BW__  // looks up the lower five bits
     return hn::Vec<WordTag>{_mm512_permutexvar_epi16(_mm512_srli_epi16(line.raw, 4 * Nibble),
                                                      _mm512_load_si512(tables::e2m1.data()))};
@@ -220,18 +246,22 @@ HELIX_INLINE Lanes scales_of_line(const fp8* scales) {
 #endif
 }
 
-HELIX_INLINE Line<float> load_line(const Values<const float>& from) {
-  return {load_once(from.data)};
+template <class Read>
+HELIX_INLINE Line<float> read_line(const Values<const float>& from, Read read) {
+  if constexpr (std::is_same_v<Read, Whole>) return {load_once(from.data)};
+  else return {each([&](int i) { return read(Tag(), from.data, i); })};
 }
-HELIX_INLINE Line<bf16> load_line(const Values<const bf16>& from) {
-  return {{load_pairs(from.data)}};
+template <class Read>
+HELIX_INLINE Line<bf16> read_line(const Values<const bf16>& from, Read read) {
+  return {{load_pairs(from.data, read)}};
 }
-HELIX_INLINE Line<fp8> load_line(const Values<const fp8>& from) {
+template <class Read>
+HELIX_INLINE Line<fp8> read_line(const Values<const fp8>& from, Read read) {
   const auto* codes = reinterpret_cast<const uint8_t*>(from.data);
   Line<fp8> line;
 #pragma GCC unroll 4
   for (int i = 0; i < registers; ++i) {
-    const CodeBytes bytes = e4m3_bytes(hn::LoadU(ByteTag(), codes + i * register_bytes));
+    const CodeBytes bytes = e4m3_bytes(read(ByteTag(), codes, i));
     const auto lower = hn::InterleaveLower(ByteTag(), bytes.lower, bytes.upper);
     const auto upper = hn::InterleaveUpper(ByteTag(), bytes.lower, bytes.upper);
     line.values[0].v[i] = hn::BitCast(WordTag(), lower);
@@ -239,25 +269,26 @@ HELIX_INLINE Line<fp8> load_line(const Values<const fp8>& from) {
   }
   return line;
 }
-HELIX_INLINE Line<nvfp4> load_line(const Values<const nvfp4>& from) {
-  return {{e2m1_pairs<0>(from.codes), e2m1_pairs<1>(from.codes), e2m1_pairs<2>(from.codes),
-           e2m1_pairs<3>(from.codes)},
-          scales_of_line(from.scales)};
+template <class Read>
+HELIX_INLINE Line<nvfp4> read_line(const Values<const nvfp4>& from, Read read) {
+  fp8 first[8] = {};
+  const fp8* scales = from.scales;
+  if constexpr (!std::is_same_v<Read, Whole>) {
+    std::memcpy(static_cast<void*>(first), scales, static_cast<size_t>(read.bytes / 8));
+    scales = first;
+  }
+  return {{e2m1_pairs<0>(from.codes, read), e2m1_pairs<1>(from.codes, read),
+           e2m1_pairs<2>(from.codes, read), e2m1_pairs<3>(from.codes, read)},
+          scales_of_line(scales)};
 }
-
+template <class T>
+HELIX_INLINE Line<T> load_line(const Values<const T>& from) {
+  return read_line(from, Whole());
+}
 // The first `count` values of a line; the others are 0.
 template <class T>
 HELIX_INLINE Line<T> load_line(const Values<const T>& from, int64_t count) {
-  alignas(64) T padded[line_values<T>] = {};
-  std::memcpy(static_cast<void*>(padded), from.data, static_cast<size_t>(count) * sizeof(T));
-  return load_line(Values<const T>(padded));
-}
-HELIX_INLINE Line<nvfp4> load_line(const Values<const nvfp4>& from, int64_t count) {
-  alignas(64) uint8_t codes[64] = {};
-  fp8 scales[8] = {};
-  std::memcpy(codes, from.codes, static_cast<size_t>(count / 2));
-  std::memcpy(static_cast<void*>(scales), from.scales, static_cast<size_t>(count / nvfp4_block));
-  return load_line(Values<const nvfp4>(codes, scales, 1));
+  return read_line(from, FirstBytes{count * 64 / line_values<T>});
 }
 
 // The p-th pairs of a line in full: times their blocks' scales, which bf16 holds (two bits of

@@ -34,7 +34,6 @@ ComparedPoint compare_line(const Node& line, Models& models, Pricer& pricer) {
                          .oversubscribed = line["oversubscribed"].boolean(),
                          .covers = {}};
   const Node tasks = line["tasks_us"];
-  double sum_us = 0;
   for (const auto& [name, us] : tasks.json().items()) {
     const auto cover = std::ranges::find(priced.covers, name, &CoverPrice::name);
     if (cover == priced.covers.end())
@@ -45,9 +44,7 @@ ComparedPoint compare_line(const Node& line, Models& models, Pricer& pricer) {
                                .simulated_us = cover->us,
                                .bound = cover->bound,
                                .communicates = cover->communicates});
-    sum_us += us.get<double>();
   }
-  for (ComparedCover& cover : compared.covers) cover.share = cover.measured_us / sum_us;
   return compared;
 }
 
@@ -55,6 +52,26 @@ double median(std::vector<double> values) {
   std::ranges::sort(values);
   const size_t middle = values.size() / 2;
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+// The launches of one point (`run --repeat`) as one: the median of each of its times.
+ComparedPoint median_of(const std::vector<ComparedPoint>& launches) {
+  const auto over_launches = [&](auto&& time) {
+    std::vector<double> times;
+    for (const ComparedPoint& launch : launches) times.push_back(time(launch));
+    return median(std::move(times));
+  };
+  ComparedPoint point = launches.front();
+  point.measured_us = over_launches([](const ComparedPoint& p) { return p.measured_us; });
+  double sum_us = 0;
+  for (size_t i = 0; i < point.covers.size(); ++i) {
+    point.covers[i].measured_us =
+        over_launches([i](const ComparedPoint& p) { return p.covers.at(i).measured_us; });
+    sum_us += point.covers[i].measured_us;
+  }
+  for (ComparedCover& cover : point.covers) cover.share = cover.measured_us / sum_us;
+  for (const ComparedPoint& launch : launches) point.oversubscribed |= launch.oversubscribed;
+  return point;
 }
 
 // The large covers of a name, over the points that count.
@@ -134,6 +151,7 @@ CoverComparison compare(const std::vector<std::string>& results, const Machine& 
   CoverComparison comparison{.machine = machine.name, .points = {}, .notes = {}};
   Pricer pricer(machine);
   Models models;
+  std::vector<std::vector<ComparedPoint>> points;  // of each its launches
   for (const std::string& path : results)
     for (const std::string& note : read_results(path, [&](const Node& line) {
            if (line["status"].text() != "ok" || line["executor"].text() == "simulate") return;
@@ -141,10 +159,19 @@ CoverComparison compare(const std::vector<std::string>& results, const Machine& 
              line["executor"].fail(fmt::format("found {}, but {} is a {}",
                                                in_quotes(line["executor"].text()), machine.name,
                                                machine.gpu ? "GPU" : "CPU"));
-           if (line["shard"].is_null() && line["point"]["depths"].is_null())
-             comparison.points.push_back(compare_line(line, models, pricer));
+           if (!line["shard"].is_null() || !line["point"]["depths"].is_null()) return;
+           ComparedPoint launch = compare_line(line, models, pricer);
+           const auto same = [&](const std::vector<ComparedPoint>& known) {
+             return known.front().key == launch.key &&
+                    std::ranges::equal(known.front().covers, launch.covers, {},
+                                       &ComparedCover::name, &ComparedCover::name);
+           };
+           const auto known = std::ranges::find_if(points, same);
+           if (known == points.end()) points.push_back({std::move(launch)});
+           else known->push_back(std::move(launch));
          }))
       comparison.notes.push_back(note);
+  for (const auto& launches : points) comparison.points.push_back(median_of(launches));
   if (comparison.points.empty())
     throw InputError(results.front(), "", "holds no executed line of a whole step to compare with");
   return comparison;

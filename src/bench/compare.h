@@ -17,6 +17,7 @@ struct ComparedCover {
   bool communicates = false;
   double error() const { return simulated_us / measured_us - 1; }
 };
+// Of several launches of a point (`run --repeat`), each time is their median.
 struct ComparedPoint {
   std::string key;
   std::string text;

@@ -18,6 +18,20 @@ def test_every_task_is_compared(bench):
         assert point["simulated_us"] > 0
 
 
+def test_launches_of_a_point_are_one(bench):
+    """One launch of three that something disturbed does not count."""
+    bench("run", bench.sweep(batch=2, context=64, strategy="tp"), "-o", "out", ranks=2)
+    lines = bench.lines("out")
+    disturbed = json.loads(json.dumps(lines))
+    for line in disturbed:
+        line["tasks_us"] = {name: 100 * us for name, us in line["tasks_us"].items()}
+    (bench.folder / "lines.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines + disturbed + lines))
+    compared = [json.loads(bench("compare", name, "--machine", "epyc-core", "--format", "json").stdout)
+                for name in ("out", "lines.jsonl")]
+    assert compared[0]["points"] == compared[1]["points"]
+
+
 def test_ends_with_advice(bench):
     """A machine a thousand times too fast is told which factors are wrong."""
     bench("run", bench.sweep(batch=2, context=64), "-o", "out", ranks=2)
