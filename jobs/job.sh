@@ -10,8 +10,10 @@ cd "${SLURM_SUBMIT_DIR:?is set by sbatch: submit this script}" || exit 2
 source jobs/site.sh
 
 # launcher=(…): the words that start the program's ranks, one rank a GPU and each on its own cores.
-# No --gpu-bind: every rank sees all GPUs of its node and takes the one of its local rank, so that
-# neighbours can map each other's memory; where a site shows each rank one GPU, it takes that one.
+# Slurm shows every rank all GPUs that the job has on its node, and a rank takes the one of its local
+# rank, so that neighbours can map each other's memory. With --gpus-per-task=1 each rank is shown its
+# own alone, and takes that. (--gpu-bind=none would take the list away: all of the node's, allocated
+# or not, as far as nothing else keeps them apart.)
 set_launcher() {
   local per_node=${SLURM_NTASKS_PER_NODE:-${SLURM_TASKS_PER_NODE%%(*}}
   local cores=$((SLURM_CPUS_ON_NODE / per_node))
@@ -19,7 +21,7 @@ set_launcher() {
     srun)
       # --wait, not --kill-on-bad-exit: all ranks exit 75 within moments, and none of them must be
       # killed for it; but where one rank has died the others do not stay.
-      launcher=(srun --mpi=pmix --gpu-bind=none --wait=20)
+      launcher=(srun --mpi=pmix --wait=20)
       if ((cores == 0)); then launcher+=(--overcommit --cpu-bind=none)
       elif [[ $BIND = none ]]; then launcher+=(--cpu-bind=none)
       else launcher+=("--cpus-per-task=$cores" --cpu-bind=cores); fi

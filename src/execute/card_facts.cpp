@@ -14,6 +14,8 @@ std::string nccl_version_text(int code) {
   return fmt::format("{}.{}.{}", code / unit, code % unit / 100, code % 100);
 }
 
+int card_of_rank(int local_rank, int visible) { return local_rank % visible; }
+
 std::string driver_refusal(const CardFacts& card) {
   if (card.toolkit == 0)
     return "this program was built without CUDA: `make info` says what was found, `make CUDA=1` "

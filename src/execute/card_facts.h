@@ -29,8 +29,11 @@ struct CardFacts {
   int nccl_found = 0;  // of the library that is loaded
 };
 
-// Makes card `local_rank` mod the visible ones this rank's, and looks at it. What goes wrong is a
-// fact.
+// Which of the cards visible to it a rank takes, by its number on its host: its own where all ranks
+// see all cards, card 0 where each is shown one. Ranks that outnumber cards go round and share.
+int card_of_rank(int local_rank, int visible);
+
+// Makes card_of_rank this rank's, and looks at it. What goes wrong is a fact.
 CardFacts look_at_card(int local_rank);
 
 // Why no rank can work there, and what to do: one line; "" where it can. The first of what the

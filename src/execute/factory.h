@@ -43,8 +43,8 @@ struct Card : CardFacts {
   double flops_per_s = 0;       // bf16 matrix products, from the number of SMs and their clock
   int multiprocessors = 0;
 };
-// Makes card `local_rank` mod the visible ones this rank's. Throws InputError in one line where the
-// program, the driver or the card cannot do it.
+// Makes card_of_rank this rank's. Throws InputError in one line where the program, the driver or
+// the card cannot do it.
 Card open_card(int local_rank);
 double free_card_bytes();
 // Device memory that this process has allocated and not given back.

@@ -3,8 +3,12 @@ can show: containers, and cores to bind to."""
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
+import sys
+import types
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -20,7 +24,7 @@ def launcher(**site):
     return done.stdout.strip() if done.returncode == 0 else (done.returncode, done.stderr)
 
 
-SRUN = "srun --mpi=pmix --gpu-bind=none --wait=20"
+SRUN = "srun --mpi=pmix --wait=20"
 
 
 @pytest.mark.parametrize("site, words", [
@@ -52,14 +56,105 @@ def test_what_no_site_has(site, said):
 # Debian's names of libraries and Spack's.
 LIBRARIES = {"libopenmpi-dev": "openmpi", "libopenblas-dev": "openblas", "libcli11-dev": "cli11",
              "nlohmann-json3-dev": "nlohmann-json", "libfmt-dev": "fmt", "libhwy-dev": "highway"}
+RECIPE = ROOT / "jobs/spack/packages/helix-bench/package.py"
+
+
+class Recipe:
+    """jobs/spack without Spack: what its directives and its build say. Spack cannot be installed where
+    these tests run, so that its own checks of a recipe are not made."""
+
+    def __init__(self, prefix):
+        self.said = {"version": [], "depends_on": [], "license": [], "conflicts": []}
+        names = {name: self.directive(name) for name in self.said}
+        spack = types.ModuleType("spack.package")
+        spack.__dict__.update(
+            names, spack_cxx="g++-12", MakefilePackage=type("MakefilePackage", (), {}),
+            CudaPackage=type("CudaPackage", (), {
+                "cuda_arch_values": ("80", "90a"),
+                "cuda_flags": staticmethod(lambda values: [
+                    f"--generate-code arch=compute_{v},code=sm_{v}" for v in values])}),
+            mkdirp=lambda path: Path(path).mkdir(parents=True), install=shutil.copy,
+            install_tree=shutil.copytree)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "spack", types.ModuleType("spack"))
+            patch.setitem(sys.modules, "spack.package", spack)
+            self.package = runpy.run_path(str(RECIPE))["HelixBench"]()
+        self.package.prefix = prefix
+
+    def directive(self, name):
+        return lambda *words, **how: self.said[name].append((words, how))
+
+    def dependencies(self):
+        return {words[0]: how.get("when", "") for words, how in self.said["depends_on"]}
+
+    def targets(self, cuda):
+        class Spec(dict):
+            variants = {"cuda_arch": types.SimpleNamespace(value=("90a",))}
+
+            def satisfies(self, _):
+                return cuda
+        self.package.spec = Spec({name: types.SimpleNamespace(prefix=f"/spack/{name}")
+                                  for name in ("mpi", "cuda", "nccl")})
+        return self.package.build_targets
+
+
+class Prefix(str):
+    """A folder as Spack spells it: prefix.bin, prefix.share.join("x")."""
+
+    def __getattr__(self, name):
+        return Prefix(f"{self}/{name}")
+
+    def join(self, name):
+        return Prefix(f"{self}/{name}")
 
 
 def test_spack_knows_every_library():
     packages = re.search(r"^PACKAGES := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
     ours = set(re.findall(r"\S+-dev\b", packages)) - {"libgtest-dev", "libgmock-dev"}
-    recipe = (ROOT / "jobs/spack/packages/helix-bench/package.py").read_text()
-    named = set(re.findall(r'depends_on\("([a-z0-9-]+)', recipe)) - {"c", "cxx", "cuda", "nccl"}
-    assert ours == set(LIBRARIES) and named == set(LIBRARIES.values())
+    needed = {re.match("[a-z0-9-]+", spec)[0] for spec, when in Recipe("").dependencies().items()
+              if not when}
+    assert ours == set(LIBRARIES) and needed - {"c", "cxx"} == set(LIBRARIES.values())
+
+
+def test_spack_asks_for_what_the_makefile_and_the_readme_ask_for():
+    recipe = Recipe("")
+    assert [words for words, _ in recipe.said["version"]] == [("main",)]
+    assert recipe.said["license"] == [(("Apache-2.0",), {})]
+    gpu = {spec: when for spec, when in recipe.dependencies().items() if when}
+    assert gpu == {"cuda@12.8:": "+cuda", **{f"nccl@2.28: cuda_arch={arch}": f"+cuda cuda_arch={arch}"
+                                            for arch in ("80", "90a")}}
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_spack_builds_what_the_makefile_has(cuda):
+    """Its words set variables that the Makefile reads, and name a target; make -n takes them."""
+    words = Recipe("").targets(cuda)
+    makefiles = "".join((ROOT / name).read_text() for name in ("Makefile", "tests/cuda.mk"))
+    targets = [word for word in words if "=" not in word]
+    for word in words:
+        name = word.partition("=")[0]
+        pattern = rf"^{name}:" if word in targets else rf"^{name} *[?:]=|\$\({name}\)"
+        assert re.search(pattern, makefiles, re.M), word
+    assert targets == ["all"]
+    if not cuda:
+        words = [word for word in words if not word.startswith(("MPI_HOME", "CXX"))]
+        done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True,
+                              check=False)
+        assert done.returncode == 0, done.stderr
+    else:
+        assert "NVCC_GENCODE=--generate-code arch=compute_90a,code=sm_90a" in words
+
+
+def test_spack_installs_a_program_that_finds_its_configs(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    prefix = Prefix(tmp_path / "prefix")
+    package = Recipe(prefix).package
+    package.install(None, prefix)
+    found = {}
+    package.setup_run_environment(types.SimpleNamespace(set=found.__setitem__))
+    done = subprocess.run([f"{prefix}/bin/helix-bench", "list", "models"], cwd=tmp_path,
+                          env={**os.environ, **found}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "tiny-llama" in done.stdout, done
 
 
 def test_the_image_installs_from_what_it_has_copied(tmp_path):

@@ -21,10 +21,12 @@ ENVIRONMENT = {
     "OMPI_MCA_oob_tcp_if_include": "lo", "OMPI_MCA_mpi_yield_when_idle": "1",
     "PMIX_MCA_pcompress_base_silence_warning": "1", "OMP_NUM_THREADS": "1",
     "HELIX_BENCH_CONFIGS": str(ROOT / "configs"), "BIND": "none"}
-# A fault strikes the first start of a job alone, and one slice may be slow.
+# A fault strikes the first start of a job alone, and one slice may be slow; a rank can note which GPUs
+# it is shown.
 WRAPPER = f"""\
 #!/bin/sh
 [ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] || unset HELIX_BENCH_FAULT
+[ "$1" != run ] || [ -z "$SEEN" ] || echo "$SLURM_NODEID $SLURM_LOCALID ${{CUDA_VISIBLE_DEVICES-unset}}" > "$SEEN-$SLURM_PROCID"
 [ "$1 $SLURM_ARRAY_TASK_ID" != "run ${{SLOW_SLICE:-none}}" ] || sleep 5
 exec {shlex.quote(str(PROGRAM))} "$@"
 """

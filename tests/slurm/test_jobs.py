@@ -29,6 +29,21 @@ def test_a_job(checkout, launcher):
     assert " points ok; results/small/results.jsonl" in checkout.log()
 
 
+@pytest.mark.parametrize("options, shown", [
+    ("--gpus-per-node=4", ["0,1,2,3"] * 4), ("--gpus-per-node=2", ["0,1"] * 4),
+    ("--gpus-per-task=1", ["0", "1", "2", "3"])])
+def test_ranks_see_all_gpus_or_their_own(checkout, options, shown):
+    """Four ranks on each of two nodes; the program takes the right one of what it sees
+    (tests/unit/cards_test.cpp)."""
+    sweep = checkout.sweep(1, ranks=8, tpa=1)
+    [job] = checkout.submit(sweep, SBATCH=f"--nodes=2 --ntasks-per-node=4 {options}",
+                            SEEN=str(checkout.folder / "seen"))
+    checkout.finished(job)
+    found = [path.read_text().split() for path in sorted(checkout.folder.glob("seen-*"))]
+    assert found == [[str(node), str(rank), gpus] for node in range(2)
+                     for rank, gpus in enumerate(shown)]
+
+
 def test_exit_codes_reach_slurm(checkout):
     sweep = checkout.sweep(2)
     [job] = checkout.submit(sweep, SBATCH=TWO_RANKS, HELIX_BENCH_FAULT="wrong:rank=0:point=2")

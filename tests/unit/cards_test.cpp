@@ -4,6 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <set>
+#include <vector>
+
 namespace helix {
 namespace {
 
@@ -23,6 +27,36 @@ std::string refused(const Neighbours& there, const std::string& wanted, int bloc
     return error.what();
   }
   return "";
+}
+
+// How sites show a node's cards to its ranks: all to all, or each rank its own, or so many to each.
+std::vector<int> shown(int rank, int cards, int each) {
+  std::vector<int> numbers;
+  for (int i = 0; i < each; ++i) numbers.push_back((rank * each + i) % cards);
+  return numbers;
+}
+
+TEST(CardOfRank, EachRankHasACardOfItsOwnHoweverTheyAreShown) {
+  for (int cards = 1; cards <= 8; ++cards)
+    for (const int each : {cards, 1, 2}) {
+      const int ranks = each == cards ? cards : cards / each;
+      std::set<int> taken;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const std::vector<int> visible = shown(each == cards ? 0 : rank, cards, each);
+        taken.insert(visible.at(static_cast<size_t>(card_of_rank(rank, each))));
+      }
+      EXPECT_EQ(std::ssize(taken), ranks) << cards << " cards, " << each << " shown to each rank";
+    }
+}
+
+TEST(CardOfRank, RanksThatOutnumberCardsShareThemEvenly) {
+  for (int cards = 1; cards <= 8; ++cards)
+    for (int ranks = 1; ranks <= 32; ++ranks) {
+      std::vector<int> load(static_cast<size_t>(cards));
+      for (int rank = 0; rank < ranks; ++rank)
+        ++load.at(static_cast<size_t>(card_of_rank(rank, cards)));
+      EXPECT_LE(std::ranges::max(load) - std::ranges::min(load), 1);
+    }
 }
 
 TEST(Exchange, WhatIsWantedIsHadWhereItCan) {

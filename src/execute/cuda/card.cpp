@@ -45,7 +45,7 @@ CardFacts look_at_card(int local_rank) {
   };
   fine(cudaDriverGetVersion(&card.driver));
   if (!fine(cudaGetDeviceCount(&card.visible)) || card.visible == 0) return card;
-  const int device = local_rank % card.visible;
+  const int device = card_of_rank(local_rank, card.visible);
   std::array<char, 32> bus_id{};
   cudaDeviceProp properties{};
   int mode = 0;

@@ -4,14 +4,12 @@
 from spack.package import *
 
 
-class HelixBench(MakefilePackage):
+class HelixBench(MakefilePackage, CudaPackage):
     """Decode steps under Helix parallelism and its rivals: executed, verified and timed."""
 
     license("Apache-2.0")
 
     version("main")
-
-    variant("cuda", default=False, description="kernels for NVIDIA GPUs")
 
     depends_on("c", type="build")
     depends_on("cxx", type="build")
@@ -22,7 +20,9 @@ class HelixBench(MakefilePackage):
     depends_on("fmt")
     depends_on("highway@1.0.3:", type="build")
     depends_on("cuda@12.8:", when="+cuda")
-    depends_on("nccl@2.28:", when="+cuda")
+    for arch in CudaPackage.cuda_arch_values:  # +cuda cuda_arch=90a, for Hopper
+        depends_on(f"nccl@2.28: cuda_arch={arch}", when=f"+cuda cuda_arch={arch}")
+    conflicts("cuda_arch=none", when="+cuda", msg="name the GPUs, as in cuda_arch=90a")
     conflicts("%gcc@:11", msg="C++20 as gcc 12 has it")
 
     @property
@@ -31,7 +31,8 @@ class HelixBench(MakefilePackage):
         targets = ["all", f"MPI_HOME={spec['mpi'].prefix}", f"CXX={spack_cxx}", "CCACHE="]
         if not spec.satisfies("+cuda"):
             return targets + ["CUDA=0"]
-        return targets + ["CUDA=1", f"CUDA_HOME={spec['cuda'].prefix}",
+        kernels = " ".join(self.cuda_flags(spec.variants["cuda_arch"].value))
+        return targets + ["CUDA=1", f"NVCC_GENCODE={kernels}", f"CUDA_HOME={spec['cuda'].prefix}",
                           f"NCCL_HOME={spec['nccl'].prefix}"]
 
     def install(self, spec, prefix):
