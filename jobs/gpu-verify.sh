@@ -34,7 +34,7 @@ ranks() { local n=$1; shift; tests/mpirun.sh -n "$n" "$program" "$@" -T 25; }
 mps=$(command -v nvidia-cuda-mps-control >/dev/null && echo jobs/with-mps.sh || echo env)
 
 if stage build; then
-  make -j"$(nproc)" CUDA=1 cuda > "$out/verify-build.log" 2>&1 || { tail -n 30 "$out/verify-build.log"; exit 1; }
+  make -j"$(nproc --all)" CUDA=1 cuda > "$out/verify-build.log" 2>&1 || { tail -n 30 "$out/verify-build.log"; exit 1; }
   echo "== build: ${SECONDS} s"
 fi
 export -f ranks; export program mps out

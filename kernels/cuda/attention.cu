@@ -80,8 +80,7 @@ __device__ void weigh(float (&logits)[N][4], const float (&scale)[2], int tokens
   }
 }
 
-// Two blocks of 128 registers leave half of an SM's to the merges before and after: where one of
-// them takes a block's place, the next kernel puts two of its own on another SM, and takes longer.
+// 128 registers leave room on the SM for what runs before, after and beside it.
 template <int D, class T>
 __global__ void __maxnreg__(128) attend(AttentionPlan plan, const bf16* q, KvView kv) {
   using Kv = typename T::Kv;
@@ -206,7 +205,7 @@ void attend_grouped(const AttentionPlan& plan, const bf16* q, const KvView& kv, 
   const auto start = [&]<int D, class T>() {
     using R = Room<T, D>;
     launch("attention", attend<D, T>, dim3(static_cast<unsigned>(plan.blocks())), R::threads,
-           R::bytes, how, 1, plan, q, kv);
+           lone_block_bytes(R::bytes, how), how, 1, plan, q, kv);
   };
   if (kv.format == Format::fp8) {
     start.template operator()<128, Fp8Tile>();

@@ -16,9 +16,8 @@ namespace helix::cuda {
 
 inline constexpr int max_group = 16;  // query heads a KV head: the rows of a tensor-core product
 
-// bf16: tiles of 4 KB, as they lie in memory. Few warps with long rings: a block has registers to
-// spare (two fit an SM and leave room for the merge, which otherwise keeps the next layer's blocks
-// from their SMs), and few outputs to merge.
+// bf16: tiles of 4 KB, as they lie in memory. Few warps with long rings: a block leaves registers
+// to the kernels before and after it, and has few outputs to merge.
 template <int D>
 struct PlainTile {
   using Kv = bf16;

@@ -57,9 +57,14 @@ using OwnedEvent = Owned<cudaEvent_t, cudaEventDestroy>;
 using OwnedGraph = Owned<cudaGraph_t, cudaGraphDestroy>;
 using OwnedGraphExec = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
 
-inline OwnedStream make_stream() {
+enum class Urgency : uint8_t { usual, first };  // first: its blocks go before those that wait
+inline OwnedStream make_stream(Urgency urgency = Urgency::usual) {
   cudaStream_t stream = nullptr;
-  HELIX_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  int least = 0;
+  int most = 0;
+  HELIX_CUDA(cudaDeviceGetStreamPriorityRange(&least, &most));
+  HELIX_CUDA(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,
+                                          urgency == Urgency::first ? most : least));
   return OwnedStream(stream);
 }
 inline OwnedEvent make_event() {

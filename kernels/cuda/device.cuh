@@ -4,9 +4,8 @@
 // Every kernel that reads memory for long has one block an SM and, for each of its warps, a ring in
 // shared memory: slots of 4 KB, filled by 16-byte asynchronous copies. A warp fills, waits for and
 // drains its own slots, so that nothing but its own copies ever stops it. 96 KB a block: at 4.5
-// TB/s and 1 us of latency 34 KB an SM must be under way, and two blocks fit an SM, so that the
-// next kernel's ring fills while this one drains. The copies carry no hint to prefetch 256 bytes
-// into L2: with it, 1M tokens of attention took 134 us in place of 123.
+// TB/s and 1 us of latency 34 KB an SM must be under way. The copies carry no hint to prefetch 256
+// bytes into L2: with it, 1M tokens of attention took 134 us in place of 123.
 //
 // A slot is rows of 128 or 256 bytes. The 16-byte chunk c of row r stands at c ^ (r & 7), so that
 // the eight rows of a matrix fragment lie in different banks.
@@ -26,6 +25,15 @@
 namespace helix::cuda {
 
 inline constexpr int slot_bytes = 4096;
+
+// The shared memory of a block of such a kernel: more than half of an SM's, so that no SM gets two
+// of one kernel. A kernel that starts early finds blocks of the ones before it on some SMs; with
+// room for two, the others would get two and take twice as long (llama-3.1-8b, 131072 tokens, H200:
+// a step of 12.4 ms in place of 8.1). Ranks that share a card fill its SMs with each other's.
+inline int lone_block_bytes(int needed, const Launch& how) {
+  constexpr int more_than_half = 116 * 1024;
+  return how.own_card && needed < more_than_half ? more_than_half : needed;
+}
 
 // `cluster`: blocks that share their shared memory.
 template <class... Parameters, class... Arguments>

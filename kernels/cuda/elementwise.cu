@@ -12,10 +12,11 @@ namespace helix::cuda {
 namespace {
 
 constexpr int norm_threads = 1024;
-constexpr int norm_vectors = 2;  // of 8 values a thread: widths up to 16384
+constexpr int norm_vectors = 2;  // of 8 values a thread
+constexpr int widest_row = norm_threads * norm_vectors * 8;
 
-// hidden, y, out: [rows][width]; w: [width]. The sum of squares goes over a thread's vectors, the
-// lanes of a warp, the warps, in a fixed tree.
+// hidden, y, out: [rows][width]; w: [width]. Without y hidden is only read. The sum of squares goes
+// over a thread's vectors, the lanes of a warp, the warps, in a fixed tree.
 template <class Activation>
 __global__ void __launch_bounds__(norm_threads)
     add_norm(int width, Activation* hidden, const Activation* y, Stored w, float eps,
@@ -229,7 +230,7 @@ unsigned blocks_for(int64_t threads, int each) {
 template <class Activation>
 void add_rms_norm(int rows, int width, Activation* hidden, const Activation* y, const Stored& w,
                   float eps, Activation* out, const Launch& how) {
-  assert(rows > 0 && width % 8 == 0 && width <= norm_threads * norm_vectors * 8);
+  assert(rows > 0 && width % 8 == 0 && width <= widest_row);
   launch("add norm", add_norm<Activation>, dim3(static_cast<unsigned>(rows)), norm_threads, 0, how,
          1, width, hidden, y, w, eps, out);
 }
@@ -237,6 +238,11 @@ void add_rms_norm(int rows, int width, Activation* hidden, const Activation* y, 
 template <class Activation>
 void rms_norm(const NormShape& shape, const Activation* x, const Stored& w, float eps,
               Activation* out, const Launch& how) {
+  const int width = shape.width;
+  if (width >= norm_threads && width % 8 == 0 && width <= widest_row && shape.x_stride == width &&
+      shape.out_stride == width)  // a block a row
+    return add_rms_norm<Activation>(shape.rows, width, const_cast<Activation*>(x), nullptr, w, eps,
+                                    out, how);
   const auto blocks = static_cast<unsigned>((shape.rows * shape.each + warps - 1) / warps);
   launch("norm", norm_heads<Activation>, dim3(blocks), 32 * warps, 0, how, 1, shape, x, w, eps,
          out);

@@ -15,6 +15,7 @@ struct Launch {
   CUstream_st* stream = nullptr;
   int blocks = 0;         // SMs that a kernel which reads memory for long may fill
   bool dependent = true;  // starts before the kernel launched before it has ended
+  bool own_card = true;   // no other process works on the card
 };
 
 }  // namespace helix::cuda

@@ -421,8 +421,11 @@ void start(const ProductShape& shape, const Experts& experts, const bf16* x,
       experts.begins == nullptr ? std::clamp(how.blocks / cluster, 1, shape.outputs) : how.blocks;
   const auto start = [&](auto kernel, int slots) {
     const int x_bytes = shape.rows * C::inputs * static_cast<int>(sizeof(bf16));
+    const int ring_bytes = warps * slots * (C::bytes + x_bytes);
+    // Clusters of blocks that each want an SM of their own would not all find room at once.
     launch("product", kernel, dim3(static_cast<unsigned>(clusters * cluster)), threads,
-           warps * slots * (C::bytes + x_bytes), how, cluster, shape, experts, x, w, y, wide_out);
+           cluster > 1 ? ring_bytes : lone_block_bytes(ring_bytes, how), how, cluster, shape,
+           experts, x, w, y, wide_out);
   };
   if constexpr (std::is_same_v<Weight, bf16>) {
     const bool one = experts.begins == nullptr && outputs <= clusters * tile_rows;

@@ -65,14 +65,25 @@ std::string Cards::ipc_refusal() const {
 
 namespace {
 
-ExchangeKind exchange_of(const Neighbours& there, const std::string& wanted) {
+// SMs that kernels of a shared card take which wait for each other: all its ranks' together.
+int waiting_blocks(const ExecutorChoice& how, const Neighbours& there) {
+  return there.ranks_per_card == 1 ? 0 : std::max(1, how.exchange_blocks) * there.ranks_per_card;
+}
+
+// Where a card runs one rank at a time, an exchange on it takes milliseconds: the host's is no
+// slower, and spins for nobody.
+ExchangeKind best_exchange(const ExecutorChoice& how, const Neighbours& there) {
+  if (there.ranks == 1) return ExchangeKind::mpi;
+  const bool together = there.ranks_per_card == 1 || there.mps;
+  const bool room = waiting_blocks(how, there) <= there.multiprocessors / 2;
+  if (there.one_host && there.ipc.empty() && together && room) return ExchangeKind::fused;
+  return there.nccl && there.ranks_per_card == 1 ? ExchangeKind::nccl : ExchangeKind::mpi;
+}
+
+ExchangeKind exchange_of(const ExecutorChoice& how, const Neighbours& there,
+                         const std::string& wanted) {
   if (wanted == "mpi") return ExchangeKind::mpi;
-  if (wanted == "auto") {
-    // On a shared card kernels that wait for each other are for those who ask for them.
-    if (there.ranks == 1 || there.ranks_per_card > 1) return ExchangeKind::mpi;
-    if (there.one_host && there.ipc.empty()) return ExchangeKind::fused;
-    return there.nccl ? ExchangeKind::nccl : ExchangeKind::mpi;
-  }
+  if (wanted == "auto") return best_exchange(how, there);
   if (wanted == "fused") {
     if (!there.one_host)
       throw InputError(
@@ -101,11 +112,10 @@ ExchangeKind exchange_of(const Neighbours& there, const std::string& wanted) {
 
 ExecutorChoice choose_exchange(ExecutorChoice how, const Neighbours& there,
                                const std::string& wanted) {
-  how.exchange = exchange_of(there, wanted);
+  how.exchange = exchange_of(how, there, wanted);
   how.ranks_per_card = there.ranks_per_card;
   const int half = there.multiprocessors / 2;
-  const int asked = std::max(1, how.exchange_blocks) * how.ranks_per_card;
-  if (how.exchange == ExchangeKind::fused && how.ranks_per_card > 1 && asked > half)
+  if (how.exchange == ExchangeKind::fused && waiting_blocks(how, there) > half)
     throw InputError(
         fmt::format("--exchange fused: {} ranks share a GPU, with {} blocks each that wait for "
                     "each other: more than half of its {} SMs; --exchange-blocks {} at most",
@@ -119,6 +129,7 @@ ExecutorChoice choose_exchange(const ExecutorChoice& how, const Cards& cards, co
   Neighbours there{.ranks = world.size(),
                    .ranks_per_card = static_cast<int>(cards.most_ranks_on_a_card()),
                    .one_host = world.maximum(world.size() - world.ranks_on_this_host()) == 0,
+                   .mps = cards.mine().mps,
                    .nccl = cards.mine().nccl_built > 0,
                    .multiprocessors = cards.mine().multiprocessors};
   if (there.one_host && (wanted == "fused" || wanted == "auto")) there.ipc = cards.ipc_refusal();

@@ -55,6 +55,7 @@ struct Neighbours {
   int ranks = 1;
   int ranks_per_card = 1;  // at most
   bool one_host = true;
+  bool mps = false;   // under which ranks that share a card run at the same time
   bool nccl = false;  // in this program
   int multiprocessors = 0;
   std::string ipc = {};  // why CUDA IPC is refused; "" it is not

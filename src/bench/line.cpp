@@ -41,8 +41,8 @@ Json blank(const Point& point, const Setting& setting) {
   for (const char* name :
        {"status", "reason", "ttl_us", "samples_us", "tokens_per_s_per_user",
         "tokens_per_s_per_user_p90", "tokens_per_s_per_gpu", "tokens_per_s_per_rank", "tasks_us",
-        "exchange_us", "bytes_per_rank", "peak_resident_bytes", "experts_touched", "roofline",
-        "noise", "card", "device_bytes", "verified"})
+        "overhead_us", "exchange_us", "bytes_per_rank", "peak_resident_bytes", "experts_touched",
+        "roofline", "noise", "card", "device_bytes", "verified"})
     line[name] = nullptr;
   line["environment"] = setting.environment;
   line["started"] = nullptr;
@@ -84,11 +84,20 @@ void set_times(Json& line, const Point& point, const Setting& setting, const Mea
                       {"computing", std::move(computing)}};
 }
 
+// Overhead: what a step takes beyond its tasks, as for launches. Below 0 where kernels begin before
+// those ahead of them have ended.
 void set_tasks(Json& line, const Measured& measured) {
   Json tasks = Json::object();
-  for (const auto& [cover, us] : measured.tasks_us) tasks[cover] = to_ns(us);
+  double sum_us = 0;
+  for (const auto& [cover, us] : measured.tasks_us) {
+    tasks[cover] = to_ns(us);
+    sum_us += us;
+  }
   line["tasks_us"] = std::move(tasks);
   if (!measured.exchange) return;
+  if (line["executor"] != "simulate")
+    line["overhead_us"] =
+        to_ns(statistics(measured.samples_us).median - (sum_us - measured.exchange->hidden));
   line["exchange_us"] = {{"alone", to_ns(measured.exchange->alone)},
                          {"back_to_back", to_ns(measured.exchange->back_to_back)},
                          {"exposed", to_ns(measured.exchange->exposed)},

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -80,6 +82,41 @@ std::vector<Roofline::Task> task_floors(MPI_Comm ranks, const Executor& executor
   return tasks;
 }
 
+// Of this rank: what it waits for others in an exchange is not the exchange's; the last of them
+// waits for nobody.
+struct Alone {
+  double all_us = 0;
+  double on_compute_us = 0;  // that nothing hides
+};
+Alone exchanges_alone(MPI_Comm ranks, const Executor& executor, const Names& names,
+                      std::vector<double> times) {
+  const std::span<const Cover> covers = executor.covers();
+  const auto is_exchange = [&](const Cover& cover) {
+    return communicates(executor.schedule(), cover);
+  };
+  if (executor.times_in_place()) {
+    constexpr double none = std::numeric_limits<double>::infinity();
+    std::vector<double> least(names.names.size(), -none);  // negated
+    for (size_t i = 0; i < times.size(); ++i) {
+      double& sum = least[names.of_cover[i]];
+      if (is_exchange(covers[i])) sum = std::isinf(sum) ? -times[i] : sum - times[i];
+    }
+    std::vector<double> mine = least;
+    least = maximum(ranks, std::move(least));
+    for (size_t i = 0; i < times.size(); ++i) {
+      const size_t name = names.of_cover[i];
+      if (is_exchange(covers[i]) && mine[name] < 0) times[i] *= least[name] / mine[name];
+    }
+  }
+  Alone alone;
+  for (size_t i = 0; i < times.size(); ++i) {
+    if (!is_exchange(covers[i])) continue;
+    alone.all_us += times[i];
+    if (lane_of(executor.schedule(), covers[i]) == Lane::compute) alone.on_compute_us += times[i];
+  }
+  return alone;
+}
+
 }  // namespace
 
 std::vector<double> maximum(MPI_Comm ranks, std::vector<double> values) {
@@ -115,8 +152,6 @@ StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
 }
 
 TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor) {
-  const Schedule& schedule = executor.schedule();
-  const std::span<const Cover> covers = executor.covers();
   const Names names(ranks, executor);
   const size_t count = names.names.size();
   std::vector<std::vector<double>> samples(count + 2);
@@ -125,12 +160,10 @@ TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor) {
     executor.rewind();
     const std::vector<double> times = executor.instrumented_step();
     std::vector<double> sums(count + 2, 0);
-    for (size_t i = 0; i < times.size(); ++i) {
-      sums[names.of_cover[i]] += times[i];
-      if (!communicates(schedule, covers[i])) continue;
-      sums[count] += times[i];
-      if (lane_of(schedule, covers[i]) == Lane::compute) sums[count + 1] += times[i];
-    }
+    for (size_t i = 0; i < times.size(); ++i) sums[names.of_cover[i]] += times[i];
+    const Alone alone = exchanges_alone(ranks, executor, names, times);
+    sums[count] = alone.all_us;
+    sums[count + 1] = alone.on_compute_us;
     sums = maximum(ranks, std::move(sums));
     for (size_t i = 0; i < sums.size(); ++i) samples[i].push_back(sums[i]);
     spent_us += std::accumulate(sums.begin(), sums.begin() + static_cast<ptrdiff_t>(count), 0.0);

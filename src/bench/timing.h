@@ -35,12 +35,12 @@ StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
 struct TaskTimes {
   // A cover's name each (schedule/covers.h), chunks and layers summed.
   std::vector<std::pair<std::string, double>> tasks_us;
-  double exchanges_us = 0;             // those that communicate
+  double exchanges_us = 0;             // those that communicate, without waits for other ranks
   double exchanges_on_compute_us = 0;  // of them, those that nothing hides
 };
-// The median of instrumented passes of the first step: cover by cover, a barrier before each. As
-// many passes as some 100 ms hold: of a step of a millisecond the first few find cold caches and
-// are off by half.
+// The median of instrumented passes of the first step, cover by cover (executor.h). As many passes
+// as some 100 ms hold: of a step of a millisecond the first few find cold caches and are off by
+// half.
 TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor);
 
 // {"mean":, "busiest":}: experts of a rank that some token chose in a layer of the last step, mean

@@ -24,8 +24,9 @@ void add_executor(CLI::App& command, std::string& executor, std::string& exchang
   command.add_flag("!--no-early-reads", how.early_reads,
                    "cuda: each kernel begins when the one before has ended");
   command
-      .add_option("--exchange-blocks", how.exchange_blocks,
-                  "cuda, HOP-B: SMs that attention leaves to the exchange (0: our choice)")
+      .add_option(
+          "--exchange-blocks", how.exchange_blocks,
+          "cuda: SMs of an exchange, which attention leaves to it under HOP-B (0: our choice)")
       ->check(CLI::Range(0, 128));
 }
 void set_executor(const std::string& executor, const std::string& exchange, ExecutorChoice& how) {

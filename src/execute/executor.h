@@ -125,14 +125,17 @@ class Executor {
   // The ticks before the first result; step() does so itself where it was not done since the
   // history's end.
   virtual void fill() = 0;
-  // One step cover by cover, a barrier of the stage before each; microseconds of each of covers(),
-  // layers summed.
+  // One step cover by cover; microseconds of each of covers(), layers summed.
   virtual std::vector<double> instrumented_step() = 0;
+  // Are these intervals of one step, an exchange's with the wait for ranks that come later? Else
+  // there is a barrier of the stage before each cover.
+  virtual bool times_in_place() const { return false; }
   // One step with the begin and end of each task.
   virtual std::vector<Span> traced_step() = 0;
   // Microseconds of a step() in which the compute lane waited for the exchange lane: the mean since
-  // the last rewind, or of the last step where only the card knows.
-  virtual double exposed_us() const = 0;
+  // the last rewind; or of a step that is taken for that, after a rewind, where the step itself
+  // would be held up. Collective.
+  virtual double exposed_us() = 0;
 
   // Fills the history by decoding the prompt, one token a step; nothing without one. Once, before
   // the first step; collective.

@@ -27,8 +27,10 @@ struct ExecutorChoice {
   ExchangeKind exchange = ExchangeKind::mpi;
   bool graph = true;        // cuda: steps are captured and replayed
   bool early_reads = true;  // cuda: a kernel may begin, and read weights, while the one before ends
-  int exchange_blocks = 0;  // cuda, HOP-B: SMs that attention leaves to the exchange; 0: our choice
-  int ranks_per_card = 1;   // at most, in the launch
+  // cuda, fused: SMs that an exchange takes; 0: our choice. Under HOP-B attention leaves as many
+  // alone; at 0 none: its blocks leave room beside them.
+  int exchange_blocks = 0;
+  int ranks_per_card = 1;  // at most, in the launch
 };
 
 // Why such an executor cannot carry out such a point; empty: it can.

@@ -77,7 +77,15 @@ TEST(Exchange, AutoTakesTheBestThatWorks) {
   EXPECT_EQ(chosen(contained, "auto"), ExchangeKind::mpi);
   Neighbours shared = four();
   shared.ranks_per_card = 4;
+  EXPECT_EQ(chosen(shared, "auto"), ExchangeKind::mpi);  // one at a time
+  shared.mps = true;
+  EXPECT_EQ(chosen(shared, "auto"), ExchangeKind::fused);
+  shared.ipc = "invalid resource handle";
   EXPECT_EQ(chosen(shared, "auto"), ExchangeKind::mpi);
+  Neighbours crowded = four();
+  crowded.ranks = crowded.ranks_per_card = 67;  // more than half of 132 SMs
+  crowded.mps = true;
+  EXPECT_EQ(chosen(crowded, "auto"), ExchangeKind::mpi);
   EXPECT_EQ(chosen({.ranks = 1, .nccl = true}, "auto"), ExchangeKind::mpi);
 }
 

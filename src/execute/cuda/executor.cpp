@@ -22,40 +22,42 @@ int multiprocessors() {
   return count;
 }
 
-// SMs that attention leaves to the exchange under HOP-B: 16 saturate a small exchange, and ranks
-// that share a card have half of it together for kernels that wait for each other.
-int blocks_left(const ExecutorChoice& how) {
-  if (how.exchange_blocks > 0 || how.exchange != ExchangeKind::fused) return how.exchange_blocks;
-  return how.ranks_per_card == 1 ? 16
-                                 : std::clamp(multiprocessors() / 2 / how.ranks_per_card, 1, 8);
+// Of a fused exchange. Beside attention 16 saturate a small one, on SMs where attention's block
+// leaves room; ranks that share a card have half of it together for kernels that wait for each
+// other.
+int exchange_blocks(const ExecutorChoice& how, int chunks) {
+  if (how.exchange_blocks > 0) return how.exchange_blocks;
+  if (how.ranks_per_card > 1) return std::clamp(multiprocessors() / 2 / how.ranks_per_card, 1, 8);
+  return chunks > 1 ? 16 : 64;
 }
 
 std::unique_ptr<Exchange> make_exchange(const ExecutorChoice& how, MPI_Comm ranks,
                                         const Schedule& schedule, const Store& store,
                                         const Assignment& work) {
-  constexpr int alone_blocks = 64;  // nothing else runs beside
   constexpr double patience_s = 10;
   switch (how.exchange) {
     case ExchangeKind::mpi: return make_mpi_exchange(ranks, schedule, store, work);
     case ExchangeKind::nccl: return make_nccl_exchange(ranks, schedule, store, work);
     case ExchangeKind::fused: break;
   }
-  const bool own_card = how.ranks_per_card == 1;
-  const int blocks = work.chunks == 1 && own_card ? alone_blocks : blocks_left(how);
-  return make_fused_exchange(ranks, schedule, store, work, {own_card, blocks, patience_s});
+  return make_fused_exchange(
+      ranks, schedule, store, work,
+      {how.ranks_per_card == 1, exchange_blocks(how, work.chunks), patience_s});
 }
 
 }  // namespace
 
 CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const ExecutorChoice& how)
     : PassageExecutor(ranks, work, fusions_of(ExecutorKind::cuda, how.exchange)),
-      lanes_{LaneState{make_stream()}, LaneState{make_stream()}},
+      lanes_{LaneState{make_stream()}, LaneState{make_stream(Urgency::first)}},
       exchange_(make_exchange(how, ranks, schedule_, store_, work_)),
       store_(schedule_, work, allocate),
       // HOP-B over MPI has no graph: its lanes meet on the host.
       graph_(how.graph && (work.chunks == 1 || how.exchange != ExchangeKind::mpi)),
       early_reads_(how.early_reads),
-      blocks_(std::max(1, multiprocessors() - (work.chunks > 1 ? blocks_left(how) : 0))),
+      own_card_(how.ranks_per_card == 1),
+      exchanges_on_card_(how.exchange != ExchangeKind::mpi),
+      blocks_(std::max(1, multiprocessors() - (work.chunks > 1 ? how.exchange_blocks : 0))),
       scale_(static_cast<float>(softmax_scale(*work.model))),
       frequencies_(std::span<const double>(rope_frequencies(*work.model))),
       travelled_(static_cast<size_t>(work.layout.pp)) {
@@ -110,6 +112,7 @@ void CudaExecutor::prepare() {
 
 void CudaExecutor::record_passages() {
   recorded_.clear();
+  watched_passages_.clear();
   for (int i = 0; graph_ && i < work_.layout.pp; ++i) {
     store_.turn_to(i);
     requests_ = store_.replicas()[static_cast<size_t>(schedule_.place.dp)];
@@ -273,8 +276,20 @@ void CudaExecutor::pass(std::vector<double>* times) {
   travelled_[static_cast<size_t>(store_.now_index())] = {};
   force_choices();
   force_codes();
-  if (times != nullptr) return pass_timed(*times);
-  if (replayable()) return replay();
+  if (times != nullptr) {
+    const std::vector<double> us = watched_us(Watch::covers);
+    for (size_t i = 0; i < us.size(); ++i) (*times)[cover_of(static_cast<int>(i))] += us[i];
+    return;
+  }
+  if (waits_us_ != nullptr) {
+    for (const double us : watched_us(Watch::waits)) *waits_us_ += us;
+    return;
+  }
+  if (replayable()) return replay(recorded_.at(passage_key()));
+  issue_passage();
+}
+
+void CudaExecutor::issue_passage() {
   begin_passage();
   for (const Segment& segment : schedule_.segments)
     for (int i = 0; i < segment.layers; ++i) issue(segment, segment.first_layer + i);
@@ -311,8 +326,7 @@ void CudaExecutor::issue(const Segment& segment, int layer) {
 
 void CudaExecutor::issue(const Task& task, int layer) {
   const auto mine = static_cast<size_t>(task.lane);
-  if (schedule_.chunks > 1 && task.after.at(1 - mine) >= 0)
-    wait_for_lane(task, task.after.at(1 - mine));
+  if (two_lanes() && task.after.at(1 - mine) >= 0) wait_for_lane(task, task.after.at(1 - mine));
   std::optional<Range> range;
   if (!folded(task)) range.emplace(launched_name(task));
   Timed timed;
@@ -339,7 +353,7 @@ void CudaExecutor::issue(const Task& task, int layer) {
     lanes_.at(mine).after_kernel = false;
     traced_.emplace_back(Span{&task, layer, 0, 0, folds_next(task)}, std::move(timed));
   }
-  if (schedule_.chunks > 1)
+  if (two_lanes())
     HELIX_CUDA(cudaEventRecord(issued_[static_cast<size_t>(&task - schedule_.tasks.data())].get(),
                                stream(task.lane)));
   if (capturing_) return;
@@ -355,36 +369,16 @@ std::string CudaExecutor::launched_name(const Task& task) const {
 void CudaExecutor::exchange(const Task& task, int layer) {
   const Launch launch = how(task);
   if (folds_next(task)) return exchange_->run_both(task, *(&task + 1), layer, launch);
-  lanes_.at(static_cast<size_t>(task.lane)).after_kernel = exchange_->run(task, launch);
+  lanes_.at(lane_index(task.lane)).after_kernel = exchange_->run(task, launch);
 }
 
-// A task waits for the last one of the other lane whose result it reads. How long the compute lane
-// waits is what the exchange does not hide.
+// A task waits for the last one of the other lane whose result it reads.
 void CudaExecutor::wait_for_lane(const Task& task, int until) {
-  const cudaStream_t mine = stream(task.lane);
+  const bool watched = watching(Watch::waits) && task.lane == Lane::compute;
   lanes_.at(static_cast<size_t>(task.lane)).after_kernel = false;
-  const cudaEvent_t ready = issued_[static_cast<size_t>(until)].get();
-  if (task.lane == Lane::exchange || spans_ != nullptr)
-    return HELIX_CUDA(cudaStreamWaitEvent(mine, ready, 0));
-  auto [at, made] = waits_.try_emplace({&task, layer_});
-  if (made) at->second = {make_event(), make_event()};
-  const unsigned flags = capturing_ ? cudaEventRecordExternal : cudaEventRecordDefault;
-  HELIX_CUDA(cudaEventRecordWithFlags(at->second.from.get(), mine, flags));
-  HELIX_CUDA(cudaStreamWaitEvent(mine, ready, 0));
-  HELIX_CUDA(cudaEventRecordWithFlags(at->second.to.get(), mine, flags));
-}
-
-double CudaExecutor::exposed_us() const {
-  if (waits_.empty()) return 0;
-  synchronise();
-  double sum = 0;
-  for (const auto& [at, wait] : waits_) {
-    if (at.second >= layers_now()) continue;  // of a deeper step
-    float ms = 0;
-    HELIX_CUDA(cudaEventElapsedTime(&ms, wait.from.get(), wait.to.get()));
-    sum += 1e3 * static_cast<double>(ms);
-  }
-  return sum;
+  if (watched) stamp(Watched::nothing);
+  HELIX_CUDA(cudaStreamWaitEvent(stream(task.lane), issued_[static_cast<size_t>(until)].get(), 0));
+  if (watched) stamp(static_cast<int>(&task - schedule_.tasks.data()));
 }
 
 }  // namespace helix::cuda

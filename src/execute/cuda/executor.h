@@ -33,8 +33,9 @@ class CudaExecutor final : public PassageExecutor {
   void mark() override;
   std::vector<double> take_intervals_us() override;
   bool replays() const override { return graph_; }
+  bool times_in_place() const override { return exchanges_on_card_; }
   std::vector<Span> traced_step() override;
-  double exposed_us() const override;
+  double exposed_us() override;
   void teach(std::vector<int32_t> tokens) override;
   std::span<const int32_t> sampled() const override;
   TensorView view(Id tensor, int chunk) override;
@@ -51,6 +52,17 @@ class CudaExecutor final : public PassageExecutor {
   struct Piece {
     OwnedGraphExec graph;
     const Task* task = nullptr;
+  };
+  // A passage with kernels in it that note the time: behind each cover, all on one lane, in the
+  // order of the schedule; or before and behind each wait of the compute lane for the other.
+  enum class Watch : uint8_t { covers, waits };
+  struct Watched {
+    Watch what;
+    Buffer<int64_t> stamps;  // ns
+    std::vector<int> ends;   // with each of them: a task (or its wait), or one of these
+    std::vector<Piece> pieces = {};
+    static constexpr int nothing = -1;
+    static constexpr int stamp = -2;  // the one before
   };
 
   const Store& store() const override { return store_; }
@@ -71,14 +83,16 @@ class CudaExecutor final : public PassageExecutor {
   const Rows& rows_now() const { return rows_[static_cast<size_t>(store_.now_index())]; }
 
   // Carrying out (executor.cpp), looked at (hooks.cpp) and timed (times.cpp) …
+  void issue_passage();
   void begin_passage();
   void issue(const Segment& segment, int layer);
   void issue(const Task& task, int layer);
   void wait_for_lane(const Task& task, int until);
   void after(const Task& task, int layer);
-  void pass_timed(std::vector<double>& times);
-  double time_exchange(const Task& task, int layer);
-  void time_run(const std::vector<const Task*>& run, int layer, std::vector<double>& times);
+  std::vector<double> watched_us(Watch what);  // of a passage, by task
+  double time_on_host(const Task& task);
+  void stamp(int ends);
+  void stamp_stamps();
   void force_choices();
   void note_choices(const Task& task, int layer);
   void force_codes();
@@ -88,7 +102,7 @@ class CudaExecutor final : public PassageExecutor {
   using PassageKey = std::tuple<int, bool, bool>;  // a micro-batch; judged choices, judged codes
   PassageKey passage_key() const { return {store_.now_index(), forcing_, forcing_codes_}; }
   bool replayable() const;
-  void replay();
+  void replay(const std::vector<Piece>& pieces);
   void record_passages();
   std::vector<Piece> record();
   // … and the launches of each kind of task (launches.cpp).
@@ -116,7 +130,12 @@ class CudaExecutor final : public PassageExecutor {
   KvView cache_view(int layer, int64_t first_row) const;
   int64_t layers_before(int layer) const { return layer - schedule_.segments.front().first_layer; }
   Format activations() const { return work_.precision.activations; }
-  cudaStream_t stream(Lane lane) const { return lanes_.at(static_cast<size_t>(lane)).stream.get(); }
+  bool watching(Watch what) const { return watched_ != nullptr && watched_->what == what; }
+  size_t lane_index(Lane lane) const {
+    return watching(Watch::covers) ? 0 : static_cast<size_t>(lane);
+  }
+  bool two_lanes() const { return schedule_.chunks > 1 && !watching(Watch::covers); }
+  cudaStream_t stream(Lane lane) const { return lanes_.at(lane_index(lane)).stream.get(); }
   Launch how(const Task& task);
   // Carried out together with the task before it, where nobody looks at what stands between them.
   bool folded(const Task& task) const {
@@ -147,6 +166,8 @@ class CudaExecutor final : public PassageExecutor {
   Store store_;
   bool graph_;
   bool early_reads_;
+  bool own_card_;
+  bool exchanges_on_card_;
   int blocks_;  // SMs
   float scale_;
   Buffer<double> frequencies_;
@@ -183,14 +204,13 @@ class CudaExecutor final : public PassageExecutor {
   std::vector<bool> folded_;        // a task
   std::vector<OwnedEvent> issued_;  // a task: the other lane waits for it
   std::map<PassageKey, std::vector<Piece>> recorded_;
+  std::map<std::pair<Watch, int>, Watched> watched_passages_;  // a micro-batch
+  Watched* watched_ = nullptr;                                 // the passage in hand
+  double* waits_us_ = nullptr;  // passages are watched, and add to this
   bool capturing_ = false;
   std::vector<OwnedEvent> marks_;
   size_t marked_ = 0;
-  struct Wait {  // of the compute lane for the exchange lane
-    OwnedEvent from, to;
-  };
-  std::map<std::pair<const Task*, int>, Wait> waits_;  // a layer's
-  int layer_ = 0;                                      // in hand
+  int layer_ = 0;  // in hand
   std::vector<Span>* spans_ = nullptr;
   struct Timed {
     OwnedEvent begin, end;

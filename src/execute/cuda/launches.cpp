@@ -19,9 +19,9 @@ int narrow(int64_t value) { return static_cast<int>(value); }
 // The first kernel after anything else waits for it; from then on each may begin while the one
 // before it ends.
 Launch CudaExecutor::how(const Task& task) {
-  LaneState& lane = lanes_.at(static_cast<size_t>(task.lane));
+  LaneState& lane = lanes_.at(lane_index(task.lane));
   const bool dependent = std::exchange(lane.after_kernel, true) && early_reads_;
-  return {lane.stream.get(), blocks_, dependent};
+  return {lane.stream.get(), blocks_, dependent, own_card_};
 }
 
 void CudaExecutor::launch(const Task& task, int layer) {

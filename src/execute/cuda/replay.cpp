@@ -1,17 +1,29 @@
 // A passage as CUDA graphs. It is recorded before the first step, for each micro-batch with and
 // without the judge's choices; what the exchange cannot do in a graph stands between two of them.
+#include <numeric>
+
 #include "execute/cuda/executor.h"
 #include "execute/issue.h"
 
 namespace helix::cuda {
+
+namespace {
+
+std::vector<int> listed_order(const Segment& segment) {
+  std::vector<int> order(static_cast<size_t>(segment.end - segment.begin));
+  std::iota(order.begin(), order.end(), segment.begin);
+  return order;
+}
+
+}  // namespace
 
 bool CudaExecutor::replayable() const {
   return graph_ && spans_ == nullptr && !hooks_.after && hooks_.newest == Newest::by_owner &&
          recorded_.contains(passage_key());
 }
 
-void CudaExecutor::replay() {
-  for (const Piece& piece : recorded_.at(passage_key())) {
+void CudaExecutor::replay(const std::vector<Piece>& pieces) {
+  for (const Piece& piece : pieces) {
     if (piece.task == nullptr)
       HELIX_CUDA(cudaGraphLaunch(piece.graph.get(), stream(Lane::compute)));
     else issue(*piece.task, layer_);
@@ -20,6 +32,7 @@ void CudaExecutor::replay() {
 
 std::vector<CudaExecutor::Piece> CudaExecutor::record() {
   std::vector<Piece> pieces;
+  const bool covers = watching(Watch::covers);
   const auto captured = [&](const auto& body) {
     capturing_ = true;
     for (LaneState& lane : lanes_) lane.after_kernel = false;
@@ -34,16 +47,18 @@ std::vector<CudaExecutor::Piece> CudaExecutor::record() {
     if (waiting.empty() && begun) return;
     captured([&] {
       if (!std::exchange(begun, true)) begin_passage();
+      if (watched_ != nullptr) stamp_stamps();
       for (const auto& [task, layer] : waiting) {
         layer_ = layer;
         issue(*task, layer);
+        if (covers && !folds_next(*task)) stamp(static_cast<int>(task - schedule_.tasks.data()));
       }
     });
     waiting.clear();
   };
   for (const Segment& segment : schedule_.segments)
     for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer)
-      for (const int i : issue_order(schedule_, segment)) {
+      for (const int i : covers ? listed_order(segment) : issue_order(schedule_, segment)) {
         const Task& task = schedule_.tasks[static_cast<size_t>(i)];
         const bool fits = !communicates(task.op) || exchange_->captures(task);
         if (fits) {

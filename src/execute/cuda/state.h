@@ -37,7 +37,7 @@ struct Advance {
 };
 void advance(const Advance& step, const Launch& launch);
 
-// Holds the stream up, so that what is launched meanwhile runs without gaps.
-void pause(int microseconds, const Launch& launch);
+// The time, in ns, at which it is this kernel's turn.
+void stamp(int64_t* to, const Launch& launch);
 
 }  // namespace helix::cuda

@@ -1,10 +1,17 @@
 // How steps, and the tasks of one step, are timed and traced.
+#include <algorithm>
 #include <chrono>
 
 #include "execute/cuda/executor.h"
 #include "execute/cuda/range.h"
 
 namespace helix::cuda {
+
+namespace {
+
+constexpr int stamps_in_a_row = 16;
+
+}  // namespace
 
 // A queue of a few steps: the card does not wait for the host, and the host shows that it lives.
 void CudaExecutor::mark() {
@@ -27,74 +34,80 @@ std::vector<double> CudaExecutor::take_intervals_us() {
   return intervals;
 }
 
-// Timed on the card, launched behind a pause that is longer than the launches take; an exchange
-// that the host has a part in by the host's clock, after a barrier.
-void CudaExecutor::pass_timed(std::vector<double>& times) {
-  begin_passage();
-  for (const Segment& segment : schedule_.segments)
-    for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer) {
-      layer_ = layer;
-      std::vector<const Task*> run;
-      for (int i = segment.begin; i < segment.end; ++i) {
-        const Task& task = schedule_.tasks[static_cast<size_t>(i)];
-        if (!communicates(task.op)) {
-          if (!folded(task)) run.push_back(&task);
-          continue;
-        }
-        time_run(run, layer, times);
-        run.clear();
-        times[cover_of(i)] += time_exchange(task, layer);
-      }
-      time_run(run, layer, times);
+// The intervals of one passage between kernels that note the time. What such a kernel takes itself,
+// as a row of them shows, is taken off. Kernels follow each other as they do without early reads.
+// What the host has a part in is timed by the host's clock, after a barrier.
+std::vector<double> CudaExecutor::watched_us(Watch what) {
+  const auto [at, made] = watched_passages_.try_emplace({what, store_.now_index()});
+  Watched& watched = at->second;
+  watched_ = &watched;
+  if (made) {
+    watched.what = what;
+    int64_t tasks = 0;
+    for (const Segment& segment : schedule_.segments)
+      tasks += int64_t{segment.layers} * (segment.end - segment.begin);
+    watched.stamps = Buffer<int64_t>((tasks + 1) * (stamps_in_a_row + 2));  // each in its own graph
+    if (what == Watch::covers || graph_) watched.pieces = record();
+  }
+  exchange_->stage_barrier();
+  std::vector<double> us(schedule_.tasks.size(), 0);
+  if (watched.pieces.empty()) {
+    watched.ends.clear();
+    stamp_stamps();
+    issue_passage();
+  }
+  for (const Piece& piece : watched.pieces) {
+    if (piece.task == nullptr)
+      HELIX_CUDA(cudaGraphLaunch(piece.graph.get(), stream(Lane::compute)));
+    else us[static_cast<size_t>(piece.task - schedule_.tasks.data())] += time_on_host(*piece.task);
+  }
+  watched_ = nullptr;
+  synchronise();
+  const std::vector<int64_t> ns = watched.stamps.read();
+  double stamps_us = 0;
+  double count = 0;
+  for (size_t i = 0; i < watched.ends.size(); ++i)
+    if (watched.ends[i] == Watched::stamp) {
+      stamps_us += 1e-3 * static_cast<double>(ns[i] - ns[i - 1]);
+      ++count;
     }
+  for (size_t i = 0; i < watched.ends.size(); ++i)
+    if (watched.ends[i] >= 0)
+      us[static_cast<size_t>(watched.ends[i])] +=
+          std::max(0.0, 1e-3 * static_cast<double>(ns[i] - ns[i - 1]) - stamps_us / count);
+  return us;
 }
 
-double CudaExecutor::time_exchange(const Task& task, int layer) {
-  const cudaStream_t lane = stream(task.lane);
-  const bool on_card = exchange_->captures(task);
-  const OwnedEvent begin = make_event();
-  const OwnedEvent end = make_event();
-  lanes_.at(static_cast<size_t>(task.lane)).after_kernel = false;
+double CudaExecutor::time_on_host(const Task& task) {
+  synchronise();
   exchange_->stage_barrier();
   const auto began = std::chrono::steady_clock::now();
-  if (on_card) pause(30, {lane, blocks_, false});
-  HELIX_CUDA(cudaEventRecord(begin.get(), lane));
-  exchange(task, layer);
-  HELIX_CUDA(cudaEventRecord(end.get(), lane));
+  issue(task, layer_);
   synchronise();
-  if (!on_card)
-    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began)
-        .count();
-  float ms = 0;
-  HELIX_CUDA(cudaEventElapsedTime(&ms, begin.get(), end.get()));
-  return 1e3 * static_cast<double>(ms);
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began)
+      .count();
 }
 
-void CudaExecutor::time_run(const std::vector<const Task*>& run, int layer,
-                            std::vector<double>& times) {
-  if (run.empty()) return;
-  const cudaStream_t compute = stream(Lane::compute);
-  pause(30 * static_cast<int>(run.size()), {compute, blocks_, false});
-  std::vector<OwnedEvent> events;
-  const auto note = [&] {
-    HELIX_CUDA(cudaEventRecord(events.emplace_back(make_event()).get(), compute));
-  };
-  note();
-  for (const Task* task : run) {
-    Task alone = *task;  // merges of the exchange lane too
-    alone.lane = Lane::compute;
-    lanes_[0].after_kernel = false;
-    const Range range(task->name);
-    launch(alone, layer);
-    note();
-  }
-  synchronise();
-  for (size_t i = 0; i < run.size(); ++i) {
-    float ms = 0;
-    HELIX_CUDA(cudaEventElapsedTime(&ms, events[i].get(), events[i + 1].get()));
-    times[cover_of(static_cast<int>(run[i] - schedule_.tasks.data()))] +=
-        1e3 * static_cast<double>(ms);
-  }
+void CudaExecutor::stamp(int ends) {
+  lanes_[0].after_kernel = false;
+  cuda::stamp(watched_->stamps.data() + watched_->ends.size(),
+              {stream(Lane::compute), blocks_, false});
+  watched_->ends.push_back(ends);
+}
+
+void CudaExecutor::stamp_stamps() {
+  stamp(Watched::nothing);
+  for (int i = 0; i < stamps_in_a_row; ++i) stamp(Watched::stamp);
+}
+
+double CudaExecutor::exposed_us() {
+  if (schedule_.chunks == 1) return 0;
+  double sum = 0;
+  waits_us_ = &sum;
+  rewind();
+  step();
+  waits_us_ = nullptr;
+  return sum;
 }
 
 std::vector<Span> CudaExecutor::traced_step() {
