@@ -6,6 +6,7 @@
 
 #include "base/heartbeat.h"
 #include "bench/hashes.h"
+#include "layout/requests.h"
 
 namespace helix {
 
@@ -53,56 +54,84 @@ Scope scope_of(Scope wanted, const Assignment& work) {
   return judged <= most_judged || !work.prompt.empty() ? Scope::step : Scope::tasks;
 }
 
+// A judge and the model that it refers to.
+struct Judges::Kept {
+  Model model;
+  Judge judge;
+  explicit Kept(const Assignment& work)
+      : model(*work.model),
+        judge(Generator(model, work.precision, work.seed, work.zipf), {.progress = beat}) {}
+};
+
+Judges::Values Judges::values(const Assignment& work) {
+  return {work.model->name,        work.model->layers, work.model->checkpoint.get(),
+          text_of(work.precision), work.seed,          work.zipf};
+}
+
 Judges::Key Judges::key(const Assignment& work, int64_t request, int64_t steps) {
-  return {work.model->name,
-          work.model->layers,
-          work.model->checkpoint.get(),
-          text_of(work.precision),
-          work.seed,
-          work.zipf,
-          request,
-          work.lengths[static_cast<size_t>(request)],
-          steps,
-          work.prompt};
+  return {values(work), request, work.lengths[static_cast<size_t>(request)], steps, work.prompt};
+}
+
+const Judge& Judges::judge_of(const Assignment& work) {
+  const Values wanted = values(work);
+  const auto model = [](const Values& v) { return std::tuple(get<0>(v), get<1>(v), get<2>(v)); };
+  std::erase_if(judges_, [&](const auto& entry) { return model(entry.first) != model(wanted); });
+  std::shared_ptr<const Kept>& kept = judges_[wanted];
+  if (!kept) kept = std::make_shared<Kept>(work);
+  return kept->judge;
 }
 
 std::vector<const Verdict*> Judges::judge(const Assignment& work, int64_t steps) {
-  std::vector<int64_t> missing;
-  for (size_t i = 0; i < work.lengths.size(); ++i)
-    if (!verdicts_.contains(key(work, static_cast<int64_t>(i), steps)))
-      missing.push_back(static_cast<int64_t>(i));
-  const Generator generator(*work.model, work.precision, work.seed, work.zipf);
-  std::map<int64_t, Verdict> mine;
-  const auto failed = world_->agree([&] {
-    const Judge judge(generator, {.progress = beat});
-    for (auto i = static_cast<size_t>(world_->rank()); i < missing.size();
-         i += static_cast<size_t>(world_->size()))
-      mine[missing[i]] =
-          verdict_of(judge.decode(missing[i], work.lengths[static_cast<size_t>(missing[i])], steps,
-                                  {}, work.prompt),
-                     work.model->experts.chosen);
-  });
-  if (failed) throw RunError("the judge: " + *failed);
-  for (size_t i = 0; i < missing.size(); ++i) {
-    Verdict v = std::move(mine[missing[i]]);
-    v.tokens.resize(static_cast<size_t>(steps));
-    v.margins.resize(static_cast<size_t>(steps));
-    v.logits.resize(static_cast<size_t>(steps * work.model->vocabulary));
-    const int root = static_cast<int>(i % static_cast<size_t>(world_->size()));
-    world_->broadcast(v.tokens, root);
-    world_->broadcast(v.margins, root);
-    world_->broadcast(v.logits, root);
-    v.experts.resize(static_cast<size_t>(steps * work.model->layers * work.model->experts.chosen));
-    world_->broadcast(v.experts, root);
-    v.codes.resize(static_cast<size_t>(steps * work.model->layers) *
-                   code_bytes(*work.model, work.precision.kv));
-    world_->broadcast(v.codes, root);
-    verdicts_[key(work, missing[i], steps)] = std::move(v);
-  }
+  prepare({&work, 1}, steps);
   std::vector<const Verdict*> all;
   for (size_t i = 0; i < work.lengths.size(); ++i)
     all.push_back(&verdicts_.at(key(work, static_cast<int64_t>(i), steps)));
   return all;
+}
+
+// By key, so that requests with the same weights are neighbours, and a rank meets few of them.
+void Judges::prepare(std::span<const Assignment> all, int64_t steps) {
+  std::map<Key, std::pair<const Assignment*, int64_t>> missing;
+  for (const Assignment& work : all)
+    for (int64_t i = 0; i < std::ssize(work.lengths); ++i)
+      if (Key k = key(work, i, steps); !verdicts_.contains(k)) missing[std::move(k)] = {&work, i};
+  std::vector<int64_t> lengths;
+  for (const auto& [k, request] : missing)
+    lengths.push_back(request.first->lengths[static_cast<size_t>(request.second)]);
+  const std::vector<Slice> ranks = cut(lengths, world_->size());
+  const Slice mine = ranks[static_cast<size_t>(world_->rank())];
+  const auto failed = world_->agree([&] {
+    auto at = std::next(missing.begin(), mine.first);
+    for (int64_t i = 0; i < mine.count; ++i, ++at) {
+      const auto& [work, request] = at->second;
+      verdicts_[at->first] =
+          verdict_of(judge_of(*work).decode(request, work->lengths[static_cast<size_t>(request)],
+                                            steps, {}, work->prompt),
+                     work->model->experts.chosen);
+    }
+  });
+  if (failed) {
+    for (const auto& [k, request] : missing) verdicts_.erase(k);
+    throw RunError("the judge: " + *failed);
+  }
+  auto at = missing.begin();
+  for (int root = 0; root < world_->size(); ++root)
+    for (int64_t i = 0; i < ranks[static_cast<size_t>(root)].count; ++i, ++at)
+      share_out(verdicts_[at->first], *at->second.first, steps, root);
+}
+
+void Judges::share_out(Verdict& v, const Assignment& work, int64_t steps, int root) const {
+  const Model& model = *work.model;
+  v.tokens.resize(static_cast<size_t>(steps));
+  v.margins.resize(static_cast<size_t>(steps));
+  v.logits.resize(static_cast<size_t>(steps * model.vocabulary));
+  v.experts.resize(static_cast<size_t>(steps * model.layers * model.experts.chosen));
+  v.codes.resize(static_cast<size_t>(steps * model.layers) * code_bytes(model, work.precision.kv));
+  world_->broadcast(v.tokens, root);
+  world_->broadcast(v.margins, root);
+  world_->broadcast(v.logits, root);
+  world_->broadcast(v.experts, root);
+  world_->broadcast(v.codes, root);
 }
 
 double tolerance(const Precision& p) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -29,20 +30,28 @@ struct Verdict {
       codes;  // [steps][layers] newest tokens, as a quantised KV cache stores them
 };
 
-// Judges the requests of an assignment, each on one rank, and gives the verdicts to all. Cached by
-// all that the judge depends on, which is no layout. Collective over the world; throws on all ranks
-// alike.
+// Judges the requests of assignments, each on one rank, and gives the verdicts to all. Verdicts are
+// kept by all that they depend on, which is no layout; judges, with their weights, as long as one
+// model is judged. Collective over the world; throws on all ranks alike.
 class Judges {
  public:
   explicit Judges(const World& world) : world_(&world) {}
   std::vector<const Verdict*> judge(const Assignment& work, int64_t steps);
+  // Judges all that is not judged yet, so that the ranks share the work better than one by one.
+  void prepare(std::span<const Assignment> all, int64_t steps);
 
  private:
-  using Key = std::tuple<std::string, int64_t, const void*, std::string, uint64_t, double, int64_t,
-                         int64_t, int64_t, std::vector<int32_t>>;
+  using Values = std::tuple<std::string, int64_t, const void*, std::string, uint64_t, double>;
+  using Key = std::tuple<Values, int64_t, int64_t, int64_t, std::vector<int32_t>>;
+  struct Kept;
+  static Values values(const Assignment& work);
   static Key key(const Assignment& work, int64_t request, int64_t steps);
+  const Judge& judge_of(const Assignment& work);
+  void share_out(Verdict& verdict, const Assignment& work, int64_t steps, int root) const;
+
   const World* world_;
   std::map<Key, Verdict> verdicts_;
+  std::map<Values, std::shared_ptr<const Kept>> judges_;  // this rank's, of one model
 };
 
 // Largest error that is still rounding, by format; tests/mpi shows what the executors reach.

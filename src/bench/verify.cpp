@@ -16,11 +16,15 @@
 #include "bench/verification.h"
 #include "bench/verify_cases.h"
 #include "execute/factory.h"
+#include "execute/weights.h"
 #include "layout/strategy.h"
 
 namespace helix {
 
 namespace {
+
+// Weights that a rank keeps for other layouts: of a tiny model, all shards in all formats.
+constexpr double spare_weight_bytes = 1 << 28;
 
 struct Choices {  // of routers
   int64_t made = 0;
@@ -64,16 +68,24 @@ class Verifier {
 
  private:
   void model(const Model& model);
-  void layout(const Model& model, const Layout& layout, const std::vector<Trial>& cases);
+  struct Dealt {  // to one layout, as far as they are this part's
+    Layout layout;
+    std::vector<Trial> cases;
+    std::vector<const Control*> controls;
+  };
+  std::vector<Dealt> deal(const Model& model, CaseDealer& dealer);
+  Dealt deal(const Model& model, const Layout& layout, const std::vector<Trial>& cases);
+  void layout(const Model& model, const Dealt& dealt);
   Comparison execute(const Assignment& work, int64_t count, const Control* control);
   void check(const Assignment& work, std::string_view precision, Outcome& outcome);
-  void run_controls(const Model& model, const Layout& layout, Outcome& outcome);
+  void check(const Control& control, const Model& model, const Layout& layout, Outcome& outcome);
   bool mine(uint64_t index) const {  // dealt by seed, so that each part sees all layouts and axes
     return combine(options_.seed, index) % static_cast<uint64_t>(options_.parts) ==
            static_cast<uint64_t>(options_.part - 1);
   }
   void print_row(const Layout& layout, const Outcome& outcome) const;
-  void print_coverage(const Model& model, const CaseDealer& dealer) const;
+  void print_coverage(const Model& model, const std::vector<Trial>& run,
+                      const CaseDealer& dealer) const;
   bool few_differ() const;
   int finish();
   double tolerance_of(const Precision& precision) const {
@@ -84,16 +96,18 @@ class Verifier {
   const VerifyOptions& options_;
   Judges judges_;
   Outcome total_;
+  std::shared_ptr<HeldWeights> weights_ = std::make_shared<HeldWeights>(spare_weight_bytes);
   uint64_t index_ = 0;
-  std::vector<Trial> run_;  // of the model in hand
   std::set<std::pair<std::string_view, int>>
-      controlled_;  // strategies and ranks whose controls were run
+      controlled_;  // strategies and ranks of the model in hand whose controls are dealt
   std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };
 
 std::string error_text(double error) { return fmt::format("{:.1e}", error); }
 
-Comparison Verifier::execute(const Assignment& work, int64_t count, const Control* control) {
+Comparison Verifier::execute(const Assignment& asked, int64_t count, const Control* control) {
+  Assignment work = asked;
+  work.weights = weights_;
   const bool tasks = options_.scope == Scope::tasks;
   const auto verdicts = tasks ? std::vector<const Verdict*>() : judges_.judge(work, count);
   const Communicator& ranks = world_.first(work.layout.ranks());
@@ -137,30 +151,34 @@ void Verifier::check(const Assignment& work, std::string_view precision, Outcome
       error_text(result.beyond));
 }
 
-void Verifier::run_controls(const Model& model, const Layout& layout, Outcome& outcome) {
-  for (const Control& control : controls()) {
-    if (!control.applies(model, layout) || !mine(index_++)) continue;
-    const Assignment work = control_assignment(model, control.changed(layout));
-    const Comparison result = execute(work, 2, &control);
-    ++outcome.controls;
-    if (!(result.max_rel_err >= 10 * tolerance_of(work.precision)))
-      outcome.missed.push_back(
-          fmt::format("{} ({})", control.name, error_text(result.max_rel_err)));
-  }
+void Verifier::check(const Control& control, const Model& model, const Layout& layout,
+                     Outcome& outcome) {
+  const Assignment work = control_assignment(model, control.changed(layout));
+  const Comparison result = execute(work, 2, &control);
+  ++outcome.controls;
+  if (!(result.max_rel_err >= 10 * tolerance_of(work.precision)))
+    outcome.missed.push_back(fmt::format("{} ({})", control.name, error_text(result.max_rel_err)));
 }
 
-void Verifier::layout(const Model& model, const Layout& layout, const std::vector<Trial>& cases) {
-  Outcome outcome;
-  for (const Trial& c : cases) {
-    const NamedPrecision& precision = verified_precisions()[static_cast<size_t>(c[0])];
-    if (!mine(index_++)) continue;
-    run_.push_back(c);
-    check(assignment_of(model, layout, c), precision.name, outcome);
-  }
+Verifier::Dealt Verifier::deal(const Model& model, const Layout& layout,
+                               const std::vector<Trial>& cases) {
+  Dealt dealt{layout, {}, {}};
+  for (const Trial& c : cases)
+    if (mine(index_++)) dealt.cases.push_back(c);
   if (!refuse(model, verified_precisions().front().precision, layout) &&
       controlled_.emplace(layout.strategy, layout.ranks()).second)
-    run_controls(model, layout, outcome);
-  if (outcome.cases + outcome.controls > 0 && world_.leads()) print_row(layout, outcome);
+    for (const Control& control : controls())
+      if (control.applies(model, layout) && mine(index_++)) dealt.controls.push_back(&control);
+  return dealt;
+}
+
+void Verifier::layout(const Model& model, const Dealt& dealt) {
+  Outcome outcome;
+  for (const Trial& c : dealt.cases)
+    check(assignment_of(model, dealt.layout, c),
+          verified_precisions()[static_cast<size_t>(c[0])].name, outcome);
+  for (const Control* control : dealt.controls) check(*control, model, dealt.layout, outcome);
+  if (outcome.cases + outcome.controls > 0 && world_.leads()) print_row(dealt.layout, outcome);
   total_.add(outcome);
 }
 
@@ -202,8 +220,9 @@ std::string text_of(const Outcome& outcome) {
          text_of("KV codes", outcome.codes, code_bounds);
 }
 
-void Verifier::print_coverage(const Model& model, const CaseDealer& dealer) const {
-  const PairCoverage pairs = pair_coverage(run_, dealer.possible());
+void Verifier::print_coverage(const Model& model, const std::vector<Trial>& run,
+                              const CaseDealer& dealer) const {
+  const PairCoverage pairs = pair_coverage(run, dealer.possible());
   fmt::print("{}: {} of {} pairs of values met. Cases:", model.name, pairs.covered, pairs.possible);
   const std::vector<CaseAxis>& axes = case_axes();
   for (size_t axis = 0; axis < axes.size(); ++axis) {
@@ -211,7 +230,7 @@ void Verifier::print_coverage(const Model& model, const CaseDealer& dealer) cons
     for (size_t level = 0; level < axes[axis].levels.size(); ++level)
       fmt::print("{} {} ({})", level == 0 ? "" : ",", axes[axis].levels[level],
                  std::ranges::count_if(
-                     run_, [&](const Trial& c) { return c[axis] == static_cast<int>(level); }));
+                     run, [&](const Trial& c) { return c[axis] == static_cast<int>(level); }));
   }
   fmt::print(".{}\n\n", text_of(total_));
 }
@@ -227,10 +246,33 @@ std::vector<Layout> legal_layouts(const Model& model, const Strategy& strategy, 
   return all;
 }
 
+std::vector<Verifier::Dealt> Verifier::deal(const Model& model, CaseDealer& dealer) {
+  std::vector<Dealt> all;
+  controlled_.clear();
+  for (const Strategy& strategy : strategies()) {
+    LayoutQuery query;  // all choices, not the strategy's own alone
+    query.pp = query.dp = {};
+    query.query = strategy.query;
+    query.merge = strategy.merge;
+    if (model.attention.mla()) query.mla = {Mla::latent, Mla::value};
+    for (int64_t ranks = 1; ranks <= world_.size(); ++ranks)
+      for (const Layout& l : legal_layouts(model, strategy, ranks, query))
+        if (describe(l).find(options_.only) != std::string::npos)
+          all.push_back(deal(model, l, dealer.deal(l)));
+  }
+  return all;
+}
+
 void Verifier::model(const Model& model) {
   CaseDealer dealer(model, options_.seed, options_.full);
-  run_.clear();
-  controlled_.clear();
+  const std::vector<Dealt> all = deal(model, dealer);
+  std::vector<Trial> run;
+  std::vector<Assignment> works;
+  for (const Dealt& dealt : all)
+    for (const Trial& c : dealt.cases) {
+      run.push_back(c);
+      works.push_back(assignment_of(model, dealt.layout, c));
+    }
   if (world_.leads())
     fmt::print(
         "{}: {} steps a case, tolerance {} (fp32), {} (bf16), {} (bf16, activations fp32), {} "
@@ -241,20 +283,9 @@ void Verifier::model(const Model& model) {
         error_text(tolerance_of(verified_precisions()[2].precision)),
         error_text(tolerance_of(verified_precisions()[4].precision)), "layout", "ranks", "cases",
         "err fp32", "err bf16", "err mixed", "fp8/4 f32", "fp8/4 b16", "controls caught");
-  for (const Strategy& strategy : strategies()) {
-    LayoutQuery query;  // all choices, not the strategy's own alone
-    query.pp = query.dp = {};
-    query.query = strategy.query;
-    query.merge = strategy.merge;
-    if (model.attention.mla()) query.mla = {Mla::latent, Mla::value};
-    for (int64_t ranks = 1; ranks <= world_.size(); ++ranks)
-      for (const Layout& l : legal_layouts(model, strategy, ranks, query)) {
-        if (describe(l).find(options_.only) == std::string::npos) continue;
-        layout(model, l, dealer.deal(l));
-      }
-  }
-  if (!world_.leads()) return;
-  print_coverage(model, dealer);
+  if (options_.scope == Scope::step) judges_.prepare(works, verified_steps);
+  for (const Dealt& dealt : all) layout(model, dealt);
+  if (world_.leads()) print_coverage(model, run, dealer);
 }
 
 int Verifier::all_layouts() {

@@ -18,15 +18,16 @@ bool operator<(const WeightSlice& a, const WeightSlice& b) {
 }
 
 void HeldWeights::keep(const std::string& values, const std::vector<WeightSlice>& wanted) {
-  if (values != values_) held_.clear();
   values_ = values;
+  if (bytes() <= spare_bytes_) return;
+  std::erase_if(held_, [&](const auto& entry) { return entry.first != values; });
   const std::set<WeightSlice> all(wanted.begin(), wanted.end());
-  std::erase_if(held_, [&](const auto& entry) { return !all.contains(entry.first); });
+  std::erase_if(held_[values], [&](const auto& entry) { return !all.contains(entry.first); });
 }
 
 std::shared_ptr<HeldWeights::Held> HeldWeights::hold(const WeightSlice& slice, double bytes,
                                                      const Allocate& allocate) {
-  std::shared_ptr<Held>& held = held_[slice];
+  std::shared_ptr<Held>& held = held_[values_][slice];
   if (!held)
     held = std::make_shared<Held>(Held{allocate(static_cast<size_t>(bytes)), bytes, false});
   return held;
@@ -34,7 +35,8 @@ std::shared_ptr<HeldWeights::Held> HeldWeights::hold(const WeightSlice& slice, d
 
 double HeldWeights::bytes() const {
   double sum = 0;
-  for (const auto& [slice, held] : held_) sum += held->bytes;
+  for (const auto& [values, slices] : held_)
+    for (const auto& [slice, held] : slices) sum += held->bytes;
   return sum;
 }
 

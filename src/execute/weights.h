@@ -35,17 +35,21 @@ class HeldWeights {
     bool filled = false;  // with the weight's values
   };
 
-  // Before memory is taken: lets go of all but these, or of all where they are of other values
-  // (`values`: what the values depend on, beside the slice).
+  // Up to `spare_bytes` stay, though the next executor does not need them.
+  explicit HeldWeights(double spare_bytes = 0) : spare_bytes_(spare_bytes) {}
+
+  // Before memory is taken: lets go of all but these of these values (what they depend on, beside
+  // the slice), unless there is room for all.
   void keep(const std::string& values, const std::vector<WeightSlice>& wanted);
-  // As it is held, or new and to be filled.
+  // As it is held, or new and to be filled; of the values that were named last.
   std::shared_ptr<Held> hold(const WeightSlice& slice, double bytes, const Allocate& allocate);
   void clear() { held_.clear(); }
   double bytes() const;
 
  private:
+  double spare_bytes_;
   std::string values_;
-  std::map<WeightSlice, std::shared_ptr<Held>> held_;
+  std::map<std::string, std::map<WeightSlice, std::shared_ptr<Held>>> held_;  // by values
 };
 
 }  // namespace helix
