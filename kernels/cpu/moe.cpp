@@ -1,7 +1,6 @@
 #include "kernels/cpu/moe.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -14,19 +13,6 @@ namespace helix::cpu {
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
-
-// In place: logits become scores.
-void score(const Routing& routing, std::span<float> row) {
-  for (size_t i = 0; i < routing.skew.size(); ++i) row[i] += routing.skew[i];
-  if (routing.sigmoid) {
-    for (float& value : row) value = 1 / (1 + exponential(-value));
-    return;
-  }
-  const float top = *std::max_element(row.begin(), row.end());
-  float sum = 0;
-  for (float& value : row) sum += value = exponential(value - top);
-  for (float& value : row) value /= sum;
-}
 
 // The indices of the `count` largest, ascending. Equals: the lowest index. NaN loses against what
 // came before.
@@ -77,13 +63,6 @@ uint64_t bits_of(const std::vector<int32_t>& indices) {
   return bits;
 }
 
-// By how much `value` is less than the weakest of `values` that is among its `count` best.
-double short_of(std::span<const float> values, int64_t count, float value) {
-  float weakest = infinity;
-  for (const int32_t i : largest(values, count)) weakest = std::min(weakest, values[i]);
-  return value >= weakest ? 0 : (double{weakest} - value) / std::abs(double{weakest});
-}
-
 // Rows x[row_of[i]], one after another, as they may stand already.
 template <class Activation>
 const Activation* gather(std::span<const int32_t> row_of, int64_t first, int64_t count,
@@ -99,17 +78,30 @@ const Activation* gather(std::span<const int32_t> row_of, int64_t first, int64_t
 }  // namespace
 
 template <class Weight, class Activation>
-void router_scores(const Routing& routing, int64_t rows, int64_t width, const Activation* x,
-                   const Weight* w, float* scores) {
+void router_logits(const Routing& routing, int64_t rows, int64_t width, const Activation* x,
+                   const Weight* w, float* logits) {
   const ProductShape shape{.rows = rows,
                            .outputs = routing.experts,
                            .inputs = width,
                            .x_stride = width,
                            .y_stride = routing.experts,
                            .fixed_order = true};
-  product(shape, x, Values<const Weight>(w), scores);
+  product(shape, x, Values<const Weight>(w), logits);
+  if (routing.skew.empty()) return;
   for (int64_t row = 0; row < rows; ++row)
-    score(routing, {scores + row * routing.experts, static_cast<size_t>(routing.experts)});
+    for (int64_t i = 0; i < routing.experts; ++i)
+      logits[row * routing.experts + i] += routing.skew[i];
+}
+
+void score(const Routing& routing, std::span<float> row) {
+  if (routing.sigmoid) {
+    for (float& value : row) value = 1 / (1 + exponential(-value));
+    return;
+  }
+  const float top = *std::max_element(row.begin(), row.end());
+  float sum = 0;
+  for (float& value : row) sum += value = exponential(value - top);
+  for (float& value : row) value /= sum;
 }
 
 void choose(const Routing& routing, std::span<const float> scores, std::span<const float> bias,
@@ -128,37 +120,6 @@ void set_gates(const Routing& routing, std::span<const float> scores, std::span<
   for (const Choice& c : choice) sum += scores[static_cast<size_t>(c.expert)];
   const float factor = routing.renormalise ? routing.scale / sum : routing.scale;
   for (Choice& c : choice) c.gate = scores[static_cast<size_t>(c.expert)] * factor;
-}
-
-double shortfall(const Routing& routing, std::span<const float> scores, std::span<const float> bias,
-                 std::span<const Choice> choice) {
-  const std::vector<float> compared = competing(scores, bias);
-  const auto worst_expert = [&](const std::vector<float>& values) {
-    double worst = 0;
-    for (const Choice& c : choice)
-      worst =
-          std::max(worst, short_of(values, routing.chosen, values[static_cast<size_t>(c.expert)]));
-    return worst;
-  };
-  if (routing.groups == 1) return worst_expert(compared);
-  // Which groups were chosen is not said, only that they hold these experts: the likeliest are
-  // taken.
-  const std::vector<float> sums = group_scores(routing, compared);
-  uint64_t needed = 0;
-  for (const Choice& c : choice)
-    needed |= uint64_t{1} << (c.expert / (routing.experts / routing.groups));
-  double least = infinity;
-  for (uint64_t groups = 0; groups < uint64_t{1} << routing.groups; ++groups) {
-    if ((groups & needed) != needed || std::popcount(groups) != routing.chosen_groups) continue;
-    double worst = 0;
-    for (int64_t group = 0; group < routing.groups; ++group)
-      if (groups >> group & 1U)
-        worst = std::max(worst, short_of(sums, routing.chosen_groups, sums[group]));
-    std::vector<float> masked = compared;
-    mask(routing, groups, masked);
-    least = std::min(least, std::max(worst, worst_expert(masked)));
-  }
-  return least;
 }
 
 template <class Weight, class Activation, class Out>
@@ -192,7 +153,7 @@ void sum_pairs(std::span<const int32_t> row_of, std::span<const float> gates, in
 }
 
 #define ROUTER(Weight, Activation)                                                                \
-  template void router_scores(const Routing&, int64_t, int64_t, const Activation*, const Weight*, \
+  template void router_logits(const Routing&, int64_t, int64_t, const Activation*, const Weight*, \
                               float*);
 ROUTER(float, float)
 ROUTER(float, bf16)

@@ -25,11 +25,13 @@ struct Choice {
   float gate;
 };
 
-// scores[r][e] = sigmoid or softmax of x[r] w[e] + skew[e], in fp32 and in a fixed order (never
-// BLAS): ranks that hold the same x decide the same. x: [rows][width], w: [experts][width].
+// logits[r][e] = x[r] w[e] + skew[e], in fp32 and in a fixed order (never BLAS): ranks that hold
+// the same x decide the same. x: [rows][width], w: [experts][width].
 template <class Weight, class Activation>
-void router_scores(const Routing& routing, int64_t rows, int64_t width, const Activation* x,
-                   const Weight* w, float* scores);
+void router_logits(const Routing& routing, int64_t rows, int64_t width, const Activation* x,
+                   const Weight* w, float* logits);
+// In place: a row's logits become scores, their sigmoid or softmax.
+void score(const Routing& routing, std::span<float> row);
 
 // The choice of one row, by ascending expert. Experts compete with score + bias (`bias` may be
 // empty), and ties go to the lowest index; gates come of the scores alone. NaN gates stay NaN.
@@ -37,11 +39,6 @@ void choose(const Routing& routing, std::span<const float> scores, std::span<con
             std::span<Choice> out);
 // Gates of a row whose experts are given.
 void set_gates(const Routing& routing, std::span<const float> scores, std::span<Choice> choice);
-// How far `choice` is from the one that these scores make: the most by which a chosen expert's
-// score (a chosen group's) falls short of the weakest of those that the scores choose, relative to
-// it. 0 where it is the same, or one of equals.
-double shortfall(const Routing& routing, std::span<const float> scores, std::span<const float> bias,
-                 std::span<const Choice> choice);
 
 // The rows that chose each of one rank's experts: pairs [first, first + count) of `rows`.
 struct ExpertRows {

@@ -27,19 +27,21 @@ std::vector<int32_t> ranked(const std::vector<float>& values) {
 }  // namespace
 
 template <class Weight, class Activation>
-void router_scores(const Routing& routing, int64_t rows, int64_t width, const Activation* x,
-                   const Weight* w, float* scores) {
-  for (int64_t row = 0; row < rows; ++row) {
-    std::vector<double> logits;
+void router_logits(const Routing& routing, int64_t rows, int64_t width, const Activation* x,
+                   const Weight* w, float* logits) {
+  for (int64_t row = 0; row < rows; ++row)
     for (int64_t e = 0; e < routing.experts; ++e)
-      logits.push_back(dot(width, x + row * width, Values(w + e * width)) +
-                       (routing.skew.empty() ? 0 : routing.skew[e]));
-    double sum = 0;
-    for (const double logit : logits) sum += std::exp(logit);
-    for (int64_t e = 0; e < routing.experts; ++e)
-      scores[row * routing.experts + e] = static_cast<float>(
-          routing.sigmoid ? 1 / (1 + std::exp(-logits[e])) : std::exp(logits[e]) / sum);
-  }
+      logits[row * routing.experts + e] =
+          static_cast<float>(dot(width, x + row * width, Values(w + e * width)) +
+                             (routing.skew.empty() ? 0 : routing.skew[e]));
+}
+
+void score(const Routing& routing, std::span<float> row) {
+  double sum = 0;
+  for (const float logit : row) sum += std::exp(double{logit});
+  for (float& value : row)
+    value = static_cast<float>(routing.sigmoid ? 1 / (1 + std::exp(-double{value}))
+                                               : std::exp(double{value}) / sum);
 }
 
 void choose(const Routing& routing, std::span<const float> scores, std::span<const float> bias,
@@ -92,7 +94,7 @@ void sum_pairs(std::span<const int32_t> row_of, std::span<const float> gates, in
 }
 
 #define ROUTER(Weight, Activation)                                                                \
-  template void router_scores(const Routing&, int64_t, int64_t, const Activation*, const Weight*, \
+  template void router_logits(const Routing&, int64_t, int64_t, const Activation*, const Weight*, \
                               float*);
 ROUTER(float, float)
 ROUTER(float, bf16)

@@ -6,8 +6,9 @@
 namespace helix::cpu::reference {
 
 template <class Weight, class Activation>
-void router_scores(const Routing& routing, int64_t rows, int64_t width, const Activation* x,
-                   const Weight* w, float* scores);
+void router_logits(const Routing& routing, int64_t rows, int64_t width, const Activation* x,
+                   const Weight* w, float* logits);
+void score(const Routing& routing, std::span<float> row);
 void choose(const Routing& routing, std::span<const float> scores, std::span<const float> bias,
             std::span<Choice> out);
 template <class Weight, class Activation, class Out>

@@ -116,11 +116,12 @@ __global__ void __launch_bounds__(threads)
   });
   __syncthreads();
   if (threadIdx.x >= 32) return;
+  if (trace.logits != nullptr)
+    for (int i = lane; i < routing.experts; i += 32)
+      trace.logits[row * routing.experts + i] = scores[i];
   score(routing, scores, lane);
-  for (int i = lane; i < routing.experts; i += 32) {
+  for (int i = lane; i < routing.experts; i += 32)
     compared[i] = scores[i] + (bias.base == nullptr ? 0 : plain_at(bias, i));
-    if (trace.scores != nullptr) trace.scores[row * routing.experts + i] = scores[i];
-  }
   __syncwarp();
   if (routing.groups > 1) mask_groups(routing, compared, sums, taken, lane);
   mark_largest(compared, taken, routing.experts, routing.chosen, lane);

@@ -27,10 +27,10 @@ struct Choice {
 // For verified steps; all null otherwise.
 struct RoutingTrace {
   const int32_t* forced = nullptr;  // [rows][chosen]: goes on with these; negative: with its own
-  float* scores = nullptr;          // [rows][experts], without bias
+  float* logits = nullptr;          // [rows][experts]
   int32_t* own = nullptr;           // [rows][chosen]
 };
-// As cpu::router_scores and cpu::choose, row by row: choices by ascending expert, ties to the
+// As cpu::router_logits and cpu::choose, row by row: choices by ascending expert, ties to the
 // lowest index. Sums in a fixed order: ranks that hold the same x decide the same. x:
 // [rows][width], w: [experts][width], bias: [experts] or nowhere, out: [rows][chosen].
 template <class Activation>

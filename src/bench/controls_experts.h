@@ -1,9 +1,8 @@
 // Negative controls of the mixture of experts: wrong choices and weights, made by a router of their
 // own and written over the executor's.
 //
-// Forced routing would put the judge's choice in the place of a wrong one and show it only as a
-// shortfall. These are made after it, so that a wrong choice is carried out and shows in the
-// logits.
+// Forced routing would put the judge's choice in the place of a wrong one. These are made after it,
+// so that a wrong choice is carried out and shows in the logits.
 #pragma once
 
 #include "execute/executor.h"

@@ -24,9 +24,9 @@ Verified verified_by(Scope scope, const Comparison& comparison, double tolerance
   Verified verified{.scope = scope == Scope::tasks ? "tasks" : "step",
                     .max_rel_err = comparison.max_rel_err,
                     .tolerance = tolerance};
-  if (comparison.choices + comparison.codes > 0)
-    verified.forced = {{"choices", comparison.choices},
-                       {"differing", comparison.choices_differing},
+  if (comparison.routers.choices + comparison.codes > 0)
+    verified.forced = {{"choices", comparison.routers.choices},
+                       {"differing", comparison.routers.differing},
                        {"codes", comparison.codes},
                        {"codes_differing", comparison.codes_differing}};
   // Whatever the logits say, other tokens or ranks that disagree are wrong.
@@ -244,7 +244,7 @@ void PointRunner::verify(Work& work) {
   const Precision& precision = work.point.precision;
   const Comparison comparison =
       tasks ? compare_tasks(work.ranks, *work.executor, work.assignment, false)
-            : compare_steps(work.ranks, *work.executor, work.verdicts, 1);
+            : compare_steps(work.ranks, *work.executor, work.assignment, work.verdicts, 1);
   work.executor->hooks().newest = newest;
   work.measured.verified = verified_by(work.scope, comparison,
                                        tasks ? tasks_tolerance(precision) : tolerance(precision));

@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bench/routers.h"
 #include "bench/scope.h"
 #include "bench/world.h"
 #include "execute/executor.h"
@@ -26,6 +27,7 @@ struct Verdict {
   std::vector<float> logits;    // [steps][vocabulary], rounded once
   std::vector<int32_t>
       experts;  // [steps][layers][chosen], ascending; -1 in dense layers; empty without experts
+  std::vector<float> router_logits;  // [steps][layers][experts]; 0 in dense layers
   std::vector<std::byte>
       codes;  // [steps][layers] newest tokens, as a quantised KV cache stores them
 };
@@ -58,14 +60,12 @@ class Judges {
 double tolerance(const Precision& precision);
 
 // Discrete choices that fall otherwise than the judge's are no errors, if they are near a tie and
-// few.
-struct ChoiceBounds {
-  double off;  // how near: a score relative to the one that it should have reached; a value beyond
-               // the next code, relative to the largest of its vector
-  double share;  // how few, of all choices: for the sum over many cases
-};
-ChoiceBounds routing_bounds(Format activations);
-ChoiceBounds code_bounds(Format activations);
+// few: a share of all, for the sum over many cases. Near: a router's logits are within tolerance()
+// as all logits are, and the choice is the one that they make (bench/routers.h); a code is the
+// judge's or the next, but for so much of the largest value of its vector.
+double routing_share(Format activations);
+double code_share(Format activations);
+double code_beyond(Format activations);
 
 struct Comparison {
   double max_rel_err = 0;  // max |a - b| / max |b| over one request's logits, the worst of all; NaN
@@ -73,26 +73,23 @@ struct Comparison {
   int64_t tokens_differing =
       0;  // sampled tokens that differ from the judge's where its margin is above the tolerance
   int64_t hashes_differing =
-      0;                // layers in which ranks of a replica did not hold the same hidden state
-  int64_t choices = 0;  // experts chosen by routers, each rank's counted
-  int64_t choices_differing = 0;  // of these, not the judge's; the judge's were used
-  double shortfall =
-      0;  // the most by which one of the judge's was not the executor's, relative to its threshold
-  double allowed_shortfall = 0;
+      0;  // layers in which ranks of a replica did not hold the same hidden state
+  RoutersMet routers;
+  double allowed_router_error = 0;
   int64_t codes = 0;            // of newest tokens, each rank's counted
   int64_t codes_differing = 0;  // of these, not the judge's; the judge's were used
   double beyond = 0;            // ForcedCodes
   double allowed_beyond = 0;
   bool passed(double tolerance) const {
     return max_rel_err <= tolerance && tokens_differing == 0 && hashes_differing == 0 &&
-           shortfall <= allowed_shortfall && beyond <= allowed_beyond;
+           routers.error <= allowed_router_error && routers.wrong == 0 && beyond <= allowed_beyond;
   }
 };
 
 // Decodes `steps` tokens on an executor that stands at its history's end, teacher-forced, and
 // compares. Collective over `ranks`, the executor's; the result is the same on all of them. Leaves
 // the hooks as they were.
-Comparison compare_steps(MPI_Comm ranks, Executor& executor,
+Comparison compare_steps(MPI_Comm ranks, Executor& executor, const Assignment& work,
                          const std::vector<const Verdict*>& verdicts, int64_t steps);
 
 }  // namespace helix

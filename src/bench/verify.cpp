@@ -26,9 +26,15 @@ namespace {
 // Weights that a rank keeps for other layouts: of a tiny model, all shards in all formats.
 constexpr double spare_weight_bytes = 1 << 28;
 
-struct Choices {  // of routers
+struct Choices {  // of experts or codes
   int64_t made = 0;
   int64_t differing = 0;  // not the judge's
+  double worst = 0;       // how far off, relative to what is allowed
+  void add(const Choices& other) {
+    made += other.made;
+    differing += other.differing;
+    worst = std::max(worst, other.worst);
+  }
   double share() const {
     return made == 0 ? 0 : static_cast<double>(differing) / static_cast<double>(made);
   }
@@ -48,14 +54,8 @@ struct Outcome {
     failed += other.failed;
     controls += other.controls;
     missed.insert(missed.end(), other.missed.begin(), other.missed.end());
-    for (const auto& [format, c] : other.choices) {
-      choices[format].made += c.made;
-      choices[format].differing += c.differing;
-    }
-    for (const auto& [format, c] : other.codes) {
-      codes[format].made += c.made;
-      codes[format].differing += c.differing;
-    }
+    for (const auto& [format, c] : other.choices) choices[format].add(c);
+    for (const auto& [format, c] : other.codes) codes[format].add(c);
   }
 };
 
@@ -76,7 +76,7 @@ class Verifier {
   std::vector<Dealt> deal(const Model& model, CaseDealer& dealer);
   Dealt deal(const Model& model, const Layout& layout, const std::vector<Trial>& cases);
   void layout(const Model& model, const Dealt& dealt);
-  Comparison execute(const Assignment& work, int64_t count, const Control* control);
+  Comparison execute(const Assignment& asked, int64_t count, const Control* control);
   void check(const Assignment& work, std::string_view precision, Outcome& outcome);
   void check(const Control& control, const Model& model, const Layout& layout, Outcome& outcome);
   bool mine(uint64_t index) const {  // dealt by seed, so that each part sees all layouts and axes
@@ -121,7 +121,7 @@ Comparison Verifier::execute(const Assignment& asked, int64_t count, const Contr
     executor->read_prompt();
     if (control != nullptr) control->inject(*executor, work);
     result = tasks ? compare_tasks(ranks.get(), *executor, work, false)
-                   : compare_steps(ranks.get(), *executor, verdicts, count);
+                   : compare_steps(ranks.get(), *executor, work, verdicts, count);
     executor.reset();  // frees communicators together
   }
   world_.meet();
@@ -133,22 +133,22 @@ void Verifier::check(const Assignment& work, std::string_view precision, Outcome
   ++outcome.cases;
   double& worst = outcome.worst[precision];
   worst = std::max(worst, result.max_rel_err);
-  const auto note = [&](std::map<Format, Choices>& all, int64_t made, int64_t differing) {
-    if (made == 0) return;
-    all[work.precision.activations].made += made;
-    all[work.precision.activations].differing += differing;
+  const auto note = [&](std::map<Format, Choices>& all, const Choices& met) {
+    if (met.made > 0) all[work.precision.activations].add(met);
   };
-  note(outcome.choices, result.choices, result.choices_differing);
-  note(outcome.codes, result.codes, result.codes_differing);
+  note(outcome.choices, {result.routers.choices, result.routers.differing,
+                         result.routers.error / result.allowed_router_error});
+  note(outcome.codes,
+       {result.codes, result.codes_differing, result.beyond / result.allowed_beyond});
   if (!world_.leads() || result.passed(tolerance_of(work.precision))) return;
   ++outcome.failed;
   fmt::print(
       "FAILED {} {}: {}, chunks {}, interval {}, batch {}: error {} above {}, tokens {}, layers "
-      "unequal {}, choices of experts {} short, codes {} beyond the next\n",
+      "unequal {}, router logits {}, wrong choices {}, codes {} beyond the next\n",
       work.model->name, describe(work.layout), precision, work.chunks, work.interval,
       work.lengths.size(), error_text(result.max_rel_err), error_text(tolerance_of(work.precision)),
-      result.tokens_differing, result.hashes_differing, error_text(result.shortfall),
-      error_text(result.beyond));
+      result.tokens_differing, result.hashes_differing, error_text(result.routers.error),
+      result.routers.wrong, error_text(result.beyond));
 }
 
 void Verifier::check(const Control& control, const Model& model, const Layout& layout,
@@ -205,19 +205,21 @@ void Verifier::print_row(const Layout& layout, const Outcome& outcome) const {
   std::fflush(stdout);
 }
 
-using BoundsOf = ChoiceBounds(Format);
-std::string text_of(std::string_view what, const std::map<Format, Choices>& choices,
-                    BoundsOf* bounds) {
+using ShareOf = double(Format);
+std::string text_of(std::string_view what, std::string_view off,
+                    const std::map<Format, Choices>& choices, ShareOf* allowed) {
   std::string text;
   for (const auto& [format, c] : choices)
     text += fmt::format(
-        " {} so far, {} activations: {} of {} were not the judge's ({:.2g} %, at most {:.2g} %).",
-        what, name_of(format), c.differing, c.made, 100 * c.share(), 100 * bounds(format).share);
+        " {} so far, {} activations: {} of {} were not the judge's ({:.2g} %, at most {:.2g} %), "
+        "{} at most {:.2f} of what is allowed.",
+        what, name_of(format), c.differing, c.made, 100 * c.share(), 100 * allowed(format), off,
+        c.worst);
   return text;
 }
 std::string text_of(const Outcome& outcome) {
-  return text_of("Choices of experts", outcome.choices, routing_bounds) +
-         text_of("KV codes", outcome.codes, code_bounds);
+  return text_of("Choices of experts", "router logits off by", outcome.choices, routing_share) +
+         text_of("KV codes", "beyond the next by", outcome.codes, code_share);
 }
 
 void Verifier::print_coverage(const Model& model, const std::vector<Trial>& run,
@@ -317,12 +319,11 @@ int Verifier::sweep(const std::string& path) {
 
 // Single choices may fall otherwise near a tie; many that do are an error.
 bool Verifier::few_differ() const {
-  const auto few = [](const std::map<Format, Choices>& choices, BoundsOf* bounds) {
-    return std::ranges::all_of(choices, [&](const auto& entry) {
-      return entry.second.share() <= bounds(entry.first).share;
-    });
+  const auto few = [](const std::map<Format, Choices>& choices, ShareOf* allowed) {
+    return std::ranges::all_of(
+        choices, [&](const auto& entry) { return entry.second.share() <= allowed(entry.first); });
   };
-  return few(total_.choices, routing_bounds) && few(total_.codes, code_bounds);
+  return few(total_.choices, routing_share) && few(total_.codes, code_share);
 }
 
 int Verifier::finish() {

@@ -50,15 +50,16 @@ struct TensorView {
 };
 
 // In verified steps the judge's choice of experts is used in place of the executor's own: a tie
-// decided otherwise is no error. Gates are the executor's. What was met is counted.
+// decided otherwise is no error. Gates are the executor's.
 struct ForcedRouting {
   // Experts of the token that a request decodes in its step `step` (0: the first after the history
   // or a rewind), ascending. No function, or an empty answer: the executor decides.
   std::function<std::span<const int32_t>(int64_t step, int layer, int64_t request)> judged;
-  int64_t choices = 0;    // experts chosen by this rank's router
-  int64_t differing = 0;  // of these, not the judge's
-  double shortfall = 0;   // the most by which the judge's choice falls short of the own one,
-                          // relative to its threshold
+  // Is told what this rank's router made of a token that was judged: its logits, an expert each,
+  // and its own choice, ascending.
+  std::function<void(int64_t step, int layer, int64_t request, std::span<const float> logits,
+                     std::span<const int32_t> choice)>
+      own;
 };
 
 // The same for the codes of quantised KV caches: the judge's newest token of a request, each KV

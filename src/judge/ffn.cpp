@@ -75,6 +75,7 @@ JudgeRouting choose_experts(const Experts& experts, const Vector& logits, const 
   const double sum = std::accumulate(gates.begin(), gates.end(), 1e-20);
   for (double& gate : gates) gate *= experts.scale / (experts.renormalise ? sum : 1);
   routing.gates.assign(gates.begin(), gates.end());
+  routing.logits.assign(logits.begin(), logits.end());
   return routing;
 }
 

@@ -21,6 +21,7 @@ namespace helix {
 struct JudgeRouting {
   std::vector<int32_t> experts;  // by index
   std::vector<float> gates;      // what each one's output is multiplied by
+  std::vector<float> logits;     // of the router, an expert each
   // How far the choice is from another one: the weakest chosen score minus the strongest rejected
   // one, relative to the former; the same of groups, whichever is less. Scores are those compared:
   // bias included.

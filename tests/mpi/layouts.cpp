@@ -89,10 +89,10 @@ struct Routed {
 void expect_few(const std::map<Format, Routed>& routed, const std::string& text) {
   for (const auto& [format, r] : routed) {
     EXPECT_LE(static_cast<double>(r.differing),
-              routing_bounds(format).share * static_cast<double>(r.choices))
+              routing_share(format) * static_cast<double>(r.choices))
         << text << ", activations " << name_of(format);
     EXPECT_LE(static_cast<double>(r.codes_differing),
-              code_bounds(format).share * static_cast<double>(r.codes))
+              code_share(format) * static_cast<double>(r.codes))
         << text << ", activations " << name_of(format);
   }
 }
@@ -119,15 +119,16 @@ void check(World& world, Judges& judges, const Assignment& work, std::map<Format
   const std::string text = text_of(work);
   if (ranks) {
     cpu::CpuExecutor executor(ranks.get(), work);
-    const Comparison c = compare_steps(ranks.get(), executor, verdicts, steps);
+    const Comparison c = compare_steps(ranks.get(), executor, work, verdicts, steps);
     EXPECT_LE(c.max_rel_err, tolerance(work.precision)) << text;
     EXPECT_EQ(c.tokens_differing, 0) << text;
     EXPECT_EQ(c.hashes_differing, 0) << text;
-    EXPECT_LE(c.shortfall, c.allowed_shortfall) << text;
+    EXPECT_LE(c.routers.error, c.allowed_router_error) << text;
+    EXPECT_EQ(c.routers.wrong, 0) << text;
     EXPECT_LE(c.beyond, c.allowed_beyond) << text;
     Routed& r = routed[work.precision.activations];
-    r.choices += c.choices;
-    r.differing += c.choices_differing;
+    r.choices += c.routers.choices;
+    r.differing += c.routers.differing;
     r.codes += c.codes;
     r.codes_differing += c.codes_differing;
     if (work.precision == all_of(Format::fp32))
@@ -214,9 +215,9 @@ TEST(Layouts, AnotherChoiceOfExpertsIsSeen) {
       auto* values = reinterpret_cast<float*>(x.data);
       for (int64_t i = 0; i < x.rows * x.values; i += 2) values[i] *= 1.1F;
     };
-    const Comparison c = compare_steps(ranks.get(), executor, verdicts, steps);
-    EXPECT_GT(c.shortfall, c.allowed_shortfall);
-    EXPECT_GT(c.choices_differing, 0);
+    const Comparison c = compare_steps(ranks.get(), executor, work, verdicts, steps);
+    EXPECT_GT(c.routers.error, 10 * c.allowed_router_error);
+    EXPECT_GT(c.routers.differing, 0);
     EXPECT_FALSE(c.passed(1e9));
   }
   world.meet();
@@ -257,7 +258,7 @@ TEST(Layouts, QuantisedCachesAreForcedAndBounded) {
             }
           }
         };
-        const Comparison c = compare_steps(ranks.get(), executor, verdicts, steps);
+        const Comparison c = compare_steps(ranks.get(), executor, work, verdicts, steps);
         EXPECT_GT(c.beyond, c.allowed_beyond) << name_of(kv);
         EXPECT_FALSE(c.passed(1e9));
       }

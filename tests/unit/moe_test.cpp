@@ -48,7 +48,7 @@ std::vector<Choice> choice_of(const Routing& routing, const std::vector<float>& 
 }
 
 template <class Weight, class Activation>
-void check_scores() {
+void check_logits() {
   Random random(1);
   for (const Routing& routing : routings()) {
     const int64_t rows = random.integer(0, 9);
@@ -57,30 +57,37 @@ void check_scores() {
     const auto w = random.normals<Weight>(routing.experts * width, 0.2F);
     std::vector<float> actual(static_cast<size_t>(rows * routing.experts));
     std::vector<float> expected = actual;
-    router_scores(routing, rows, width, x.data(), w.data(), actual.data());
-    reference::router_scores(routing, rows, width, x.data(), w.data(), expected.data());
+    router_logits(routing, rows, width, x.data(), w.data(), actual.data());
+    reference::router_logits(routing, rows, width, x.data(), w.data(), expected.data());
+    expect_close(actual, expected, 2e-6);
+    for (int64_t row = 0; row < rows; ++row)
+      for (std::vector<float>* all : {&actual, &expected}) {
+        const std::span mine(all->data() + row * routing.experts,
+                             static_cast<size_t>(routing.experts));
+        all == &actual ? score(routing, mine) : reference::score(routing, mine);
+      }
     expect_close(actual, expected, 2e-6);
   }
 }
 
-TEST(Routing, ScoresAreThoseOfTheTwin) {
-  check_scores<float, float>();
-  check_scores<float, bf16>();
-  check_scores<bf16, float>();
-  check_scores<bf16, bf16>();
+TEST(Routing, LogitsAndScoresAreThoseOfTheTwin) {
+  check_logits<float, float>();
+  check_logits<float, bf16>();
+  check_logits<bf16, float>();
+  check_logits<bf16, bf16>();
 }
 
 // Replicas that gathered different numbers of rows must decide alike.
-TEST(Routing, ScoresOfARowDoNotDependOnTheRowsBeside) {
+TEST(Routing, LogitsOfARowDoNotDependOnTheRowsBeside) {
   Random random(2);
   const Routing routing = routings().back();
   const auto x = random.normals<float>(300 * 64);
   const auto w = random.normals<float>(routing.experts * 64);
   std::vector<float> together(static_cast<size_t>(300 * routing.experts));
-  router_scores(routing, 300, 64, x.data(), w.data(), together.data());
+  router_logits(routing, 300, 64, x.data(), w.data(), together.data());
   for (const int64_t row : {0, 1, 299}) {
     std::vector<float> alone(static_cast<size_t>(routing.experts));
-    router_scores(routing, 1, 64, x.data() + row * 64, w.data(), alone.data());
+    router_logits(routing, 1, 64, x.data() + row * 64, w.data(), alone.data());
     const auto begin = together.begin() + row * routing.experts;
     EXPECT_TRUE(same_bits(alone, {begin, begin + routing.experts}));
   }
@@ -101,7 +108,6 @@ TEST(Routing, ChoicesAreThoseOfTheTwin) {
       reference::choose(routing, scores, bias, expected);
       EXPECT_EQ(experts_of(actual), experts_of(expected));
       expect_close(gates_of(actual), gates_of(expected), 1e-6);
-      EXPECT_EQ(shortfall(routing, scores, bias, actual), 0);
     }
   }
 }
@@ -135,25 +141,6 @@ TEST(Routing, EqualsGoToTheLowestIndexAndNanIsSeen) {
     EXPECT_TRUE(std::isnan(c.gate));
     EXPECT_TRUE(c.expert >= 0 && c.expert < 16);
   }
-}
-
-TEST(Routing, ShortfallIsTheDistanceFromTheThreshold) {
-  const Routing flat = {.experts = 4, .chosen = 2};
-  const std::vector<float> scores = {0.4F, 0.3F, 0.2F, 0.1F};
-  const auto of = [](std::initializer_list<int32_t> experts) {
-    std::vector<Choice> choice;
-    for (const int32_t e : experts) choice.push_back({e, 0});
-    return choice;
-  };
-  EXPECT_EQ(shortfall(flat, scores, {}, of({0, 1})), 0);
-  EXPECT_NEAR(shortfall(flat, scores, {}, of({0, 2})), 1.0 / 3, 1e-6);
-  EXPECT_NEAR(shortfall(flat, scores, {}, of({2, 3})), 2.0 / 3, 1e-6);
-  // Groups 1.0, 0.99, 0.5: the second instead of the first is near, the third is not.
-  const Routing grouped = {.experts = 6, .chosen = 2, .groups = 3, .chosen_groups = 1};
-  const std::vector<float> groups = {0.5F, 0.5F, 0.6F, 0.39F, 0.25F, 0.25F};
-  EXPECT_EQ(shortfall(grouped, groups, {}, of({0, 1})), 0);
-  EXPECT_NEAR(shortfall(grouped, groups, {}, of({2, 3})), 0.01, 1e-6);
-  EXPECT_NEAR(shortfall(grouped, groups, {}, of({4, 5})), 0.5, 1e-6);
 }
 
 struct Pairs {

@@ -17,28 +17,33 @@ void CpuExecutor::route(const Task& task, int layer) {
   routing.skew = skew_[static_cast<size_t>(layer)];
   const auto experts = static_cast<size_t>(routing.experts);
   const auto chosen = static_cast<size_t>(routing.chosen);
-  std::vector<float> scores(static_cast<size_t>(in.rows) * experts);
+  std::vector<float> logits(static_cast<size_t>(in.rows) * experts);
   std::vector<float> bias;
   with_types(
       weight_format(task.reads[1]), work_.precision.activations, [&]<class T, class A>(T*, A*) {
-        router_scores(routing, in.rows, in.width, in.as<A>(),
-                      reinterpret_cast<const T*>(weight(task.reads[1], layer)), scores.data());
+        router_logits(routing, in.rows, in.width, in.as<A>(),
+                      reinterpret_cast<const T*>(weight(task.reads[1], layer)), logits.data());
         if (task.reads.size() < 3) return;
         const T* values = reinterpret_cast<const T*>(weight(task.reads[2], layer));
         for (size_t i = 0; i < experts; ++i) bias.push_back(to_float(values[i]));
       });
   const bool gathered = schedule_[task.reads[0]].dims[0].fill == Fill::stage_rows;
   const int64_t first_request = store_.now().requests.first + (gathered ? 0 : requests_.first);
+  std::vector<float> scores = logits;
+  std::vector<int32_t> own(chosen);
   for (size_t row = 0; row < static_cast<size_t>(in.rows); ++row) {
-    const std::span<const float> mine(scores.data() + row * experts, experts);
-    const std::span<Choice> choice(choices + row * chosen, chosen);
+    const std::span mine(scores.data() + row * experts, experts);
+    const std::span choice(choices + row * chosen, chosen);
+    score(routing, mine);
     choose(routing, mine, bias, choice);
     if (!hooks_.routing.judged) continue;
-    const auto judged =
-        hooks_.routing.judged(step_, layer, first_request + static_cast<int64_t>(row));
-    if (judged.empty() || !note_choice(hooks_.routing, routing, mine, bias, judged, choice))
-      continue;
-    for (size_t i = 0; i < choice.size(); ++i) choice[i].expert = judged[i];
+    const int64_t request = first_request + static_cast<int64_t>(row);
+    const auto judged = hooks_.routing.judged(step_, layer, request);
+    if (judged.empty()) continue;
+    std::ranges::transform(choice, own.begin(), &Choice::expert);
+    hooks_.routing.own(step_, layer, request, std::span(logits).subspan(row * experts, experts),
+                       own);
+    for (size_t i = 0; i < chosen; ++i) choice[i].expert = judged[i];
     set_gates(routing, mine, choice);
   }
 }

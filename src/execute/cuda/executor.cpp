@@ -199,7 +199,7 @@ void CudaExecutor::make_routing() {
   int64_t layers = 0;
   for (const Segment& segment : schedule_.segments) layers += segment.layers;
   forced_ = Buffer<int32_t>(layers * pairs);
-  scores_ = Buffer<float>(rows * e.count);
+  router_logits_ = Buffer<float>(rows * e.count);
   own_choice_ = Buffer<int32_t>(pairs);
 }
 

@@ -153,6 +153,9 @@ class CudaExecutor final : public PassageExecutor {
   bool gathered(const Task& route) const {
     return schedule_[route.reads[0]].dims[0].fill == Fill::stage_rows;
   }
+  int64_t first_request(const Task& route) const {
+    return store_.now().requests.first + (gathered(route) ? 0 : requests_.first);
+  }
   void synchronise() const;
 
   struct LaneState {
@@ -185,7 +188,7 @@ class CudaExecutor final : public PassageExecutor {
   Buffer<float> expert_sums_;  // of each pair, before they are weighted
   Buffer<int32_t> forced_;     // [layers of this stage][rows][chosen]
   std::vector<int32_t> forced_on_host_;
-  Buffer<float> scores_;  // of the last router, for what verification counts
+  Buffer<float> router_logits_;  // of the last router, for verification
   Buffer<int32_t> own_choice_;
   bool forcing_ = false;            // the passage in hand goes on with the judge's choices
   bool forcing_codes_ = false;      // and with its codes of the newest tokens

@@ -6,7 +6,6 @@
 #include "execute/cuda/copies.h"
 #include "execute/cuda/executor.h"
 #include "execute/forced_codes.h"
-#include "execute/routing.h"
 #include "execute/types.h"
 
 namespace helix::cuda {
@@ -48,11 +47,10 @@ void CudaExecutor::force_choices() {
       const Task& task = schedule_.tasks[static_cast<size_t>(t)];
       if (task.op != Op::route) continue;
       const auto rows = static_cast<size_t>(array(task.reads[0], all_chunks).rows);
-      const int64_t first = store_.now().requests.first + (gathered(task) ? 0 : requests_.first);
       for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer)
         for (size_t row = 0; row < rows; ++row) {
           const auto judged =
-              hooks_.routing.judged(step_, layer, first + static_cast<int64_t>(row));
+              hooks_.routing.judged(step_, layer, first_request(task) + static_cast<int64_t>(row));
           const auto at = (static_cast<size_t>(layer - first_layer) * rows + row) * chosen;
           std::ranges::copy(judged, forced_on_host_.begin() + static_cast<int64_t>(at));
         }
@@ -63,32 +61,19 @@ void CudaExecutor::force_choices() {
 
 void CudaExecutor::note_choices(const Task& task, int layer) {
   synchronise();
-  const cpu::Routing routing = routing_of(work_.model->experts);
-  const auto experts = static_cast<size_t>(routing.experts);
-  const auto chosen = static_cast<size_t>(routing.chosen);
+  const auto experts = static_cast<size_t>(work_.model->experts.count);
+  const auto chosen = static_cast<size_t>(work_.model->experts.chosen);
   const auto rows = static_cast<size_t>(array(task.reads[0], all_chunks).rows);
-  std::vector<float> scores(rows * experts);
+  std::vector<float> logits(rows * experts);
   std::vector<int32_t> own(rows * chosen);
-  read(scores_.data(), std::span(scores));
+  read(router_logits_.data(), std::span(logits));
   read(own_choice_.data(), std::span(own));
-  std::vector<float> bias;
-  if (task.reads.size() == 3) {
-    const bool exact = weight_format(task.reads[2]) == Format::fp32;
-    std::vector<std::byte> bytes(experts * (exact ? sizeof(float) : sizeof(bf16)));
-    read(weight(task.reads[2], layer), std::span(bytes));
-    for (size_t i = 0; i < experts; ++i)
-      bias.push_back(exact ? reinterpret_cast<const float*>(bytes.data())[i]
-                           : to_float(reinterpret_cast<const bf16*>(bytes.data())[i]));
-  }
-  const int first_layer = schedule_.segments.front().first_layer;
+  const auto layers = static_cast<size_t>(layer - schedule_.segments.front().first_layer);
   for (size_t row = 0; row < rows; ++row) {
-    const auto at = (static_cast<size_t>(layer - first_layer) * rows + row) * chosen;
-    const auto judged = std::span<const int32_t>(forced_on_host_).subspan(at, chosen);
-    if (judged.front() < 0) continue;
-    std::vector<cpu::Choice> choice;
-    for (size_t i = 0; i < chosen; ++i) choice.push_back({own[row * chosen + i], 0});
-    note_choice(hooks_.routing, routing, std::span(scores).subspan(row * experts, experts), bias,
-                judged, choice);
+    if (forced_on_host_[(layers * rows + row) * chosen] < 0) continue;  // it was not judged
+    hooks_.routing.own(step_, layer, first_request(task) + static_cast<int64_t>(row),
+                       std::span(logits).subspan(row * experts, experts),
+                       std::span(own).subspan(row * chosen, chosen));
   }
 }
 

@@ -225,7 +225,7 @@ void CudaExecutor::route(const Task& task, int layer) {
                         .skew = skew.data()};
   RoutingTrace trace;
   if (forcing_)
-    trace = {forced_.data() + layers_before(layer) * in.rows * e.chosen, scores_.data(),
+    trace = {forced_.data() + layers_before(layer) * in.rows * e.chosen, router_logits_.data(),
              own_choice_.data()};
   const Stored bias = task.reads.size() < 3 ? Stored{} : stored(task.reads[2], layer);
   with_type(activations(), [&]<class A>(A*) {
