@@ -281,7 +281,7 @@ void PointRunner::measure_steps(Work& work, Measured& m) {
   const double with_a_core = static_cast<double>(world_.cores_on_this_host()) /
                              static_cast<double>(settings_.setting.threads);
   m.roofline = roofline(
-      work.ranks, *work.executor, settings_.rates, work.sharing,
+      work.ranks, *work.executor, work.point.precision.activations, settings_.rates, work.sharing,
       settings_.cards != nullptr ? work.sharing : std::clamp(with_a_core, 1.0, work.sharing));
 }
 

@@ -177,13 +177,14 @@ HostRates Launch::measure_rates() {
   HostRates rates;
   if (cards_) {
     rates.read_bytes_per_s.fill(cards_->mine().read_bytes_per_s);
-    rates.flops_per_s = cards_->mine().flops_per_s;
+    rates.flops_per_s = rates.bf16_flops_per_s = cards_->mine().flops_per_s;
   } else if (earlier_ < static_cast<int64_t>(mine_.size()) && world_.leads_on_this_host()) {
     rates = measure_host(world_.cores_on_this_host());
   }
   world_.meet();
   for (double& rate : rates.read_bytes_per_s) rate = world_.maximum(rate);
   rates.flops_per_s = world_.maximum(rates.flops_per_s);
+  rates.bf16_flops_per_s = world_.maximum(rates.bf16_flops_per_s);
   return rates;
 }
 

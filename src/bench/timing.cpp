@@ -191,13 +191,13 @@ Json experts_touched(MPI_Comm ranks, const Executor& executor) {
   return {{"mean", sums[1] / sums[0]}, {"busiest", busiest}};
 }
 
-Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& host, double sharing,
-                  double at_once) {
+Roofline roofline(MPI_Comm ranks, const Executor& executor, Format activations,
+                  const HostRates& host, double sharing, double at_once) {
   Cost c;
   for (int i = 0; i < executor.schedule().place.l.pp; ++i)
     c += step_cost(executor.schedule(), executor.state(i));
   const double bytes = c.early + c.late;
-  HostFloor floor{host.read_rate(bytes * sharing), host.flops_per_s, sharing};
+  HostFloor floor{host.read_rate(bytes * sharing), host.flops_rate(activations), sharing};
   std::array<double, 3> mine = {bytes, c.flops, floor.us(c)};
   struct {
     double floor_us;

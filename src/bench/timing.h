@@ -51,7 +51,7 @@ Json experts_touched(MPI_Comm ranks, const Executor& executor);
 // What the busiest rank has to move and to compute in its next step, and how long it takes at least
 // when `sharing` such ranks share a host. Of a task timed alone: when `at_once` of them run at a
 // time, as no more have a core.
-Roofline roofline(MPI_Comm ranks, const Executor& executor, const HostRates& host, double sharing,
-                  double at_once);
+Roofline roofline(MPI_Comm ranks, const Executor& executor, Format activations,
+                  const HostRates& host, double sharing, double at_once);
 
 }  // namespace helix

@@ -7,52 +7,76 @@
 #include <limits>
 #include <string>
 #include <string_view>
-#include <vector>
+
+#include "kernels/cpu/lines.h"
+#include "kernels/cpu/memory.h"
 
 namespace helix {
 
 namespace {
 
-volatile uint64_t sink;  // keeps the compiler from leaving out what nobody reads
+volatile float sink;  // keeps the compiler from leaving out what nobody reads
 
 double size_of(size_t index) { return static_cast<double>(1 << 20) * std::pow(4.0, index); }
 
-uint64_t sum_of(const uint64_t* from, int64_t words) {
-  uint64_t sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < words; ++i) sum += from[i];
-  return sum;
+// In eight streams, as products read: one alone is slower.
+float sum_of(const float* from, int64_t values) {
+  constexpr int64_t streams = 8;
+  const int64_t stream = values / streams;
+  cpu::Lanes sums[streams];
+  for (cpu::Lanes& sum : sums) sum = cpu::zero();
+  for (int64_t i = 0; i + cpu::lane_count <= stream; i += cpu::lane_count) {
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < streams; ++j) sums[j] = sums[j] + cpu::load(from + j * stream + i);
+  }
+  float total = 0;
+  for (const cpu::Lanes& sum : sums) total += cpu::sum(sum);
+  return total;
 }
 
-// 128 independent chains: enough for two units of 16 lanes and 4 cycles of latency.
-float multiply_add(int64_t rounds) {
-  constexpr int chains = 128;
-  std::array<float, chains> sums;
-  for (int i = 0; i < chains; ++i) sums[static_cast<size_t>(i)] = static_cast<float>(i);
-  for (int64_t round = 0; round < rounds; ++round)
-#pragma omp simd
-    for (int i = 0; i < chains; ++i)
-      sums[static_cast<size_t>(i)] = sums[static_cast<size_t>(i)] * 0.999F + 0.001F;
+// Independent chains of multiply-adds, enough for two units and some cycles of latency; `add` takes
+// a sum to its next.
+constexpr int chains = 12;
+template <class Add>
+float chained(int64_t rounds, const Add& add) {
+  cpu::Lanes sums[chains];
+  for (cpu::Lanes& sum : sums) sum = cpu::zero();
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (cpu::Lanes& sum : sums) sum = add(sum);
+  }
   float total = 0;
-  for (const float sum : sums) total += sum;
+  for (const cpu::Lanes& sum : sums) total += cpu::sum(sum);
   return total;
 }
 
 // One of `threads` threads, which reads its part of each size again and again.
 HostRates measure_thread(int threads) {
-  constexpr int64_t rounds = 20000;
   HostRates rates;
-  const auto most = static_cast<int64_t>(size_of(rates.read_bytes_per_s.size() - 1)) / 8 / threads;
-  const std::vector<uint64_t> data(static_cast<size_t>(most), 1);
+  const auto most = static_cast<int64_t>(size_of(rates.read_bytes_per_s.size() - 1)) / 4 / threads;
+  // In the pages that weights and KV stand in: small ones are read slower.
+  const cpu::Memory memory = cpu::take_memory(static_cast<size_t>(most) * sizeof(float));
+  auto* const data = reinterpret_cast<float*>(memory.get());
+  std::fill_n(data, most, 1.0F);
   for (size_t i = 0; i < rates.read_bytes_per_s.size(); ++i) {
-    const int64_t words = static_cast<int64_t>(size_of(i)) / 8 / threads;
+    const int64_t values = static_cast<int64_t>(size_of(i)) / 4 / threads;
 #pragma omp barrier
     rates.read_bytes_per_s[i] =
-        best_rate(0.05, static_cast<double>(words) * 8, [&] { sink = sum_of(data.data(), words); });
+        best_rate(0.05, static_cast<double>(values) * 4, [&] { sink = sum_of(data, values); });
   }
 #pragma omp barrier
-  rates.flops_per_s = best_rate(0.1, 2.0 * 128 * rounds,
-                                [&] { sink = static_cast<uint64_t>(multiply_add(rounds)); });
+  constexpr int64_t rounds = 20000;
+  constexpr double flops = 2.0 * chains * cpu::lane_count * rounds;
+  rates.flops_per_s = best_rate(0.05, flops, [&] {
+    sink = chained(rounds, [](cpu::Lanes sum) {
+      return cpu::multiply_add(sum, cpu::all(0.999F), cpu::all(0.001F));
+    });
+  });
+  const std::array<bf16, 32> ones = {};
+  const cpu::Pairs pairs = cpu::load_pairs(ones.data());
+  rates.bf16_flops_per_s = best_rate(0.05, 2 * flops, [&] {
+    sink = chained(rounds, [&](cpu::Lanes sum) { return cpu::multiply_add(pairs, pairs, sum); });
+  });
   return rates;
 }
 
@@ -86,6 +110,7 @@ HostRates measure_host(int threads) {
       for (size_t i = 0; i < mine.read_bytes_per_s.size(); ++i)
         all.read_bytes_per_s[i] += mine.read_bytes_per_s[i];
       all.flops_per_s += mine.flops_per_s;
+      all.bf16_flops_per_s += mine.bf16_flops_per_s;
     }
   }
   return all;
