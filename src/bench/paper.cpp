@@ -101,7 +101,7 @@ int claims(const ClaimsOptions& options) {
                            {"machine", machine.name},
                            {"figures", std::move(figures)}};
     replace_file(options.folder + "/claims.md", text);
-    replace_file(options.folder + "/paper.json", document.dump(1) + "\n");
+    replace_file(options.folder + "/paper.json", document.dump() + "\n");
   }
   return static_cast<int>(Exit::done);
 }
