@@ -38,6 +38,14 @@ ExchangeTimes grown(const Line& line, const ExchangeTimes& shallow, const Exchan
   return whole;
 }
 
+NotExecuted grown(const Line& line, const NotExecuted& shallow, const NotExecuted& deep) {
+  NotExecuted whole = deep;
+  whole.tasks_us = line.grown(shallow.tasks_us, deep.tasks_us);
+  for (double NotExecuted::*part : {&NotExecuted::exposed_us, &NotExecuted::hidden_us})
+    whole.*part = line.grown(shallow.*part, deep.*part);
+  return whole;
+}
+
 Roofline grown(const Line& line, const Roofline& shallow, const Roofline& deep) {
   Roofline whole;
   for (double Roofline::*part : {&Roofline::bytes, &Roofline::flops, &Roofline::floor_us})
@@ -68,6 +76,8 @@ Measured whole_model(const Measured& shallow, const Measured& deep,
   whole.tasks_us = line.grown(shallow.tasks_us, deep.tasks_us);
   if (deep.exchange && shallow.exchange)
     whole.exchange = grown(line, *shallow.exchange, *deep.exchange);
+  if (deep.not_executed && shallow.not_executed)
+    whole.not_executed = grown(line, *shallow.not_executed, *deep.not_executed);
   if (deep.roofline && shallow.roofline)
     whole.roofline = grown(line, *shallow.roofline, *deep.roofline);
   whole.depths = {{a, shallow.samples_us}, {b, deep.samples_us}};

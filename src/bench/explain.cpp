@@ -137,9 +137,11 @@ std::string command_of(const Node& line, const std::string& path) {
   std::string text = fmt::format("tests/mpirun.sh -n {} build/helix-bench run {} --threads {}",
                                  line["shard"].is_null() ? line["ranks"].json().dump() : "1", from,
                                  line["threads"].json().dump());
-  if (executor != "cpu")
-    text += fmt::format(" --executor {} --exchange {}", executor, line["exchange"].text());
-  if (!line["shard"].is_null()) text += " --shard " + quoted(line["shard"].text());
+  if (executor != "cpu") text += " --executor " + executor;
+  if (executor != "cpu" && line["shard"].is_null())
+    text += " --exchange " + line["exchange"].text();
+  if (!line["shard"].is_null()) text += " --shard " + line["shard"].text();
+  if (!line["machine"].is_null()) text += " --machine " + quoted(line["machine"].text());
   return text;
 }
 
@@ -149,9 +151,11 @@ std::string header_of(const Node& line) {
   text += "key " + line["key"].text();
   if (executor == "simulate") text += ", priced on " + line["machine"].text();
   else
-    text += fmt::format(", executed by {} on {} ranks, exchange by {}{}{}", executor,
-                        line["ranks"].json().dump(), line["exchange"].text(),
-                        line["shard"].is_null() ? "" : ", shard " + line["shard"].text(),
+    text += fmt::format(", executed by {} on {}{}", executor,
+                        line["shard"].is_null()
+                            ? fmt::format("{} ranks, exchange by {}", line["ranks"].json().dump(),
+                                          line["exchange"].text())
+                            : fmt::format("rank {} alone, nothing exchanged", line["shard"].text()),
                         line["oversubscribed"].boolean() ? ", more ranks than cores" : "");
   return text + "\n";
 }

@@ -38,11 +38,26 @@ Json blank(const Point& point, const Setting& setting) {
                {"ranks_per_gpu", or_null(setting.ranks_per_gpu)},
                {"threads", setting.threads},
                {"oversubscribed", setting.oversubscribed}};
-  for (const char* name :
-       {"status", "reason", "ttl_us", "samples_us", "tokens_per_s_per_user",
-        "tokens_per_s_per_user_p90", "tokens_per_s_per_gpu", "tokens_per_s_per_rank", "tasks_us",
-        "overhead_us", "exchange_us", "bytes_per_rank", "peak_resident_bytes", "experts_touched",
-        "roofline", "noise", "card", "device_bytes", "verified"})
+  for (const char* name : {"status",
+                           "reason",
+                           "ttl_us",
+                           "samples_us",
+                           "tokens_per_s_per_user",
+                           "tokens_per_s_per_user_p90",
+                           "tokens_per_s_per_gpu",
+                           "tokens_per_s_per_rank",
+                           "tasks_us",
+                           "overhead_us",
+                           "exchange_us",
+                           "not_executed",
+                           "bytes_per_rank",
+                           "peak_resident_bytes",
+                           "experts_touched",
+                           "roofline",
+                           "noise",
+                           "card",
+                           "device_bytes",
+                           "verified"})
     line[name] = nullptr;
   line["environment"] = setting.environment;
   line["started"] = nullptr;
@@ -55,8 +70,10 @@ Json to_json(const Statistics& ttl) {
 }
 
 void set_times(Json& line, const Point& point, const Setting& setting, const Measured& measured) {
+  const bool priced = measured.not_executed && !measured.not_executed->machine.empty();
+  const double exposed_us = priced ? measured.not_executed->exposed_us : 0;
   std::vector<double> samples;
-  for (const double sample : measured.samples_us) samples.push_back(to_ns(sample));
+  for (const double sample : measured.samples_us) samples.push_back(to_ns(sample + exposed_us));
   const Statistics ttl = statistics(samples);
   const double tokens_per_s = 1e6 / ttl.median * static_cast<double>(point.batch);
   line["ttl_us"] = to_json(ttl);
@@ -94,10 +111,19 @@ void set_tasks(Json& line, const Measured& measured) {
     sum_us += us;
   }
   line["tasks_us"] = std::move(tasks);
-  if (!measured.exchange) return;
+  if (const auto& left_out = measured.not_executed) {
+    Json priced = Json::object();
+    for (const auto& [cover, us] : left_out->tasks_us) priced[cover] = to_ns(us);
+    line["not_executed"] = {{"tasks_us", std::move(priced)},
+                            {"priced_on", or_null(left_out->machine)},
+                            {"exposed_us", to_ns(left_out->exposed_us)},
+                            {"hidden_us", to_ns(left_out->hidden_us)},
+                            {"step_us", statistics(measured.samples_us).median}};
+  }
+  const double hidden_us = measured.exchange ? measured.exchange->hidden : 0;
   if (line["executor"] != "simulate")
-    line["overhead_us"] =
-        to_ns(statistics(measured.samples_us).median - (sum_us - measured.exchange->hidden));
+    line["overhead_us"] = to_ns(statistics(measured.samples_us).median - (sum_us - hidden_us));
+  if (!measured.exchange) return;
   line["exchange_us"] = {{"alone", to_ns(measured.exchange->alone)},
                          {"back_to_back", to_ns(measured.exchange->back_to_back)},
                          {"exposed", to_ns(measured.exchange->exposed)},

@@ -98,6 +98,15 @@ struct DeviceBytes {
   int64_t libraries = 0;                // the rest: NCCL, graphs, and what the allocator rounds up
 };
 
+// Of a shard (Setting::shard): exchanges were not carried out. Samples and tasks are without them;
+// the line's TTL has what would be exposed of them, where a machine has priced it.
+struct NotExecuted {
+  std::string machine;                                   // ""; none, and what follows is NaN
+  std::vector<std::pair<std::string, double>> tasks_us;  // a cover each
+  double exposed_us = 0;                                 // of a step
+  double hidden_us = 0;
+};
+
 // What was measured of a model cut to some layers, where the line's point has depths.
 struct MeasuredDepth {
   int64_t layers = 0;
@@ -108,6 +117,7 @@ struct Measured {
   std::vector<double> samples_us;  // a step each, the maximum over ranks; not empty
   std::vector<std::pair<std::string, double>> tasks_us;  // a cover each, in order of the step
   std::optional<ExchangeTimes> exchange;
+  std::optional<NotExecuted> not_executed;
   int64_t weight_bytes = 0;  // of the fullest rank
   int64_t kv_bytes = 0;
   int64_t buffer_bytes = 0;

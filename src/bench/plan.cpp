@@ -39,6 +39,13 @@ std::array<int64_t, 11> schedule_key(const Point& p, int dp) {
           dp};
 }
 
+Model model_of(const Point& p) {
+  return p.depths ? at_depth(*p.model, p.depths->second) : *p.model;
+}
+Plan plan_of(const Point& p, const Model& model) {
+  return {&model, p.layout, p.precision, static_cast<int>(p.chunks)};
+}
+
 // Stages that differ in what they hold: the first, the last, and of those between one of each kind.
 bool like(const Schedule& a, const Schedule& b) {
   return std::ranges::equal(a.segments, b.segments, [](const Segment& x, const Segment& y) {
@@ -53,8 +60,8 @@ const Planner::Stages& Planner::stages(const Point& p, int dp) {
   Stages& built = entry->second;
   if (!isnew) return built;
   models_.push_back(p.model);
-  const Model model = p.depths ? at_depth(*p.model, p.depths->second) : *p.model;
-  const Plan plan{&model, p.layout, p.precision, static_cast<int>(p.chunks)};
+  const Model model = model_of(p);
+  const Plan plan = plan_of(p, model);
   for (int stage = 0; stage < p.layout.pp; ++stage) {
     const int rank = stage * p.layout.stage_ranks() + dp * p.layout.replica_ranks();
     auto schedule = std::make_unique<Schedule>(build_schedule(plan, rank));
@@ -93,6 +100,13 @@ Memory Planner::widest_rank(const Point& p) {
   return widest;
 }
 
+Memory Planner::of_rank(const Point& p, int rank) {
+  const Model model = model_of(p);
+  const Schedule schedule = build_schedule(plan_of(p, model), rank);
+  const std::vector<int64_t> lengths = lengths_of(p);
+  return memory(schedule, capacities_of(schedule, model, {lengths, p.interval}, p.steps));
+}
+
 StepState Planner::load(const Point& p) {
   const std::span<const int64_t> all = lengths(p);
   const Slice first = cut(all, p.layout.pp).front();
@@ -113,7 +127,9 @@ struct Totals {
 class Report {
  public:
   explicit Report(const PlanOptions& options)
-      : options_(options), sweep_(read_sweep(options.sweep)), estimate_(options.machine) {}
+      : options_(options), sweep_(read_sweep(options.sweep)), estimate_(options.machine) {
+    if (options.shard) check_shard(*options.shard, sweep_.points);
+  }
 
   void print() {
     switch (options_.format) {
@@ -133,6 +149,10 @@ class Report {
   };
   template <class Print>
   void each(Print print);
+  Memory bytes(const Point& point) {
+    return options_.shard ? Planner::of_rank(point, options_.shard->rank)
+                          : planner_.widest_rank(point);
+  }
   bool priced() const { return !options_.machine.empty(); }
   void table();
   void table_end();
@@ -165,7 +185,7 @@ template <class Print>
 void Report::each(Print print) {
   const Point* before = nullptr;
   for (const Point& point : sweep_.points) {
-    Line line{point, planner_.widest_rank(point), estimate_(point), ""};
+    Line line{point, bytes(point), estimate_(point), ""};
     line.why_skipped = line.estimate.why_not;
     const int ranks = point.layout.ranks();
     if (options_.ranks && ranks > *options_.ranks)

@@ -12,15 +12,17 @@
 #include <vector>
 
 #include "bench/point.h"
+#include "bench/shard.h"
 #include "schedule/cost.h"
 
 namespace helix {
 
-// Bytes of a point's widest rank. A schedule is built once for all batches and contexts of a
-// layout.
+// Bytes of a point's widest rank, or of one. A schedule is built once for all batches and contexts
+// of a layout.
 class Planner {
  public:
   Memory widest_rank(const Point& point);
+  static Memory of_rank(const Point& point, int rank);
   // The schedule of the first rank of stage 0, and the load of its first step.
   const Schedule& schedule(const Point& point) { return *stages(point, 0).front(); }
   StepState load(const Point& point);
@@ -40,11 +42,12 @@ enum class PlanFormat : uint8_t { table, json, slurm };  // slurm: sbatch's opti
 struct PlanOptions {
   std::string sweep;
   PlanFormat format = PlanFormat::table;
-  bool schedule = false;     // one layer's tasks of each schedule, after the table
-  std::optional<int> ranks;  // points that need more are skipped
-  int64_t slices = 1;        // of a job array
-  std::string machine;       // whose prices say how long a point takes; "": bytes do, roughly
-  int ranks_per_node = 8;    // for Slurm
+  bool schedule = false;       // one layer's tasks of each schedule, after the table
+  std::optional<int> ranks;    // points that need more are skipped
+  std::optional<Shard> shard;  // whose bytes, in place of the widest rank's
+  int64_t slices = 1;          // of a job array
+  std::string machine;         // whose prices say how long a point takes; "": bytes do, roughly
+  int ranks_per_node = 8;      // for Slurm
   std::FILE* out = stdout;
 };
 // Prints the plan; returns the exit code. Throws InputError for a bad sweep.

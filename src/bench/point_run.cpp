@@ -89,9 +89,10 @@ PointResult PointRunner::run(const Point& point, int64_t number, bool trace) {
             .traced = trace,
             .model = model,
             .assignment = assignment_of(point, *model),
-            .ranks = world_.first(point.layout.ranks()).get(),
+            .ranks = world_.first(processes(point)).get(),
             .setting = setting_of(point)};
   work.assignment.weights = weights_;
+  if (settings_.shard) work.assignment.shard = settings_.shard->rank;
   if (work.ranks == MPI_COMM_NULL) weights_->clear();
   work.scope = scope_of(settings_.scope, work.assignment);
   work.measured.started = utc_now();
@@ -105,10 +106,15 @@ PointResult PointRunner::run(const Point& point, int64_t number, bool trace) {
 Setting PointRunner::setting_of(const Point& point) const {
   Setting setting = settings_.setting;
   if (settings_.cards == nullptr) return setting;
-  const auto [gpus, ranks_per_gpu] = settings_.cards->use(point.layout.ranks());
-  setting.gpus = gpus;
+  const auto [gpus, ranks_per_gpu] = settings_.cards->use(processes(point));
+  setting.gpus = settings_.shard ? settings_.shard->ranks : gpus;
   setting.ranks_per_gpu = ranks_per_gpu;
   return setting;
+}
+
+Memory PointRunner::planned(const Point& point) {
+  return settings_.shard ? Planner::of_rank(point, settings_.shard->rank)
+                         : planner_.widest_rank(point);
 }
 
 // Each host, or card, adds up what its ranks may take; the reason is the same on all ranks.
@@ -120,8 +126,7 @@ std::string PointRunner::cannot_hold(Work& work) {
   const bool works = work.ranks != MPI_COMM_NULL;
   work.sharing = std::max(1.0, sum(works ? 1 : 0));
   // What is held is used again, or freed first.
-  const double needed =
-      sum((works ? planner_.widest_rank(work.point).total() : 0) - weights_->bytes());
+  const double needed = sum((works ? planned(work.point).total() : 0) - weights_->bytes());
   const double room = cards != nullptr ? free_card_bytes() : available_memory();
   const auto reason = world_.agree([&] {
     if (needed > room && cards != nullptr)
@@ -233,6 +238,8 @@ void PointRunner::measure_tasks(Work& work, Measured& m) {
   m.exchange->alone = tasks.exchanges_us;
   m.exchange->exposed = tasks.exchanges_on_compute_us + waited;
   m.exchange->hidden = std::max(0.0, hidden_at_most - waited);
+  if (settings_.shard)
+    leave_out_exchanges(m, *work.executor, settings_.prices ? &*settings_.prices : nullptr);
 }
 
 void PointRunner::verify(Work& work) {
@@ -243,7 +250,7 @@ void PointRunner::verify(Work& work) {
   const bool tasks = work.scope == Scope::tasks;
   const Precision& precision = work.point.precision;
   const Comparison comparison =
-      tasks ? compare_tasks(work.ranks, *work.executor, work.assignment, false)
+      tasks ? compare_tasks(work.ranks, *work.executor, work.assignment)
             : compare_steps(work.ranks, *work.executor, work.assignment, work.verdicts, 1);
   work.executor->hooks().newest = newest;
   work.measured.verified = verified_by(work.scope, comparison,
@@ -272,7 +279,8 @@ void PointRunner::measure_steps(Work& work, Measured& m) {
                              .exposed = exposed_us / static_cast<double>(m.samples_us.size())};
   if (watch) {
     m.card = watch->notes(std::ssize(m.samples_us) * work.point.batch);
-    if (work.point.depths) m.card->energy_j_per_token.reset();  // of fewer layers
+    if (work.point.depths || settings_.shard)  // of fewer layers, or of one of the cards
+      m.card->energy_j_per_token.reset();
     m.device_bytes = device_bytes(*settings_.cards, work.ranks, *work.executor);
   }
   note_memory(work, m);
@@ -298,7 +306,7 @@ void PointRunner::note_memory(Work& work, Measured& m) {
   m.weight_bytes = static_cast<int64_t>(bytes[0]);
   m.kv_bytes = static_cast<int64_t>(bytes[1]);
   m.buffer_bytes = static_cast<int64_t>(bytes[2]);
-  const Memory plan = planner_.widest_rank(work.point);
+  const Memory plan = planned(work.point);
   if (bytes != std::array<double, 3>{plan.weights, plan.kv, plan.buffers})
     work.failure = fmt::format(
         "a rank holds {:.0f} bytes of weights, {:.0f} of KV and {:.0f} of buffers, and planned are "

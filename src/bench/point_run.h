@@ -10,10 +10,12 @@
 #include "bench/line.h"
 #include "bench/plan.h"
 #include "bench/point.h"
+#include "bench/shard.h"
 #include "bench/signals.h"
 #include "bench/verification.h"
 #include "bench/world.h"
 #include "execute/weights.h"
+#include "machine/machine.h"
 #include "machine/measure.h"
 
 namespace helix {
@@ -41,6 +43,8 @@ class PointRunner {
     HostRates rates;
     ExecutorChoice how;
     Cards* cards = nullptr;  // of GPU ranks
+    std::optional<Shard> shard = {};
+    std::optional<Machine> prices = {};  // of a shard's exchanges
   };
   PointRunner(World& world, Stop& stop, Settings settings);
 
@@ -51,6 +55,9 @@ class PointRunner {
   struct Work;  // of the point in hand
   std::string cannot_hold(Work& work);
   Setting setting_of(const Point& point) const;
+  // Processes that carry it out, and what each may take.
+  int processes(const Point& point) const { return settings_.shard ? 1 : point.layout.ranks(); }
+  Memory planned(const Point& point);
   bool load(Work& work);
   void decode(Work& work);
   void decode_phases(Work& work);

@@ -50,8 +50,9 @@ Sweep read_together(const World& world, const RunOptions& options) {
 }
 
 // Why this launch cannot run a point, as far as all ranks know by themselves.
-std::string refusal(const World& world, const ExecutorChoice& how, const Point& point) {
-  if (point.layout.ranks() > world.size())
+std::string refusal(const World& world, const RunOptions& options, const ExecutorChoice& how,
+                    const Point& point) {
+  if (!options.shard && point.layout.ranks() > world.size())
     return fmt::format("needs {} ranks, {} {} started", point.layout.ranks(), world.size(),
                        world.size() == 1 ? "was" : "were");
   return refusal(how, point.precision);
@@ -100,6 +101,7 @@ class Launch {
   Setting setting_;
   ExecutorChoice how_;
   std::optional<Cards> cards_;
+  std::optional<Machine> prices_;  // of a shard's exchanges
   std::unique_ptr<PointRunner> runner_;
   std::unique_ptr<ResultsFolder> folder_;  // these two on rank 0 alone
   std::unique_ptr<Progress> progress_;
@@ -112,7 +114,7 @@ int Launch::dry_run() const {
   if (!world_.leads()) return 0;
   for (const size_t index : mine_) {
     const Point& point = sweep_.points[index];
-    const std::string reason = refusal(world_, how_, point);
+    const std::string reason = refusal(world_, options_, how_, point);
     fmt::print("{:>5} {} {}: {}\n", index + 1, key_of(point), describe(point),
                reason.empty() ? "runs" : "skipped, " + reason);
   }
@@ -152,7 +154,10 @@ int Launch::run() {
     now = environment(static_cast<int>(options_.command.size()), options_.command.data());
   world_.lead([&] { open(now); });
   setting_.executor = name_of(how_.kind);
-  setting_.exchange = name_of(how_.exchange);
+  setting_.exchange = options_.shard ? "" : name_of(how_.exchange);
+  if (options_.shard) setting_.shard = text_of(*options_.shard);
+  if (options_.shard && !options_.machine.empty()) prices_ = read_machine(options_.machine);
+  if (prices_) setting_.machine = prices_->name;
   setting_.repeat = options_.repeat;
   setting_.threads = set_threads(world_, options_.threads);
   setting_.oversubscribed = world_.maximum(world_.ranks_on_this_host() * setting_.threads >
@@ -160,10 +165,10 @@ int Launch::run() {
   setting_.environment = now.hash;
   find_done();
   const HostRates rates = measure_rates();
-  runner_ =
-      std::make_unique<PointRunner>(world_, stop_,
-                                    PointRunner::Settings{setting_, options_.scope, fault, rates,
-                                                          how_, cards_ ? &*cards_ : nullptr});
+  runner_ = std::make_unique<PointRunner>(
+      world_, stop_,
+      PointRunner::Settings{setting_, options_.scope, fault, rates, how_,
+                            cards_ ? &*cards_ : nullptr, options_.shard, prices_});
   if (world_.leads()) {
     progress_ = std::make_unique<Progress>(earlier_, static_cast<int64_t>(mine_.size()));
     for (const std::string& note : folder_->notes()) progress_->note(note);
@@ -201,7 +206,7 @@ void Launch::run_point(size_t index) {
   const Point& point = sweep_.points[index];
   if (progress_) progress_->begin(point);
   PointResult result;
-  if (const std::string reason = refusal(world_, how_, point); !reason.empty())
+  if (const std::string reason = refusal(world_, options_, how_, point); !reason.empty())
     result = {Status::skipped, skipped_line(point, setting_, reason), ""};
   else result = runner_->run(point, static_cast<int64_t>(index) + 1, trace_wanted_);
   std::vector<Status> status = {result.status};
@@ -264,11 +269,30 @@ void check_world(const World& world) {
       ranks_launched()));
 }
 
+// A shard is one process's, exchanges nothing, and has no step that a judge could decode.
+void check_shard(const World& world, const RunOptions& options, const Sweep& sweep) {
+  const std::string shard = "--shard " + text_of(*options.shard);
+  if (world.size() > 1)
+    throw InputError(
+        fmt::format("{}: one rank alone is one process; {} were started", shard, world.size()));
+  if (options.exchange != "auto")
+    throw InputError(
+        fmt::format("{}: --exchange {}: nothing is exchanged", shard, options.exchange));
+  if (options.scope == Scope::step)
+    throw InputError(
+        fmt::format("{}: --scope step: a whole step needs all ranks; tasks (or auto) "
+                    "is what one rank can be held against",
+                    shard));
+  check_shard(*options.shard, sweep.points);
+}
+
 }  // namespace
 
 int run(World& world, const RunOptions& options) {
   check_world(world);
-  Launch launch(world, options, read_together(world, options));
+  Sweep sweep = read_together(world, options);
+  if (options.shard) check_shard(world, options, sweep);
+  Launch launch(world, options, std::move(sweep));
   return options.dry_run ? launch.dry_run() : launch.run();
 }
 

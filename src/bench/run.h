@@ -9,6 +9,7 @@
 
 #include "bench/results.h"
 #include "bench/scope.h"
+#include "bench/shard.h"
 #include "bench/world.h"
 #include "execute/factory.h"
 
@@ -23,7 +24,9 @@ struct RunOptions {
   Resume resume = Resume::no;
   double lock_wait_s = 0;                      // for another run to leave the folder
   std::pair<int64_t, int64_t> slice = {1, 1};  // I of N
-  std::string machine;  // whose prices make slices equal; "": roughly, by bytes
+  // Whose prices make slices equal ("": roughly, by bytes), and a shard's exchanges have ("":
+  // none).
+  std::string machine;
   std::optional<double> time_limit_s;
   int64_t repeat = 1;
   std::optional<int64_t> warmup;
@@ -33,6 +36,7 @@ struct RunOptions {
   bool dry_run = false;
   Scope scope = Scope::automatic;    // of verification
   std::string trace;                 // a file
+  std::optional<Shard> shard;        // one rank alone; none: all of them
   std::vector<const char*> command;  // of this launch
 };
 

@@ -52,6 +52,7 @@ constexpr double most_judged = 2e10;
 
 Scope scope_of(Scope wanted, const Assignment& work) {
   if (wanted != Scope::automatic) return wanted;
+  if (work.shard) return Scope::tasks;
   const double judged = static_cast<double>(work.lengths.size()) *
                         static_cast<double>(active_parameters(*work.model));
   return judged <= most_judged || !work.prompt.empty() ? Scope::step : Scope::tasks;

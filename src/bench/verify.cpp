@@ -120,7 +120,7 @@ Comparison Verifier::execute(const Assignment& asked, int64_t count, const Contr
   if (executor) {
     executor->read_prompt();
     if (control != nullptr) control->inject(*executor, work);
-    result = tasks ? compare_tasks(ranks.get(), *executor, work, false)
+    result = tasks ? compare_tasks(ranks.get(), *executor, work)
                    : compare_steps(ranks.get(), *executor, work, verdicts, count);
     executor.reset();  // frees communicators together
   }

@@ -16,12 +16,14 @@ namespace helix {
 void add_plan(CLI::App& app, Action& action) {
   auto o = std::make_shared<PlanOptions>();
   auto json = std::make_shared<std::string>("table");
+  auto shard = std::make_shared<std::string>();
   CLI::App* plan = app.add_subcommand("plan", "points, ranks and bytes a rank, before a run");
   plan->add_option("SWEEP", o->sweep, "sweep file")->required();
   plan->add_option("--format", *json, "table or json")->check(CLI::IsMember({"table", "json"}));
   plan->add_flag("--schedule", o->schedule, "one layer's tasks of each schedule");
   plan->add_option("--ranks", o->ranks, "skip points that need more")
       ->check(CLI::Range(1, 1 << 20));
+  plan->add_option("--shard", *shard, "RANK/N: bytes of that rank, in place of the widest");
   plan->add_option("--slices", o->slices, "which slice of N, of equal work, runs a point")
       ->check(CLI::Range(1, 1 << 20));
   plan->add_flag_callback(
@@ -30,7 +32,8 @@ void add_plan(CLI::App& app, Action& action) {
   plan->add_option("--machine", o->machine, "a name or a file: TTL and time of each point");
   plan->add_option("--ranks-per-node", o->ranks_per_node, "for --slurm (8)")
       ->check(CLI::Range(1, 1 << 20));
-  plan->final_callback([o, json, &action] {
+  plan->final_callback([o, json, shard, &action] {
+    if (!shard->empty()) o->shard = shard_of(*shard);
     o->format = *json == "slurm"  ? PlanFormat::slurm
                 : *json == "json" ? PlanFormat::json
                                   : PlanFormat::table;

@@ -43,7 +43,7 @@ Scope scope_of(const std::string& text) {
 
 void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
   struct Texts {
-    std::string executor = "cpu", resume, slice = "1/1", scope = "auto";
+    std::string executor = "cpu", resume, slice = "1/1", scope = "auto", shard;
     double silence_s = 60;
     bool unverified = false;
   };
@@ -62,7 +62,12 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
                   "seconds to wait for another run to leave the folder (0)")
       ->check(CLI::NonNegativeNumber);
   run->add_option("--slice", t->slice, "I/N: only part I of N, of equal work");
-  run->add_option("--machine", o->machine, "whose prices make slices equal, as plan's (bytes)");
+  run->add_option(
+      "--machine", o->machine,
+      "whose prices make slices equal, as plan's (bytes), and --shard's exchanges have");
+  run->add_option(
+      "--shard", t->shard,
+      "RANK/N: that rank of an N-rank layout alone, in one process; nothing is exchanged");
   run->add_option("--time-limit", o->time_limit_s, "stop after so many seconds, exit 75")
       ->check(CLI::NonNegativeNumber);
   run->add_option("--repeat", o->repeat, "this launch is number R")->check(CLI::Range(1, 1000000));
@@ -97,6 +102,7 @@ void add_run(CLI::App& app, Action& action, std::vector<const char*> command) {
     if (o->noise.min_steps && o->noise.max_steps && *o->noise.min_steps > *o->noise.max_steps)
       throw InputError("--min-steps: more than --max-steps");
     o->slice = part_of("--slice", t->slice);
+    if (!t->shard.empty()) o->shard = shard_of(t->shard);
     o->scope = t->unverified ? Scope::none : scope_of(t->scope);
     // A repeat adds to what the first launch wrote.
     o->resume = o->repeat > 1 && t->resume.empty() ? Resume::yes : resume_of(t->resume);

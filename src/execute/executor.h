@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,6 +34,9 @@ struct Assignment {
   std::vector<int32_t> prompt = {};
   // Where weights stay for the next executor; null: they go with this one.
   std::shared_ptr<HeldWeights> weights = nullptr;
+  // This process alone carries out the tasks of that rank of the layout: what other ranks would
+  // send is drawn (exchange/stand_in.h). None: a process is a rank, and all are there.
+  std::optional<int> shard = std::nullopt;
 };
 
 // Ways to be wrong on purpose, so that verification shows that it can fail (helix.md, Errors others

@@ -35,7 +35,7 @@ struct ExecutorChoice {
 
 // Why such an executor cannot carry out such a point; empty: it can.
 std::string refusal(const ExecutorChoice& choice, const Precision& precision);
-// Collective over `ranks`, whose size is the layout's. Throws RunError for lack of memory.
+// Collective over `ranks`: the layout's, or one for a shard. Throws RunError for lack of memory.
 std::unique_ptr<Executor> make_executor(const ExecutorChoice& choice, MPI_Comm ranks,
                                         const Assignment& work);
 

@@ -13,7 +13,8 @@ namespace {
 Schedule schedule_for(MPI_Comm ranks, const Assignment& work) {
   int rank = 0;
   HELIX_MPI(MPI_Comm_rank(ranks, &rank));
-  return build_schedule({work.model, work.layout, work.precision, work.chunks}, rank);
+  return build_schedule({work.model, work.layout, work.precision, work.chunks},
+                        work.shard.value_or(rank));
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ class PassageExecutor : public Executor {
   }
 
  protected:
-  // Collective over `ranks`, whose size is the layout's.
+  // Collective over `ranks`: the layout's, or one for a shard.
   PassageExecutor(MPI_Comm ranks, const Assignment& work, std::span<const Fusion> fusions);
 
   virtual const Store& store() const = 0;

@@ -8,67 +8,17 @@
 #include "bench/verify_cases.h"
 #include "execute/cpu/executor.h"
 #include "layout/strategy.h"
+#include "tests/mpi/task_layouts.h"
 
 namespace helix {
 namespace {
-
-const Layout helix_4{.strategy = "helix",
-                     .kvp = 2,
-                     .tpa = 2,
-                     .tpf = 4,
-                     .query = Query::replicate,
-                     .merge = Merge::a2a};
-
-Layout with(Layout layout, const std::function<void(Layout&)>& change) {
-  change(layout);
-  return layout;
-}
-
-// Of a dense model with heads, and of one with experts and MLA.
-std::vector<Layout> dense_layouts() {
-  return {helix_4,
-          with(helix_4,
-               [](Layout& l) {
-                 l.strategy = "dcp";
-                 l.query = Query::gather;
-                 l.merge = Merge::ag_rs;
-               }),
-          with(helix_4,
-               [](Layout& l) {
-                 l.strategy = "medha";
-                 l.merge = Merge::all_reduce;
-                 l.ffn = Ffn::replica;
-                 l.tpf = 2;
-               }),
-          {.strategy = "tp", .pp = 2, .tpa = 2, .tpf = 2},
-          {.strategy = "dp_ep", .dp = 4, .tpf = 4, .moe = Moe::gather}};
-}
-std::vector<Layout> moe_layouts() {
-  const Layout latent{.strategy = "helix",
-                      .kvp = 4,
-                      .tpf = 2,
-                      .ep = 2,
-                      .query = Query::replicate,
-                      .merge = Merge::a2a,
-                      .mla = Mla::latent};
-  return {latent,
-          with(latent, [](Layout& l) { l.mla = Mla::value; }),
-          with(latent,
-               [](Layout& l) {
-                 l.dp = 2;
-                 l.kvp = 2;
-                 l.moe = Moe::dispatch;
-               }),
-          {.strategy = "dp_ep", .dp = 4, .tpf = 1, .ep = 4, .moe = Moe::dispatch},
-          {.strategy = "tp", .tpa = 4, .tpf = 1, .ep = 4}};
-}
 
 Comparison compared(World& world, const Assignment& work, const Control* control = nullptr) {
   Comparison result;
   if (const Communicator& ranks = world.first(work.layout.ranks()); ranks) {
     cpu::CpuExecutor executor(ranks.get(), work);
     if (control != nullptr) control->inject(executor, work);
-    result = compare_tasks(ranks.get(), executor, work, false);
+    result = compare_tasks(ranks.get(), executor, work);
   }
   world.meet();
   return result;
@@ -165,7 +115,7 @@ TEST_F(Tasks, SeeASingleWrongNumber) {
         if (executor.schedule().place.rank() == 3)
           reinterpret_cast<float*>(view.data)[view.values - 1] += 0.25F;
       };
-      const Comparison c = compare_tasks(ranks.get(), executor, work, false);
+      const Comparison c = compare_tasks(ranks.get(), executor, work);
       EXPECT_GE(c.max_rel_err, 10 * tasks_tolerance(work.precision)) << row_of(op).name;
     }
     world.meet();

@@ -12,7 +12,7 @@ namespace helix {
 
 double tasks_tolerance(const Precision& p) { return TaskJudge::tolerance(p.activations); }
 
-Comparison compare_tasks(MPI_Comm ranks, Executor& executor, const Assignment& work, bool alone) {
+Comparison compare_tasks(MPI_Comm ranks, Executor& executor, const Assignment& work) {
   if (!work.prompt.empty())
     throw RunError("tasks are judged on a generated history; a prompt's takes whole steps");
   executor.rewind();
@@ -21,7 +21,7 @@ Comparison compare_tasks(MPI_Comm ranks, Executor& executor, const Assignment& w
   Recorder recorder(executor, work,
                     [&](const Task& task, int layer) { return probes.put(task, layer); });
   executor.step();
-  TaskJudge judge(executor.schedule(), work, recorder.requests(), alone ? MPI_COMM_NULL : ranks);
+  TaskJudge judge(executor.schedule(), work, recorder.requests(), work.shard ? MPI_COMM_NULL : ranks);
   Comparison result;
   for (const TaskRecord& record : recorder.take())
     result.max_rel_err =

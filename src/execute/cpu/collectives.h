@@ -10,24 +10,21 @@
 #include <memory>
 #include <vector>
 
+#include "execute/cpu/exchange.h"
 #include "execute/exchange/groups.h"
-#include "execute/passages.h"
-#include "execute/store.h"
 
 namespace helix::cpu {
 
-class Collectives {
+class Collectives final : public Exchange {
  public:
   // Collective over `ranks`: makes the communicators of all groups of the schedule.
   Collectives(MPI_Comm ranks, const Schedule& schedule, const Store& store, const Assignment& work);
 
-  // Starts the task, or goes on with it; true when it is finished. `wait`: do not return before.
-  bool progress(const Task& task, bool wait);
-  // What the last dispatch met: rows that left, arrived and go back.
-  void observe(StepState& state) const;
-  void barrier() const;        // of all ranks
-  void stage_barrier() const;  // of those of this stage
-  void plan(const Shift& shift) { shift_ = shift; }
+  bool progress(const Task& task, bool wait) override;
+  void observe(StepState& state) const override;
+  void plan(const Shift& shift) override { shift_ = shift; }
+  void barrier() const override;
+  void stage_barrier() const override;
 
  private:
   struct Shares {  // of `values` among the group, in values

@@ -23,7 +23,7 @@ double now_us() {
 
 CpuExecutor::CpuExecutor(MPI_Comm ranks, const Assignment& work)
     : PassageExecutor(ranks, work, cpu_fusions()),
-      collectives_(ranks, schedule_, store_, work),
+      exchange_(make_exchange(ranks, schedule_, store_, work_)),
       store_(schedule_, work_, allocate),
       frequencies_(rope_frequencies(*work.model)),
       scale_(static_cast<float>(softmax_scale(*work.model))),
@@ -120,8 +120,8 @@ bool CpuExecutor::carry_out(const Task& task, int layer) {
   double& began = began_us_[static_cast<size_t>(task.lane)];
   if (spans_ != nullptr && began < 0) began = now_us();
   if (communicates(task.op)) {
-    if (!collectives_.progress(task, task.lane == Lane::compute)) return false;
-    if (task.op == Op::dispatch) collectives_.observe(present_);
+    if (!exchange_->progress(task, task.lane == Lane::compute)) return false;
+    if (task.op == Op::dispatch) exchange_->observe(present_);
   } else {
     compute(task, layer);
   }
@@ -136,7 +136,7 @@ void CpuExecutor::run_timed(const Segment& segment, int layer, std::vector<doubl
   lanes_ = {&segment, layer, {segment.end, segment.end}};  // nothing runs beside
   for (size_t c = 0; c < covers_.size(); ++c) {
     if (covers_[c].begin < segment.begin || covers_[c].begin >= segment.end) continue;
-    collectives_.stage_barrier();
+    exchange_->stage_barrier();
     const double began = now_us();
     for (int i = covers_[c].begin; i < covers_[c].end; ++i)
       while (!carry_out(schedule_.tasks[static_cast<size_t>(i)], layer)) {
@@ -148,7 +148,7 @@ void CpuExecutor::run_timed(const Segment& segment, int layer, std::vector<doubl
 std::vector<Span> CpuExecutor::traced_step() {
   fill();
   std::vector<Span> spans;
-  collectives_.barrier();
+  exchange_->barrier();
   spans_ = &spans;
   const double began = now_us();
   step();

@@ -6,17 +6,15 @@
 #include <utility>
 #include <vector>
 
-#include "execute/cpu/collectives.h"
-#include "execute/passages.h"
-#include "execute/store.h"
+#include "execute/cpu/exchange.h"
 #include "kernels/cpu/moe.h"
 
 namespace helix::cpu {
 
 class CpuExecutor final : public PassageExecutor {
  public:
-  // Collective over `ranks`, whose size is the layout's. Throws RunError for what this executor
-  // cannot do, on all ranks alike.
+  // Collective over `ranks`: the layout's, or one for a shard. Throws RunError for what this
+  // executor cannot do, on all ranks alike.
   CpuExecutor(MPI_Comm ranks, const Assignment& work);
 
   std::vector<Span> traced_step() override;
@@ -30,7 +28,7 @@ class CpuExecutor final : public PassageExecutor {
   const Store& store() const override { return store_; }
   void pass(std::vector<double>* times) override;
   void shift_alone() override;
-  void plan(const Shift& shift) override { collectives_.plan(shift); }
+  void plan(const Shift& shift) override { exchange_->plan(shift); }
   void set_states(std::span<const int32_t> tokens, std::span<const int64_t> positions) override;
   std::vector<int32_t> tokens(int micro_batch) const override;
   std::optional<StepState> observed(int micro_batch) const override;
@@ -79,7 +77,7 @@ class CpuExecutor final : public PassageExecutor {
   bool owns_newest(int64_t row) const;
 
   // Made first: a rank that runs out of memory must not leave the others in a split.
-  Collectives collectives_;
+  std::unique_ptr<Exchange> exchange_;
   Store store_;
   std::vector<double> frequencies_;
   std::vector<std::vector<float>> skew_;  // of the routers, a layer

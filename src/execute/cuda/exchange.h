@@ -58,6 +58,10 @@ struct NcclVersions {
 };
 NcclVersions nccl_versions();
 
+// Of a shard.
+std::unique_ptr<Exchange> make_stand_in(const Schedule& schedule, const Store& store,
+                                        const Assignment& work);
+
 struct FusedPlace {
   bool own_card = true;   // no other rank works on this rank's
   int blocks = 0;         // SMs of an exchange

@@ -35,6 +35,7 @@ std::unique_ptr<Exchange> make_exchange(const ExecutorChoice& how, MPI_Comm rank
                                         const Schedule& schedule, const Store& store,
                                         const Assignment& work) {
   constexpr double patience_s = 10;
+  if (work.shard) return make_stand_in(schedule, store, work);
   switch (how.exchange) {
     case ExchangeKind::mpi: return make_mpi_exchange(ranks, schedule, store, work);
     case ExchangeKind::nccl: return make_nccl_exchange(ranks, schedule, store, work);
@@ -52,8 +53,7 @@ CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const Executo
       lanes_{LaneState{make_stream()}, LaneState{make_stream(Urgency::first)}},
       exchange_(make_exchange(how, ranks, schedule_, store_, work_)),
       store_(schedule_, work, allocate),
-      // HOP-B over MPI has no graph: its lanes meet on the host.
-      graph_(how.graph && (work.chunks == 1 || how.exchange != ExchangeKind::mpi)),
+      graph_(how.graph && captures_lanes()),
       early_reads_(how.early_reads),
       own_card_(how.ranks_per_card == 1),
       exchanges_on_card_(how.exchange != ExchangeKind::mpi),
@@ -77,6 +77,13 @@ CudaExecutor::CudaExecutor(MPI_Comm ranks, const Assignment& work, const Executo
   prepare();
   rewind();
   synchronise();
+}
+
+// HOP-B's lanes meet on the host where its exchange cannot stand in a graph.
+bool CudaExecutor::captures_lanes() const {
+  return std::ranges::none_of(schedule_.tasks, [&](const Task& task) {
+    return task.lane == Lane::exchange && communicates(task.op) && !exchange_->captures(task);
+  });
 }
 
 CudaExecutor::~CudaExecutor() { HELIX_CUDA_NOTHROW(cudaDeviceSynchronize()); }

@@ -25,8 +25,8 @@ namespace helix::cuda {
 
 class CudaExecutor final : public PassageExecutor {
  public:
-  // On the card that this rank has opened (factory.h). Collective over `ranks`, whose size is the
-  // layout's. Throws RunError where the card has too little memory.
+  // On the card that this rank has opened (factory.h). Collective over `ranks`: the layout's, or
+  // one for a shard. Throws RunError where the card has too little memory.
   CudaExecutor(MPI_Comm ranks, const Assignment& work, const ExecutorChoice& how);
   ~CudaExecutor() override;
 
@@ -75,6 +75,7 @@ class CudaExecutor final : public PassageExecutor {
   std::optional<StepState> observed(int micro_batch) const override;
   std::vector<float> present_logits() const override;
 
+  bool captures_lanes() const;
   void make_rows();
   void make_scales();
   AttentionShape attention_shape(const MicroBatch& m, size_t chunk) const;
