@@ -94,17 +94,15 @@ std::vector<std::byte> StandIn::draw(const Task& task, Id id) const {
   const size_t outputs = store_.in_messages(id)
                              ? static_cast<size_t>(store_.message(id, task.chunk).outputs_bytes())
                              : bytes;
+  const auto words = static_cast<uint64_t>(work_.model->vocabulary);
   std::vector<std::byte> drawn;
   drawn.reserve(bytes);
   for (uint64_t i = 0; drawn.size() < bytes; ++i) {
     const float value = uniform_at(stream, i);
-    if (drawn.size() % part >= outputs) append(drawn, value);
-    else if (t.bytes == 2) append(drawn, to_bf16(value));
-    else if (t.bytes == 4) append(drawn, value);
-    else
-      append(drawn,
-             Best{value, static_cast<int32_t>(combine(stream, i) %
-                                              static_cast<uint64_t>(work_.model->vocabulary))});
+    const auto word = static_cast<int32_t>(combine(stream, i) % words);
+    if (t.bytes == 8) append(drawn, Best{value, word});
+    else if (t.bytes == 2 && drawn.size() % part < outputs) append(drawn, to_bf16(value));
+    else append(drawn, value);
   }
   return drawn;
 }
