@@ -38,26 +38,13 @@ Json blank(const Point& point, const Setting& setting) {
                {"ranks_per_gpu", or_null(setting.ranks_per_gpu)},
                {"threads", setting.threads},
                {"oversubscribed", setting.oversubscribed}};
-  for (const char* name : {"status",
-                           "reason",
-                           "ttl_us",
-                           "samples_us",
-                           "tokens_per_s_per_user",
-                           "tokens_per_s_per_user_p90",
-                           "tokens_per_s_per_gpu",
-                           "tokens_per_s_per_rank",
-                           "tasks_us",
-                           "overhead_us",
-                           "exchange_us",
-                           "not_executed",
-                           "bytes_per_rank",
-                           "peak_resident_bytes",
-                           "experts_touched",
-                           "roofline",
-                           "noise",
-                           "card",
-                           "device_bytes",
-                           "verified"})
+  line["status"] = nullptr;
+  line["reason"] = nullptr;
+  for (const char* name :
+       {"ttl_us", "samples_us", "tokens_per_s_per_user", "tokens_per_s_per_user_p90",
+        "tokens_per_s_per_gpu", "tokens_per_s_per_rank", "tasks_us", "overhead_us", "exchange_us",
+        "not_executed", "bytes_per_rank", "peak_resident_bytes", "experts_touched", "roofline",
+        "noise", "card", "device_bytes", "verified"})
     line[name] = nullptr;
   line["environment"] = setting.environment;
   line["started"] = nullptr;
