@@ -21,7 +21,8 @@ Comparison compare_tasks(MPI_Comm ranks, Executor& executor, const Assignment& w
   Recorder recorder(executor, work,
                     [&](const Task& task, int layer) { return probes.put(task, layer); });
   executor.step();
-  TaskJudge judge(executor.schedule(), work, recorder.requests(), work.shard ? MPI_COMM_NULL : ranks);
+  TaskJudge judge(executor.schedule(), work, recorder.requests(),
+                  work.shard ? MPI_COMM_NULL : ranks);
   Comparison result;
   for (const TaskRecord& record : recorder.take())
     result.max_rel_err =
