@@ -1,14 +1,15 @@
 #!/bin/bash
 # The GPU executor: builds it, holds it against the judge on one rank, on 2, 4 and 8 ranks that share
 # a card (under MPS; a small part time-sliced), over each exchange, half of the steps as graphs and
-# half task by task; whole steps under compute-sanitizer; a rank that stops; and a few steps timed.
-# Results go to $OUT, else results/. Arguments: stages (build one shared sliced wide sanitize stop
-# time cards); all but the last two by default, `cards` where there is more than one. PARTS: a
+# half task by task; tokens of the CPU executor beside its own; whole steps under compute-sanitizer;
+# a rank that stops; and a few steps timed.
+# Results go to $OUT, else results/. Arguments: stages (build one tokens shared sliced wide sanitize
+# stop time cards); all but the last two by default, `cards` where there is more than one. PARTS: a
 # fraction of the cases (1: all). STEP_LIMIT: seconds of a step at most.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results}
-stages=${*:-build one shared sliced wide sanitize stop}
+stages=${*:-build one tokens shared sliced wide sanitize stop}
 program=${PROGRAM:-build/cuda/helix-bench}
 parts=${PARTS:-1}
 STEP_LIMIT=${STEP_LIMIT:-0}
@@ -24,7 +25,7 @@ step() {  # name, seconds, command…: its output goes to a log, its end to the 
   shift 2
   timeout "$limit" "$@" > "$out/verify-$name.log" 2>&1
   code=$?
-  echo "== $name: exit $code, ${SECONDS} s: $(grep -E 'VERIFIED|ERROR SUMMARY|points ok' "$out/verify-$name.log" | tail -n 1)"
+  echo "== $name: exit $code, ${SECONDS} s: $(grep -E 'VERIFIED|ERROR SUMMARY|points ok|tokens the same' "$out/verify-$name.log" | tail -n 1)"
   if [ $code != 0 ]; then
     failed=1
     grep -E 'FAILED|MISSED|helix-bench:|rror' "$out/verify-$name.log" | cut -c1-300 | head -n 12
@@ -40,6 +41,26 @@ fi
 export -f ranks; export program mps out
 ! stage one || step one 200 bash -c 'ranks 1 verify --executor cuda'
 ! stage one || step one-eager 100 bash -c "ranks 1 verify --executor cuda --no-graph --seed 2 --part 1/4"
+# One point decoded by both executors.
+tokens() {
+  local model=$1 point=$out/tokens-$1.json executor
+  echo '{"schema": "helix-bench/sweep/1", "name": "tokens", "model": "'"$model"'", "strategy": "tp", "ranks": 1,
+    "batch": 4, "context": 500, "steps": 32, "precision": {"weights": "bf16", "kv": "bf16", "activations": "bf16"}}' > "$point"
+  for executor in cpu cuda; do
+    rm -rf "$out/tokens-$executor"
+    OMP_NUM_THREADS=$cores tests/mpirun.sh -n 1 "$program" export "$point" -o "$out/tokens-$executor" \
+      --no-model --executor $executor || return
+  done
+  python3 tests/cuda/same_tokens.py "$out/tokens-cpu" "$out/tokens-cuda"
+}
+if stage tokens; then
+  cores=$(nproc --all)
+  export cores
+  export -f tokens
+  for model in tiny-llama tiny-deepseek tiny-qwen3-moe llama-3.2-1b; do
+    step tokens-$model 100 bash -c "tokens $model"
+  done
+fi
 # Both exchanges of ranks that share a card, on `n` ranks: that part of the cases.
 both() {
   local name=$1 n=$2 fused=$3 mpi=$4
@@ -47,9 +68,9 @@ both() {
   step "$name-mpi" 100 $mps bash -c "ranks $n verify --executor cuda --exchange mpi --seed 2 --part 1/$((mpi * parts))"
 }
 if stage shared; then
-  both two 2 1 4
-  both four 4 3 12
-  both eight 8 12 48
+  both two 2 1 2
+  both four 4 2 8
+  both eight 8 6 24
 fi
 if stage sliced; then
   for exchange in mpi fused; do

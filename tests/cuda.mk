@@ -60,7 +60,7 @@ $(BUILD)/obj/src/execute/cuda/%.o: INCLUDES += $(GPU_INCLUDES)
 
 .PHONY: verify-gpu
 verify-gpu: cuda ## hold the GPU executor against the judge, on 1 to 8 ranks of this machine's cards
-	jobs/gpu-verify.sh one shared sliced wide sanitize stop $(if $(word 2,$(GPUS)),cards)
+	jobs/gpu-verify.sh one tokens shared sliced wide sanitize stop $(if $(word 2,$(GPUS)),cards)
 
 # Where the toolkit is not, what names its types is neither compiled alone nor checked.
 gpu_checks = $(BUILD)/headers/kernels/cuda/% $(BUILD)/headers/src/execute/cuda/% $(BUILD)/tidy/src/execute/cuda/%

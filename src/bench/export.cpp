@@ -5,14 +5,15 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "base/heartbeat.h"
 #include "base/safetensors.h"
+#include "bench/cards.h"
 #include "bench/file.h"
 #include "bench/point_run.h"
 #include "bench/sweep.h"
 #include "bench/watchdog.h"
-#include "execute/cpu/executor.h"
 #include "execute/factory.h"
 #include "model/published.h"
 
@@ -235,7 +236,7 @@ Point only_point(const ExportOptions& options, const World& world) {
     refuse(fmt::format("needs {} ranks, {} started", point.layout.ranks(), world.size()));
   if (point.zipf) refuse("a checkpoint has no place for skewed routing");
   if (point.depths) refuse("a checkpoint has all layers, not depths");
-  const std::string unable = refusal({}, point.precision);
+  const std::string unable = refusal(options.how, point.precision);
   if (!unable.empty()) refuse(unable);
   if (!point.model->checkpoint) static_cast<void>(published_config(*point.model, point.precision));
   return point;
@@ -255,13 +256,19 @@ void make_folder(const std::string& folder) {
 
 int export_point(World& world, const ExportOptions& options) {
   const Point point = only_point(options, world);
+  ExecutorChoice how = options.how;
+  std::optional<Cards> cards;
+  if (how.kind == ExecutorKind::cuda) {
+    cards.emplace(world);
+    how = choose_exchange(how, *cards, world, options.exchange);
+  }
   world.lead([&] { make_folder(options.folder); });
   const Assignment work = assignment_of(point, *point.model);
   const Communicator& ranks = world.first(point.layout.ranks());
   std::unique_ptr<Executor> executor;
   doing("loading");
   if (const auto failed = world.agree([&] {
-        if (ranks) executor = std::make_unique<cpu::CpuExecutor>(ranks.get(), work);
+        if (ranks) executor = make_executor(how, ranks.get(), work);
       }))
     throw AgreedError(*failed);
   doing("decoding");
@@ -271,7 +278,7 @@ int export_point(World& world, const ExportOptions& options) {
   world.meet();
   doing("writing");
   world.lead([&] {
-    if (!work.model->checkpoint)
+    if (options.model && !work.model->checkpoint)
       write_model(Generator(*work.model, work.precision, work.seed), options.folder);
     write_decode(point, work, decoded, options.folder);
   });

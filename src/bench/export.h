@@ -4,12 +4,16 @@
 #include <string>
 
 #include "bench/world.h"
+#include "execute/factory.h"
 
 namespace helix {
 
 struct ExportOptions {
   std::string point;   // a sweep of one point
   std::string folder;  // new, or empty
+  bool model = true;   // with its weights
+  std::string exchange = "auto";
+  ExecutorChoice how = {};
 };
 
 // Decodes the point's steps, each rank its part, and writes to the folder:
@@ -20,7 +24,8 @@ struct ExportOptions {
 //     history.LAYER.REQUEST.key and .value [K][length][D], keys after RoPE; MLA: .latent
 //     [length][kv_lora] after its norm and .rotated_key [length][rope], pairs side by side;
 //     or the prompt that makes it
-// A point whose weights are a folder's gets decode.safetensors alone.
+// A point whose weights are a folder's, or of which the model is not wanted, gets
+// decode.safetensors alone.
 // Collective over the world; returns the exit code.
 int export_point(World& world, const ExportOptions& options);
 

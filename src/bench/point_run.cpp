@@ -236,6 +236,7 @@ void PointRunner::measure_tasks(Work& work, Measured& m) {
   // What one lane hides is what its exchanges take alone, less the wait for them.
   const double waited = m.exchange->exposed;
   m.exchange->alone = tasks.exchanges_us;
+  m.exchange->back_to_back = tasks.back_to_back_us;
   m.exchange->exposed = tasks.exchanges_on_compute_us + waited;
   m.exchange->hidden = std::max(0.0, hidden_at_most - waited);
   if (settings_.shard)
@@ -274,9 +275,7 @@ void PointRunner::measure_steps(Work& work, Measured& m) {
     return std::move(round.samples_us);
   });
   if (work.dropped) return;
-  // Back to back: no executor issues its exchanges alone yet; NaN is null in the line.
-  m.exchange = ExchangeTimes{.back_to_back = std::numeric_limits<double>::quiet_NaN(),
-                             .exposed = exposed_us / static_cast<double>(m.samples_us.size())};
+  m.exchange = ExchangeTimes{.exposed = exposed_us / static_cast<double>(m.samples_us.size())};
   if (watch) {
     m.card = watch->notes(std::ssize(m.samples_us) * work.point.batch);
     if (work.point.depths || settings_.shard)  // of fewer layers, or of one of the cards

@@ -173,6 +173,10 @@ TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor) {
     result.tasks_us.emplace_back(names.names[i], median(samples[i]));
   result.exchanges_us = median(samples[count]);
   result.exchanges_on_compute_us = median(samples[count + 1]);
+  std::vector<double> at_once;
+  for (int pass = 0; pass < least_passes; ++pass)
+    at_once.push_back(maximum(ranks, {executor.exchanges_us()}).front());
+  result.back_to_back_us = median(at_once);
   return result;
 }
 

@@ -37,6 +37,7 @@ struct TaskTimes {
   std::vector<std::pair<std::string, double>> tasks_us;
   double exchanges_us = 0;             // those that communicate, without waits for other ranks
   double exchanges_on_compute_us = 0;  // of them, those that nothing hides
+  double back_to_back_us = 0;          // all of a step at once; not a number where unknown
 };
 // The median of instrumented passes of the first step, cover by cover (executor.h). As many passes
 // as some 100 ms hold: of a step of a millisecond the first few find cold caches and are off by

@@ -148,12 +148,16 @@ void add_verify(CLI::App& app, Action& action) {
 void add_export(CLI::App& app, Action& action) {
   auto o = std::make_shared<ExportOptions>();
   auto threads = std::make_shared<int>(0);
+  auto executor = std::make_shared<std::string>("cpu");
   CLI::App* command = app.add_subcommand(
       "export", "a point's model, history and logits as a Hugging Face folder, under mpirun");
   command->add_option("POINT", o->point, "sweep file with one point")->required();
   command->add_option("-o,--output", o->folder, "new folder")->required();
+  command->add_flag("!--no-model", o->model, "what was decoded alone, without the weights");
+  add_executor(*command, *executor, o->exchange, o->how);
   command->add_option("--threads", *threads, "threads a rank")->check(CLI::Range(1, 4096));
-  command->final_callback([o, threads, &action] {
+  command->final_callback([o, threads, executor, &action] {
+    set_executor(*executor, o->exchange, o->how);
     action = [o, threads] {
       return in_world(60, [&](World& world) {
         set_threads(world, *threads);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -135,6 +136,9 @@ class Executor {
   // Are these intervals of one step, an exchange's with the wait for ranks that come later? Else
   // there is a barrier of the stage before each cover.
   virtual bool times_in_place() const { return false; }
+  // Microseconds of a step's exchanges, issued at once and nothing else between them; not a number
+  // where the executor has no such step. Collective.
+  virtual double exchanges_us() { return std::numeric_limits<double>::quiet_NaN(); }
   // One step with the begin and end of each task.
   virtual std::vector<Span> traced_step() = 0;
   // Microseconds of a step() in which the compute lane waited for the exchange lane: the mean since

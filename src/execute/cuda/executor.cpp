@@ -288,8 +288,8 @@ void CudaExecutor::pass(std::vector<double>* times) {
     for (size_t i = 0; i < us.size(); ++i) (*times)[cover_of(static_cast<int>(i))] += us[i];
     return;
   }
-  if (waits_us_ != nullptr) {
-    for (const double us : watched_us(Watch::waits)) *waits_us_ += us;
+  if (watch_) {
+    for (const double us : watched_us(*watch_)) watched_sum_us_ += us;
     return;
   }
   if (replayable()) return replay(recorded_.at(passage_key()));

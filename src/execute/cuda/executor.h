@@ -35,6 +35,7 @@ class CudaExecutor final : public PassageExecutor {
   bool replays() const override { return graph_; }
   bool times_in_place() const override { return exchanges_on_card_; }
   std::vector<Span> traced_step() override;
+  double exchanges_us() override;
   double exposed_us() override;
   void teach(std::vector<int32_t> tokens) override;
   std::span<const int32_t> sampled() const override;
@@ -54,8 +55,9 @@ class CudaExecutor final : public PassageExecutor {
     const Task* task = nullptr;
   };
   // A passage with kernels in it that note the time: behind each cover, all on one lane, in the
-  // order of the schedule; or before and behind each wait of the compute lane for the other.
-  enum class Watch : uint8_t { covers, waits };
+  // order of the schedule; around all exchanges, of them alone; or around each wait of the compute
+  // lane for the other.
+  enum class Watch : uint8_t { covers, exchanges, waits };
   struct Watched {
     Watch what;
     Buffer<int64_t> stamps;  // ns
@@ -91,6 +93,7 @@ class CudaExecutor final : public PassageExecutor {
   void wait_for_lane(const Task& task, int until);
   void after(const Task& task, int layer);
   std::vector<double> watched_us(Watch what);  // of a passage, by task
+  double watched_step_us(Watch what);
   double time_on_host(const Task& task);
   void stamp(int ends);
   void stamp_stamps();
@@ -132,10 +135,9 @@ class CudaExecutor final : public PassageExecutor {
   int64_t layers_before(int layer) const { return layer - schedule_.segments.front().first_layer; }
   Format activations() const { return work_.precision.activations; }
   bool watching(Watch what) const { return watched_ != nullptr && watched_->what == what; }
-  size_t lane_index(Lane lane) const {
-    return watching(Watch::covers) ? 0 : static_cast<size_t>(lane);
-  }
-  bool two_lanes() const { return schedule_.chunks > 1 && !watching(Watch::covers); }
+  bool one_lane() const { return watching(Watch::covers) || watching(Watch::exchanges); }
+  size_t lane_index(Lane lane) const { return one_lane() ? 0 : static_cast<size_t>(lane); }
+  bool two_lanes() const { return schedule_.chunks > 1 && !one_lane(); }
   cudaStream_t stream(Lane lane) const { return lanes_.at(lane_index(lane)).stream.get(); }
   Launch how(const Task& task);
   // Carried out together with the task before it, where nobody looks at what stands between them.
@@ -210,7 +212,8 @@ class CudaExecutor final : public PassageExecutor {
   std::map<PassageKey, std::vector<Piece>> recorded_;
   std::map<std::pair<Watch, int>, Watched> watched_passages_;  // a micro-batch
   Watched* watched_ = nullptr;                                 // the passage in hand
-  double* waits_us_ = nullptr;  // passages are watched, and add to this
+  std::optional<Watch> watch_;  // of the passages that come, which add to this:
+  double watched_sum_us_ = 0;
   bool capturing_ = false;
   std::vector<OwnedEvent> marks_;
   size_t marked_ = 0;

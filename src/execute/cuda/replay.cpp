@@ -32,7 +32,7 @@ void CudaExecutor::replay(const std::vector<Piece>& pieces) {
 
 std::vector<CudaExecutor::Piece> CudaExecutor::record() {
   std::vector<Piece> pieces;
-  const bool covers = watching(Watch::covers);
+  const bool exchanges_alone = watching(Watch::exchanges);
   const auto captured = [&](const auto& body) {
     capturing_ = true;
     for (LaneState& lane : lanes_) lane.after_kernel = false;
@@ -51,15 +51,18 @@ std::vector<CudaExecutor::Piece> CudaExecutor::record() {
       for (const auto& [task, layer] : waiting) {
         layer_ = layer;
         issue(*task, layer);
-        if (covers && !folds_next(*task)) stamp(static_cast<int>(task - schedule_.tasks.data()));
+        if (exchanges_alone ? task == waiting.back().first && layer == waiting.back().second
+                            : watching(Watch::covers) && !folds_next(*task))
+          stamp(static_cast<int>(task - schedule_.tasks.data()));
       }
     });
     waiting.clear();
   };
   for (const Segment& segment : schedule_.segments)
     for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer)
-      for (const int i : covers ? listed_order(segment) : issue_order(schedule_, segment)) {
+      for (const int i : one_lane() ? listed_order(segment) : issue_order(schedule_, segment)) {
         const Task& task = schedule_.tasks[static_cast<size_t>(i)];
+        if (exchanges_alone && !communicates(task.op) && !folded(task)) continue;
         const bool fits = !communicates(task.op) || exchange_->captures(task);
         if (fits) {
           waiting.emplace_back(&task, layer);

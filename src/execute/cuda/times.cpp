@@ -47,7 +47,7 @@ std::vector<double> CudaExecutor::watched_us(Watch what) {
     for (const Segment& segment : schedule_.segments)
       tasks += int64_t{segment.layers} * (segment.end - segment.begin);
     watched.stamps = Buffer<int64_t>((tasks + 1) * (stamps_in_a_row + 2));  // each in its own graph
-    if (what == Watch::covers || graph_) watched.pieces = record();
+    if (what != Watch::waits || graph_) watched.pieces = record();
   }
   exchange_->stage_barrier();
   std::vector<double> us(schedule_.tasks.size(), 0);
@@ -100,14 +100,19 @@ void CudaExecutor::stamp_stamps() {
   for (int i = 0; i < stamps_in_a_row; ++i) stamp(Watched::stamp);
 }
 
-double CudaExecutor::exposed_us() {
-  if (schedule_.chunks == 1) return 0;
-  double sum = 0;
-  waits_us_ = &sum;
+double CudaExecutor::watched_step_us(Watch what) {
+  watch_ = what;
+  watched_sum_us_ = 0;
   rewind();
   step();
-  waits_us_ = nullptr;
-  return sum;
+  watch_.reset();
+  return watched_sum_us_;
+}
+
+double CudaExecutor::exchanges_us() { return watched_step_us(Watch::exchanges); }
+
+double CudaExecutor::exposed_us() {
+  return schedule_.chunks == 1 ? 0 : watched_step_us(Watch::waits);
 }
 
 std::vector<Span> CudaExecutor::traced_step() {
