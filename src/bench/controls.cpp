@@ -51,6 +51,8 @@ void count_newest_everywhere(Executor& executor, const Assignment&) {
   executor.hooks().newest = Newest::by_everybody;
 }
 
+void swap_pages(Executor& executor, const Assignment&) { executor.hooks().pages_swapped = true; }
+
 // The first and the last head of each row of a message, before anything is exchanged.
 void swap_heads(Executor& executor, const Assignment&) {
   executor.hooks().after = [&executor](const Task& task, int) {
@@ -140,6 +142,7 @@ const std::vector<Control>& controls() {
   static const std::vector<Control> table = {
       {"newest token dropped", always, drop_newest},
       {"newest token counted KVP times", sharded, count_newest_everywhere},
+      {"two pages swapped", always, swap_pages},
       {"two heads swapped", always, swap_heads},
       {"log-sum-exp in base 2", sharded, base_two},
       {"log-sum-exp in bf16", sharded, rounded_lse},

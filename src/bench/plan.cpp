@@ -92,7 +92,9 @@ Memory Planner::widest_rank(const Point& p) {
     for (const Slice& batch : micro_batches) {
       const auto mine =
           all.subspan(static_cast<size_t>(batch.first), static_cast<size_t>(batch.count));
-      states.push_back(capacity_of(*built.front(), *p.model, {mine, p.interval}, p.steps));
+      states.push_back(capacity_of(
+          *built.front(), *p.model,
+          {.lengths = mine, .interval = p.interval, .kv_layout = p.kv_layout}, p.steps));
     }
     for (const auto& stage : built)
       if (const Memory m = memory(*stage, states); m.total() > widest.total()) widest = m;
@@ -205,6 +207,9 @@ void Report::each(Print print) {
   }
 }
 
+std::string interval_text(const Point& p) {
+  return fmt::format("{}{}", p.interval, p.kv_layout == KvLayout::paged ? " paged" : "");
+}
 std::string text_of(const Context& c) {
   return c.low == c.high ? std::to_string(c.low) : fmt::format("{}-{}", c.low, c.high);
 }
@@ -248,8 +253,9 @@ void Report::table() {
     const auto mb = [](double bytes) { return fmt::format("{:.3f}", bytes / 1e6); };
     fmt::format_to(out(), columns, model_text(p), models, layout, layouts, p.layout.ranks(),
                    p.batch, text_of(p.context), text_of(p.precision),
-                   p.hop_b ? std::to_string(p.chunks) : "-", p.interval, mb(line.memory.weights),
-                   mb(line.memory.kv), mb(line.memory.buffers), mb(line.memory.total()));
+                   p.hop_b ? std::to_string(p.chunks) : "-", interval_text(p),
+                   mb(line.memory.weights), mb(line.memory.kv), mb(line.memory.buffers),
+                   mb(line.memory.total()));
     if (priced())
       fmt::format_to(out(), "  {:>10.3f}  {:>8.1f}", line.estimate.ttl_us / 1e3,
                      line.estimate.seconds);
@@ -292,7 +298,8 @@ void Report::schedules() {
 const Json& Report::json_of(const Point& p) {
   const Point* q = std::exchange(json_of_, &p);
   if (q == nullptr || q->model != p.model || q->layout != p.layout || q->precision != p.precision ||
-      q->interval != p.interval || q->depths != p.depths || q->zipf != p.zipf || q->seed != p.seed)
+      q->interval != p.interval || q->kv_layout != p.kv_layout || q->depths != p.depths ||
+      q->zipf != p.zipf || q->seed != p.seed)
     return json_ = to_json(p);
   json_["batch"] = p.batch;
   json_["context"] = to_json(p.context);

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "base/random.h"
-#include "layout/requests.h"
 #include "model/checkpoint.h"
 
 namespace helix {
@@ -65,7 +64,7 @@ Json to_json(const Point& p) {
                {"interval", p.interval},
                {"depths", p.depths ? Json{p.depths->first, p.depths->second} : Json()},
                {"query_tokens", 1},
-               {"kv_layout", "dense"},
+               {"kv_layout", name_of(p.kv_layout)},
                {"routing", p.zipf ? Json{{"zipf", *p.zipf}} : Json()},
                {"seed", p.seed}};
   if (p.model->checkpoint) json["weights"] = p.model->checkpoint->folder();
@@ -105,7 +104,8 @@ std::string canonical_text(const Point& p) {
                  p.interval);
   if (p.depths) fmt::format_to(out, "[{},{}]", p.depths->first, p.depths->second);
   else fmt::format_to(out, "null");
-  fmt::format_to(out, R"(,"query_tokens":1,"kv_layout":"dense","routing":{},"seed":{})",
+  fmt::format_to(out, R"(,"query_tokens":1,"kv_layout":"{}","routing":{},"seed":{})",
+                 name_of(p.kv_layout),
                  p.zipf ? fmt::format(R"({{"zipf":{}}})", Json(*p.zipf).dump()) : "null", p.seed);
   if (p.model->checkpoint)
     fmt::format_to(out, R"(,"weights":{})", Json(p.model->checkpoint->folder()).dump());

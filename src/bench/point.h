@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "bench/noise.h"
 #include "layout/layout.h"
+#include "layout/requests.h"
 #include "model/model.h"
 
 namespace helix {
@@ -30,6 +31,7 @@ struct Point {
   bool hop_b = false;
   int64_t chunks = 1;  // of a replica's requests; 1 without HOP-B, never more than requests
   int64_t interval = 32;
+  KvLayout kv_layout = KvLayout::dense;
   std::optional<std::pair<int64_t, int64_t>> depths;
   std::optional<double> zipf;  // routing skew
   // Tokens that every request reads in place of a generated history; the context is one less.

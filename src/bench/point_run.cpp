@@ -49,6 +49,7 @@ Assignment assignment_of(const Point& point, const Model& executed) {
           .chunks = point.hop_b ? static_cast<int>(point.chunks) : 1,
           .interval = point.interval,
           .lengths = lengths_of(point),
+          .kv_layout = point.kv_layout,
           .steps = point.steps,
           .seed = point.seed,
           .zipf = point.zipf.value_or(0),

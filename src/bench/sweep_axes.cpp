@@ -187,6 +187,13 @@ Axis<bool> read_booleans(const Node& node) {
   return axis;
 }
 
+Axis<KvLayout> read_kv_layouts(const Node& node) {
+  return read_list<KvLayout>(node, [&](const Node& item, const auto& add) {
+    add(item.choice({name_of(KvLayout::dense), name_of(KvLayout::paged)}) == 0 ? KvLayout::dense
+                                                                               : KvLayout::paged);
+  });
+}
+
 Axis<Precision> read_precisions(const Node& node) {
   return read_list<Precision>(node,
                               [](const Node& item, const auto& add) { add(read_precision(item)); });
@@ -274,7 +281,6 @@ Depths read_depths(const std::optional<Node>& node, const Axes& axes) {
 void check_fixed(const Source& source) {
   if (const auto node = source.find("query_tokens"); node && node->integer(1, 1 << 20) != 1)
     node->fail("not supported: each request decodes 1 token a step");
-  if (const auto node = source.find("kv_layout")) node->choice({"dense"});
 }
 
 Node required(const Source& source, std::string_view key) {
@@ -368,6 +374,7 @@ Axes read_axes(const Source& source, Models& models) {
   axes.batch = read_integers(required(source, "batch"), 1, most_batch);
   const auto intervals = [](const Node& n) { return read_integers(n, 1, most_interval); };
   with("interval", axes.interval, intervals, by_default<int64_t>(32));
+  with("kv_layout", axes.kv_layout, read_kv_layouts, by_default(KvLayout::dense));
   with("hop_b", axes.hop_b, read_booleans, by_default(false));
   with("chunks", axes.chunks, read_chunks, by_default(auto_chunks));
   with("precision", axes.precision, read_precisions, by_default(Precision{}));

@@ -59,6 +59,7 @@ struct Axes {
   Axis<int64_t> batch, chunks, interval;
   Axis<Context> context;
   Axis<bool> hop_b;
+  Axis<KvLayout> kv_layout;
   Axis<Precision> precision;
   Axis<std::optional<double>> zipf;
   std::optional<std::pair<int64_t, int64_t>> depths;
@@ -105,6 +106,7 @@ Axis<int64_t> read_integers(const Node& node, int64_t low, int64_t high);
 Axis<int64_t> read_chunks(const Node& node);
 Axis<Context> read_contexts(const Node& node);
 Axis<bool> read_booleans(const Node& node);
+Axis<KvLayout> read_kv_layouts(const Node& node);
 Axis<Precision> read_precisions(const Node& node);
 Axis<std::optional<double>> read_routing(const Node& node);
 

@@ -27,9 +27,10 @@ auto one_of(const Axis<int64_t>& axis, Field field) {
 }  // namespace
 
 Exclusion::Exclusion(const Node& object, Models& models) {
-  object.only({"model", "strategy", "ranks", "pp",     "dp",        "kvp",      "tpa",
-               "tpf",   "ep",       "query", "merge",  "mla",       "ffn",      "moe",
-               "batch", "context",  "hop_b", "chunks", "precision", "interval", "routing"});
+  object.only({"model",     "strategy", "ranks",     "pp",      "dp",    "kvp",
+               "tpa",       "tpf",      "ep",        "query",   "merge", "mla",
+               "ffn",       "moe",      "batch",     "context", "hop_b", "chunks",
+               "precision", "interval", "kv_layout", "routing"});
   if (object.json().empty()) object.fail("an empty object would exclude every point");
   add_layout_tests(object, models);
   add_load_tests(object);
@@ -74,6 +75,9 @@ void Exclusion::add_load_tests(const Node& object) {
   if (object.has("interval"))
     load_.emplace_back(one_of(read_integers(object["interval"], 1, most_interval),
                               [](const Point& p) { return p.interval; }));
+  if (object.has("kv_layout"))
+    load_.emplace_back(
+        one_of(read_kv_layouts(object["kv_layout"]), [](const Point& p) { return p.kv_layout; }));
   if (object.has("routing"))
     load_.emplace_back(
         one_of(read_routing(object["routing"]), [](const Point& p) { return p.zipf; }));

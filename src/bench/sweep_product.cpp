@@ -60,9 +60,12 @@ void Loads::add(const Point& layout) {
   Point point = layout;
   for (const int64_t interval : axes_.interval.values) {
     point.interval = interval;
-    for (const Context& context : axes_.context.values) {
-      point.context = context;
-      add_batches(point);
+    for (const KvLayout kv_layout : axes_.kv_layout.values) {
+      point.kv_layout = kv_layout;
+      for (const Context& context : axes_.context.values) {
+        point.context = context;
+        add_batches(point);
+      }
     }
   }
 }
@@ -127,8 +130,8 @@ void add_points(const std::vector<Family>& families, const Axes& axes,
                 std::vector<Point>& points) {
   double combinations = 0;  // at least; said before a million points are made
   for (const Family& family : families) combinations += static_cast<double>(family.layouts.size());
-  for (const size_t values :
-       {axes.interval.values.size(), axes.context.values.size(), axes.batch.values.size()})
+  for (const size_t values : {axes.interval.values.size(), axes.kv_layout.values.size(),
+                              axes.context.values.size(), axes.batch.values.size()})
     combinations *= static_cast<double>(values);
   if (combinations > most_points) fail_too_many(where);
   Loads loads(axes, exclusions, where, points);
@@ -181,6 +184,7 @@ void Entry::check_single() const {
   check("batch", axes_.batch);
   check("context", axes_.context);
   check("interval", axes_.interval);
+  check("kv_layout", axes_.kv_layout);
   check("hop_b", axes_.hop_b);
   check("chunks", axes_.chunks);
   check("precision", axes_.precision);
@@ -294,8 +298,8 @@ auto weights_of(const Point& p) {
                     f.attention, f.experts, f.lm_head);
 }
 auto load_of(const Point& p) {
-  return std::tuple(p.batch, p.context.low, p.context.high, p.chunks, p.interval, p.depths, p.zipf,
-                    p.prompt ? *p.prompt : std::vector<int32_t>());
+  return std::tuple(p.batch, p.context.low, p.context.high, p.chunks, p.interval, p.kv_layout,
+                    p.depths, p.zipf, p.prompt ? *p.prompt : std::vector<int32_t>());
 }
 
 }  // namespace

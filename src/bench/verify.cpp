@@ -143,12 +143,12 @@ void Verifier::check(const Assignment& work, std::string_view precision, Outcome
   if (!world_.leads() || result.passed(tolerance_of(work.precision))) return;
   ++outcome.failed;
   fmt::print(
-      "FAILED {} {}: {}, chunks {}, interval {}, batch {}: error {} above {}, tokens {}, layers "
-      "unequal {}, router logits {}, wrong choices {}, codes {} beyond the next\n",
+      "FAILED {} {}: {}, chunks {}, interval {}, {} KV, batch {}: error {} above {}, tokens {}, "
+      "layers unequal {}, router logits {}, wrong choices {}, codes {} beyond the next\n",
       work.model->name, describe(work.layout), precision, work.chunks, work.interval,
-      work.lengths.size(), error_text(result.max_rel_err), error_text(tolerance_of(work.precision)),
-      result.tokens_differing, result.hashes_differing, error_text(result.routers.error),
-      result.routers.wrong, error_text(result.beyond));
+      name_of(work.kv_layout), work.lengths.size(), error_text(result.max_rel_err),
+      error_text(tolerance_of(work.precision)), result.tokens_differing, result.hashes_differing,
+      error_text(result.routers.error), result.routers.wrong, error_text(result.beyond));
 }
 
 void Verifier::check(const Control& control, const Model& model, const Layout& layout,

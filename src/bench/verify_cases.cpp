@@ -1,6 +1,7 @@
 #include "bench/verify_cases.h"
 
 #include <iterator>
+#include <numeric>
 
 #include "bench/controls.h"
 #include "layout/strategy.h"
@@ -28,6 +29,7 @@ constexpr int first_quantised = 3;
 constexpr int chunk_counts[] = {1, 2, 3, 8};
 constexpr int64_t intervals[] = {1, 16, 32};
 constexpr int64_t batches[] = {1, 3, 8};
+constexpr KvLayout kv_layouts[] = {KvLayout::dense, KvLayout::paged};
 
 const std::vector<int>& level_counts() {
   static const std::vector<int> counts = [] {
@@ -63,11 +65,12 @@ std::span<const NamedPrecision> verified_precisions() { return precisions; }
 const std::vector<CaseAxis>& case_axes() {
   static const std::vector<CaseAxis> axes = [] {
     std::vector<CaseAxis> all = {
-        {"precision", {}}, {"chunks", {}}, {"interval", {}}, {"batch", {}}};
+        {"precision", {}}, {"chunks", {}}, {"interval", {}}, {"batch", {}}, {"KV layout", {}}};
     for (const NamedPrecision& p : precisions) all[0].levels.emplace_back(p.name);
     for (const int count : chunk_counts) all[1].levels.push_back(std::to_string(count));
     for (const int64_t interval : intervals) all[2].levels.push_back(std::to_string(interval));
     for (const int64_t batch : batches) all[3].levels.push_back(std::to_string(batch));
+    for (const KvLayout kv_layout : kv_layouts) all[4].levels.emplace_back(name_of(kv_layout));
     return all;
   }();
   return axes;
@@ -81,12 +84,13 @@ Assignment assignment_of(const Model& model, const Layout& layout, const Trial& 
   work.chunks = chunk_counts[static_cast<size_t>(c[1])];
   work.interval = intervals[static_cast<size_t>(c[2])];
   work.lengths = ragged_lengths(batches[static_cast<size_t>(c[3])], work.interval, layout.kvp);
+  work.kv_layout = kv_layouts[static_cast<size_t>(c[4])];
   work.steps = verified_steps;
   return work;
 }
 
 Assignment control_assignment(const Model& model, const Layout& layout) {
-  Assignment work = assignment_of(model, layout, {0, 0, 1, 1});
+  Assignment work = assignment_of(model, layout, {0, 0, 1, 1, 1});
   work.lengths = {700, 300, 33};
   work.steps = 2 + extra_steps(layout, work.interval);
   return work;
@@ -96,7 +100,13 @@ std::vector<Trial> CaseDealer::deal(const Layout& layout) {
   const auto fits = [&](const Trial& c) { return allowed(*model_, layout, c); };
   std::vector<Trial> all = full_product(level_counts(), fits);
   possible_.insert(possible_.end(), all.begin(), all.end());
-  if (full_) return all;
+  if (full_) {
+    // Pages are the same kernels through a table: they need not double the product.
+    std::erase_if(all, [turn = layouts_++](const Trial& c) {
+      return (std::reduce(c.begin(), c.end()) + turn) % 2 != 0;
+    });
+    return all;
+  }
   const bool spine = model_->experts.count == 0 && layout.dp == 1 && layout.pp == 1 &&
                      (layout.strategy == "helix" || layout.strategy == "tp");
   std::vector<Trial> cases = take(layout, fits, false, spine);

@@ -15,7 +15,7 @@
 
 namespace helix {
 
-// The axes: format, chunks (1 is HOP-B off), interval, batch.
+// The axes: format, chunks (1 is HOP-B off), interval, batch, KV layout.
 struct NamedPrecision {
   std::string_view name;
   Precision precision;
@@ -29,7 +29,8 @@ struct CaseAxis {
 };
 const std::vector<CaseAxis>& case_axes();
 Assignment assignment_of(const Model& model, const Layout& layout, const Trial& c);
-// The negative controls' case: fp32, one chunk, batch 3, and room for every rank to append tokens.
+// The negative controls' case: fp32, one chunk, batch 3, pages, and room for every rank to append
+// tokens.
 Assignment control_assignment(const Model& model, const Layout& layout);
 
 // Deals the cases of one model. Layouts of which each meets all pairs of values: helix and tp
@@ -45,7 +46,7 @@ class CaseDealer {
  private:
   const Model* model_;
   uint64_t seed_;
-  bool full_;  // the whole product
+  bool full_;  // the whole product, in which cases are dense and paged by turns
   struct Deck {
     std::vector<Trial> cards;
     size_t next = 0;

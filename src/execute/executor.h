@@ -27,7 +27,8 @@ struct Assignment {
   int chunks = 1;  // above 1: HOP-B
   int64_t interval = 32;
   std::vector<int64_t> lengths;  // tokens of history of each request
-  int64_t steps = 1;             // the KV cache holds lengths + steps tokens
+  KvLayout kv_layout = KvLayout::dense;
+  int64_t steps = 1;  // the KV cache holds lengths + steps tokens
   uint64_t seed = 1;
   double zipf = 0;  // routing skew (Generator::routing_skew)
   // In place of a generated history: every request's tokens, one more than its length. The last is
@@ -79,6 +80,7 @@ struct ForcedCodes {
 
 struct Hooks {
   Newest newest = Newest::by_owner;
+  bool pages_swapped = false;  // attention finds the first and the last page of a paged cache so
   ForcedRouting routing;
   ForcedCodes codes;
   // After each task: what is in its tensors may be read or changed. Slow; unset in measured steps.

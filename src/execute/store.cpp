@@ -3,12 +3,25 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/random.h"
 #include "layout/requests.h"
 #include "model/checkpoint.h"
 
 namespace helix {
 
 namespace {
+
+constexpr uint64_t pages_stream =
+    1101;  // apart from those of model/weights.cpp and bench/point.cpp
+
+// The end of the tokens that stand in one piece from `first` on: of all that are held, of a page;
+// and of an interval that it begins within, as Positions count runs from a whole one on.
+int64_t end_of_piece(const KvCache& cache, int64_t first, int64_t held, int64_t interval) {
+  if (!cache.paged()) return held;
+  const int64_t page_end = (first / page_tokens + 1) * page_tokens;
+  const int64_t run_end = first % interval == 0 ? held : (first / interval + 1) * interval;
+  return std::min({held, page_end, run_end});
+}
 
 // What weights depend on, beside their slices.
 std::string values_of(const Assignment& work) {
@@ -47,11 +60,14 @@ MicroBatch Store::make_micro_batch(const Assignment& work, const Slice& requests
   const auto lengths =
       std::span<const int64_t>(work.lengths)
           .subspan(static_cast<size_t>(requests.first), static_cast<size_t>(requests.count));
-  MicroBatch m{.requests = requests,
-               .most = capacity_of(schedule_, *work.model, {lengths, work.interval}, work.steps),
-               .replicas = cut(lengths, me.l.dp),
-               .first_rows = {},
-               .cache = {}};
+  MicroBatch m{
+      .requests = requests,
+      .most = capacity_of(
+          schedule_, *work.model,
+          {.lengths = lengths, .interval = work.interval, .kv_layout = work.kv_layout}, work.steps),
+      .replicas = cut(lengths, me.l.dp),
+      .first_rows = {},
+      .cache = {}};
   const Attention& a = work.model->attention;
   m.cache.first_head = me.kv_heads(a.kv_heads).first;
   m.cache.heads = me.kv_heads(a.kv_heads).count;
@@ -59,14 +75,12 @@ MicroBatch Store::make_micro_batch(const Assignment& work, const Slice& requests
   m.cache.value_values = a.mla() ? 0 : a.value_size;
   m.cache.format = work.precision.kv;
   const Slice mine = m.replicas[static_cast<size_t>(me.dp)];
-  int64_t tokens = 0;
   for (int64_t i = mine.first; i < mine.first + mine.count; ++i) {
     const int64_t held =
         local_length(lengths[static_cast<size_t>(i)] + work.steps, work.interval, me.l.kvp, me.kvp);
-    m.cache.before.push_back(tokens);
-    m.cache.capacity.push_back((held + work.interval - 1) / work.interval * work.interval);
-    tokens += m.cache.capacity.back();
+    m.cache.add(room_for(held, work.interval, work.kv_layout));
   }
+  if (work.kv_layout == KvLayout::paged) m.cache.hand_out_pages(combine(work.seed, pages_stream));
   int64_t row = 0;
   for (const Load& chunk : m.most.chunks) {
     m.first_rows.push_back(row);
@@ -192,19 +206,24 @@ void Store::for_each_history(const std::function<void(const HistoryPart&)>& f) c
     const Slice replica = m.replicas[static_cast<size_t>(me.dp)];
     for (int64_t row = 0; row < replica.count; ++row)
       for (int64_t head = 0; head < m.cache.heads; ++head) {
-        const int64_t request = m.requests.first + replica.first + row;
-        const int64_t length = lengths_[static_cast<size_t>(request)];
-        f({.layer = first_layer_ + static_cast<int64_t>(i / micro_batches_.size()),
-           .request = request,
-           .length = length,
-           .kv_head = m.cache.first_head + head,
-           .positions = {global_position(0, interval_, me.l.kvp, me.kvp),
-                         local_length(length, interval_, me.l.kvp, me.kvp), interval_,
-                         me.l.kvp * interval_},
-           .cache = history_[i].get(),
-           .cached = m.cache.count(),
-           .first_key = m.cache.first_key(row, head),
-           .first_value = m.cache.first_value(row, head)});
+        HistoryPart part{
+            .layer = first_layer_ + static_cast<int64_t>(i / micro_batches_.size()),
+            .request = m.requests.first + replica.first + row,
+            .kv_head = m.cache.first_head + head,
+            .cache = history_[i].get(),
+            .cached = m.cache.count(),
+        };
+        part.length = lengths_[static_cast<size_t>(part.request)];
+        const int64_t held = local_length(part.length, interval_, me.l.kvp, me.kvp);
+        for (int64_t first = 0, end = 0; first < held; first = end) {
+          end = end_of_piece(m.cache, first, held, interval_);
+          part.positions = {global_position(first, interval_, me.l.kvp, me.kvp), end - first,
+                            interval_, me.l.kvp * interval_};
+          const int64_t place = m.cache.place(row, first);
+          part.first_key = m.cache.first_key(row, head) + place * m.cache.key_values;
+          part.first_value = m.cache.first_value(row, head) + place * m.cache.value_values;
+          f(part);
+        }
       }
   }
 }

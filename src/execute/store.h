@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "execute/executor.h"
+#include "execute/kv_cache.h"
 #include "execute/weights.h"
 #include "kernels/cpu/partial.h"
 #include "model/weights.h"
@@ -16,33 +17,6 @@
 namespace helix {
 
 using cpu::PartialLayout;
-
-// The KV cache of a layer: for each request and KV head `capacity` tokens of keys, then of values.
-// Places are counted in values: nvfp4 has one plane of codes for all, then one of scales
-// (base/format.h).
-struct KvCache {
-  std::vector<int64_t> capacity;  // tokens, a request
-  std::vector<int64_t> before;    // tokens of all requests before it
-  int64_t first_head = 0;         // of the model's
-  int64_t heads = 0;
-  int64_t key_values = 0;    // of one token and head: D
-  int64_t value_values = 0;  // Dv; 0 where the value is a part of the key (MLA)
-  Format format = Format::bf16;
-
-  int64_t bytes(int64_t values) const {  // whole numbers: nvfp4 counts blocks of 16
-    return static_cast<int64_t>(static_cast<double>(values) * bytes_of(format));
-  }
-  int64_t token_bytes() const { return bytes(key_values + value_values); }  // of a head
-  int64_t count() const {  // of all requests and heads
-    return capacity.empty() ? 0 : first_key(std::ssize(capacity) - 1, heads);
-  }
-  int64_t first_key(int64_t row, int64_t head) const {
-    return (before[row] * heads + capacity[row] * head) * (key_values + value_values);
-  }
-  int64_t first_value(int64_t row, int64_t head) const {  // MLA: a value begins where its key does
-    return first_key(row, head) + (value_values == 0 ? 0 : capacity[row] * key_values);
-  }
-};
 
 // Requests that pass a stage together, in replicas and chunks.
 struct MicroBatch {
@@ -60,16 +34,16 @@ struct WeightPart {
   Part part;
   std::byte* data;
 };
-struct HistoryPart {
+struct HistoryPart {  // in one piece: of a paged cache no more than a page
   int64_t layer;
   int64_t request;
-  int64_t length;  // of the whole history
+  int64_t length = 0;  // of the whole history
   int64_t kv_head;
-  Generator::Positions positions;
+  Generator::Positions positions = {};
   std::byte* cache;  // of the layer, with places for `cached` values
   int64_t cached;
-  int64_t first_key;    // where they begin in it
-  int64_t first_value;  // MLA: a value is a part of its key
+  int64_t first_key = 0;    // where they begin in it
+  int64_t first_value = 0;  // MLA: a value is a part of its key
 };
 
 // An activation, or a weight of one layer, as kernels see it.

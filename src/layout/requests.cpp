@@ -2,6 +2,8 @@
 
 namespace helix {
 
+std::string_view name_of(KvLayout layout) { return layout == KvLayout::paged ? "paged" : "dense"; }
+
 std::vector<Slice> cut(std::span<const int64_t> lengths, int64_t parts) {
   const auto count = static_cast<int64_t>(lengths.size());
   const auto weight = [&](int64_t i) {

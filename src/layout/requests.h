@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/slice.h"
@@ -24,6 +25,17 @@ constexpr int64_t local_length(int64_t length, int64_t interval, int kvp, int r)
 // The global position of local token i on KVP rank r.
 constexpr int64_t global_position(int64_t i, int64_t interval, int kvp, int r) {
   return (i / interval * kvp + r) * interval + i % interval;
+}
+
+// A rank's KV cache holds a request's tokens one after another, with room for whole intervals; or
+// in pages, wherever a table says.
+enum class KvLayout : uint8_t { dense, paged };
+std::string_view name_of(KvLayout);
+inline constexpr int64_t page_tokens = 64;
+// Tokens that there is room for, where `tokens` are held at most.
+constexpr int64_t room_for(int64_t tokens, int64_t interval, KvLayout layout) {
+  const int64_t unit = layout == KvLayout::paged ? page_tokens : interval;
+  return (tokens + unit - 1) / unit * unit;
 }
 
 // Cuts consecutive requests into `parts`, balanced by tokens; no part is empty while requests

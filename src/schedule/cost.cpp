@@ -305,8 +305,7 @@ StepState capacity_of(const Schedule& s, const Model& m, const Requests& request
   StepState state = rows_state(s, requests, [&](Load& load, int64_t length) {
     const int64_t held = local_length(length + steps, requests.interval, me.l.kvp, me.kvp);
     load.rows += 1;
-    load.history +=
-        static_cast<double>((held + requests.interval - 1) / requests.interval * requests.interval);
+    load.history += static_cast<double>(room_for(held, requests.interval, requests.kv_layout));
     load.newest += 1;
   });
   state.looked_up =
@@ -328,7 +327,9 @@ std::vector<StepState> capacities_of(const Schedule& s, const Model& m, const Re
   for (const Slice& part : cut(batch.lengths, s.place.l.pp)) {
     const auto lengths =
         batch.lengths.subspan(static_cast<size_t>(part.first), static_cast<size_t>(part.count));
-    capacities.push_back(capacity_of(s, m, {lengths, batch.interval, batch.decoded}, steps));
+    Requests micro_batch = batch;
+    micro_batch.lengths = lengths;
+    capacities.push_back(capacity_of(s, m, micro_batch, steps));
   }
   return capacities;
 }

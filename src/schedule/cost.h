@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "layout/requests.h"
 #include "schedule/schedule.h"
 
 namespace helix {
@@ -69,10 +70,11 @@ struct Requests {
   std::span<const int64_t> lengths;  // of the stage's micro-batch
   int64_t interval = 1;
   int64_t decoded = 0;
+  KvLayout kv_layout = KvLayout::dense;
 };
 StepState state_of(const Schedule& schedule, const Model& model, const Requests& requests);
-// Capacities: histories of `lengths + steps` tokens a request, each rounded up to the interval;
-// every expert touched.
+// Capacities: histories of `lengths + steps` tokens a request, each with room for whole intervals,
+// or pages; every expert touched.
 StepState capacity_of(const Schedule& schedule, const Model& model, const Requests& requests,
                       int64_t steps);
 // Those of each of the PP micro-batches into which the whole batch is cut; for `memory`.

@@ -2,6 +2,8 @@
 
 import json
 
+from conftest import SWEEP
+
 FIELDS = {
     "schema", "key", "point", "steps", "warmup", "executor", "exchange", "machine", "shard",
     "repeat", "ranks", "gpus", "ranks_per_gpu", "threads", "oversubscribed", "status", "reason",
@@ -155,3 +157,28 @@ def test_default_folder(bench):
     assert bench.lines("results/small")
 
 
+
+
+def test_a_paged_cache_is_a_point_of_its_own(bench):
+    """Pages of 64 tokens: the plan counts them, the run takes so much, and the judge agrees."""
+    sweep = bench.sweep(kv_layout=["dense", "paged"], context=[64, 130], kvp=2, tpa=1, strategy="helix",
+                        precision=[SWEEP["precision"], {"weights": "bf16", "kv": "nvfp4",
+                                                        "activations": "bf16"}])
+    assert bench.run(sweep).code == 0
+    planned = {point["key"]: point["bytes_per_rank"] for point in
+               json.loads(bench("plan", sweep, "--format", "json").stdout)["points"]}
+    lines = bench.lines()
+    of = {layout: [line for line in lines if line["point"]["kv_layout"] == layout]
+          for layout in ("dense", "paged")}
+    assert len(of["dense"]) == len(of["paged"]) == 8 and len(planned) == 16
+    for dense, paged in zip(of["dense"], of["paged"]):
+        assert dense["point"] == {**paged["point"], "kv_layout": "dense"}
+        assert dense["verified"]["max_rel_err"] == paged["verified"]["max_rel_err"]
+        assert paged["verified"]["max_rel_err"] <= paged["verified"]["tolerance"]
+        assert paged["bytes_per_rank"] == planned[paged["key"]]
+        # A rank comes to hold 34 or 68 tokens at most.
+        context, kv = paged["point"]["context"], paged["bytes_per_rank"]["kv"]
+        assert kv == dense["bytes_per_rank"]["kv"] * (1 if context == 64 else 128 / 96)
+    assert bench("plan", sweep).stdout.count(" 32 paged ") == 8
+    done = bench("simulate", sweep, "--machine", "h100-sxm", "-o", "simulated")
+    assert done.code == 0 and len(bench.lines("simulated")) == 16

@@ -1,5 +1,5 @@
 // ranks: 4 timeout: 120
-// The same bits from run to run, and with one and with two threads a rank.
+// The same bits from run to run, with one and with two threads a rank, and through pages.
 #include <gtest/gtest.h>
 #include <omp.h>
 
@@ -47,6 +47,34 @@ TEST(Bits, AreEqualFromRunToRunAndForAnyNumberOfThreads) {
         // The comparison can fail: another history is another result.
         work.lengths[2] += 1;
         EXPECT_NE(once, decode(world.comm(), work, 1)) << name;
+      }
+  }
+}
+
+// Tiles of tokens are whole pages, so that a page table moves no sum.
+TEST(Bits, AreThoseOfADenseCacheThroughAnyPageTable) {
+  World world;
+  for (const char* name : {"tiny-llama", "tiny-deepseek"}) {
+    const Model model = read_model(preset_path(name));
+    for (const Format f : {Format::fp32, Format::bf16, Format::fp8, Format::nvfp4})
+      for (const int64_t interval : {1, 48, 160}) {
+        Assignment work;
+        work.model = &model;
+        work.layout = {.strategy = "helix",
+                       .kvp = 4,
+                       .tpf = 4,
+                       .query = Query::replicate,
+                       .merge = Merge::a2a};
+        if (model.attention.mla()) work.layout.mla = Mla::latent;
+        work.precision = {Format::bf16, f, Format::fp32, Format::bf16, Format::bf16, Format::bf16};
+        work.chunks = interval == 48 ? 2 : 1;
+        work.interval = interval;
+        work.lengths = {1021, 1, 300, 0, 765};  // a step or two before ranks begin a page
+        work.steps = 4;
+        const auto dense = decode(world.comm(), work, 1);
+        work.kv_layout = KvLayout::paged;
+        EXPECT_EQ(dense, decode(world.comm(), work, 1))
+            << name << ", " << name_of(f) << ", interval " << interval;
       }
   }
 }

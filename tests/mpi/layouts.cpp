@@ -67,13 +67,15 @@ Assignment assignment(const Model& model, const Layout& layout, Deal& deal) {
   for (size_t i = 0; i < batch; ++i) work.lengths.push_back(lengths[(i + deal.below(8)) % 8]);
   const auto smallest = static_cast<int>(batch) / (layout.dp * layout.pp);  // replica's share
   if (layout.kvp > 1 && smallest > 1) work.chunks = deal.pick({1, 2, smallest});
+  work.kv_layout = deal.pick({KvLayout::dense, KvLayout::paged});
   return work;
 }
 
 std::string text_of(const Assignment& work) {
   std::string text = work.model->name + " " + describe(work.layout) + ", chunks " +
                      std::to_string(work.chunks) + ", interval " + std::to_string(work.interval) +
-                     ", " + std::string(name_of(work.precision.weights)) + "/" +
+                     ", " + std::string(name_of(work.kv_layout)) + ", " +
+                     std::string(name_of(work.precision.weights)) + "/" +
                      std::string(name_of(work.precision.activations)) + ", lengths";
   for (const int64_t length : work.lengths) text += " " + std::to_string(length);
   return text;

@@ -120,6 +120,7 @@ void check_point(World& world, const Model& model, const Layout& layout, Format 
   work.chunks = chunks;
   work.interval = 16;
   work.lengths = {40, 0, 129, 16, 17};
+  work.kv_layout = layout.tpf % 2 == 0 ? KvLayout::paged : KvLayout::dense;
   work.steps = 2;
   const Communicator& ranks = world.first(layout.ranks());
   if (ranks) {
@@ -134,8 +135,8 @@ void check_point(World& world, const Model& model, const Layout& layout, Format 
     EXPECT_EQ(by_group, wanted) << model.name << " " << describe(layout) << " chunks " << chunks
                                 << "\n  sent     " << text(by_group) << "\n  schedule "
                                 << text(wanted);
-    const Memory planned =
-        memory(s, capacities_of(s, model, {work.lengths, work.interval}, work.steps));
+    const Memory planned = memory(
+        s, capacities_of(s, model, {work.lengths, work.interval, 0, work.kv_layout}, work.steps));
     const Memory taken = executor.allocated();
     EXPECT_EQ(taken.weights, planned.weights) << describe(layout);
     EXPECT_EQ(taken.kv, planned.kv) << describe(layout);

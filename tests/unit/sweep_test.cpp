@@ -258,7 +258,9 @@ const Wrong wrong[] = {
     {R"({"model": "tiny-deepseek", "depths": [1, 2], "pp": [1, 2]})",
      "/pp/1: ", "depths are measured at PP 1"},
     {R"({"query_tokens": 2})", "/query_tokens: ", "not supported"},
-    {R"({"kv_layout": "paged"})", "/kv_layout: ", "allowed is \"dense\""},
+    {R"({"kv_layout": "pagd"})", "/kv_layout: ", "did you mean \"paged\"?"},
+    {R"({"kv_layout": []})", "/kv_layout: ", "an empty list"},
+    {R"({"kv_layout": true})", "/kv_layout: ", "found true"},
     // What others do and we do not.
     {R"({"prefill": true})", "/prefill: ", "not supported: prefill"},
     {R"({"sliding_window": 4096})", "/sliding_window: ", "not supported: sliding windows"},

@@ -132,7 +132,9 @@ void CpuExecutor::rope(const Task& task) {
   });
 }
 
-// Where the keys and the values of a KV head of a row stand, each with room for its capacity.
+static_assert(page_tokens % tile_tokens == 0);
+
+// Where the keys and the values of a KV head of a row begin.
 template <class T>
 CpuExecutor::Cached<T> CpuExecutor::cached(int layer, int64_t row, int64_t head) const {
   const KvCache& cache = store_.cache();
@@ -149,7 +151,8 @@ void CpuExecutor::append(const Task& task, int layer) {
   with_stored(work_.precision.kv, work_.precision.activations, [&]<class K, class A>(K*, A*) {
     for (int64_t row = 0; row < kv.rows; ++row) {
       if (!owns_newest(row)) continue;
-      const int64_t at = local_length(position(row), work_.interval, me.l.kvp, me.kvp);
+      const int64_t at =
+          cache.place(row, local_length(position(row), work_.interval, me.l.kvp, me.kvp));
       const std::byte* judged = judged_codes(layer, row);
       const auto put = [&](const A* from, int64_t count, const Values<K>& to) {
         convert(count, from, wide.data());
@@ -190,6 +193,8 @@ void CpuExecutor::attend(const Task& task, int layer) {
                              query.extents[2], part.value_size,  scale_};
   with_stored(work_.precision.kv, work_.precision.activations, [&]<class K, class A>(K*, A*) {
     std::vector<KvView<K>> views;
+    const std::vector<int32_t> wrong =
+        hooks_.pages_swapped ? cache.swapped_pages() : std::vector<int32_t>();
     for (int64_t i = 0; i < query.rows; ++i) {
       const int64_t row = store_.first_row(task.chunk) + i;
       const int64_t tokens = local_length(position(row), work_.interval, me.l.kvp, me.kvp) +
@@ -201,7 +206,9 @@ void CpuExecutor::attend(const Task& task, int layer) {
              .v = values,
              .k_stride = cache.key_values,
              .v_stride = cache.value_values == 0 ? cache.key_values : cache.value_values,
-             .tokens = tokens});
+             .tokens = tokens,
+             .block_table = wrong.empty() ? cache.pages_of(row) : &wrong[row * cache.most_pages],
+             .block_tokens = page_tokens});
       }
     }
     decode_attention<A, K>(shape, query.as<A>(), views, part,

@@ -153,6 +153,8 @@ void CudaExecutor::make_rows() {
       }
     Rows rows{Buffer<int64_t>(keys),
               Buffer<int64_t>(values),
+              Buffer<int32_t>(m.cache.pages),
+              Buffer<int32_t>(m.cache.swapped_pages()),
               Buffer<int32_t>(std::ssize(m.cache.capacity)),
               Buffer<int32_t>(std::ssize(m.cache.capacity)),
               Buffer<int64_t>(6),

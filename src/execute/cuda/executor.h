@@ -45,6 +45,7 @@ class CudaExecutor final : public PassageExecutor {
   // What the kernels of one micro-batch read beside its tensors.
   struct Rows {
     Buffer<int64_t> keys, values;      // of each (row, KV head), offsets in the cache
+    Buffer<int32_t> pages, swapped;    // the table of a paged cache, and a wrong one
     Buffer<int32_t> tokens, append;    // of each row (state.h)
     Buffer<int64_t> met;               // by routing (moe.h), then by dispatch (travel.h)
     std::vector<AttentionPlan> plans;  // a chunk; none where it has no rows

@@ -141,6 +141,12 @@ KvView CudaExecutor::cache_view(int layer, int64_t first_row) const {
               .keys = rows.keys.data() + first_pair,
               .values = rows.values.data() + first_pair,
               .tokens = rows.tokens.data() + first_row};
+  if (cache.paged()) {
+    const Buffer<int32_t>& table = hooks_.pages_swapped ? rows.swapped : rows.pages;
+    view.pages = table.data() + first_row * cache.most_pages;
+    view.page_stride = page_tokens * cache.key_values;  // of values as of keys
+    view.max_pages = narrow(cache.most_pages);
+  }
   if (quantised(cache.format)) view.scales = kv_scales_.data() + layers_before(layer) * cache.heads;
   if (cache.format == Format::nvfp4)
     view.block_scales = values_at<nvfp4>(base, cache.count(), 1).scales;

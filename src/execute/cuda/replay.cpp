@@ -19,7 +19,7 @@ std::vector<int> listed_order(const Segment& segment) {
 
 bool CudaExecutor::replayable() const {
   return graph_ && spans_ == nullptr && !hooks_.after && hooks_.newest == Newest::by_owner &&
-         recorded_.contains(passage_key());
+         !hooks_.pages_swapped && recorded_.contains(passage_key());
 }
 
 void CudaExecutor::replay(const std::vector<Piece>& pieces) {
