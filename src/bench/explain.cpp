@@ -174,6 +174,14 @@ std::string times_of(const Node& line) {
     text += fmt::format("\nexchange {:.1f} us alone, {:.1f} us exposed, {:.1f} us hidden",
                         number_or(exchange, "alone", 0), number_or(exchange, "exposed", 0),
                         number_or(exchange, "hidden", 0));
+  if (!line.has("not_executed") || line["not_executed"].is_null()) return text + "\n";
+  const Node left_out = line["not_executed"];
+  text +=
+      fmt::format("\nmeasured {:.1f} us without exchanges", left_out["step_us"].number(0, 1e15));
+  if (!left_out["priced_on"].is_null())
+    text += fmt::format(", which {} is priced at {:.1f} us exposed, {:.1f} us hidden for",
+                        left_out["priced_on"].text(), left_out["exposed_us"].number(0, 1e15),
+                        left_out["hidden_us"].number(0, 1e15));
   return text + "\n";
 }
 

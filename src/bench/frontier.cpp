@@ -61,6 +61,8 @@ struct Record {
 
 Proof proof_of(const Node& line, const std::string& kind, Dot& dot) {
   if (kind == "simulated") return Proof::simulated;
+  const Json left_out = optional(line.json(), "not_executed");  // without its exchanges: no TTL
+  if (left_out.is_object() && optional(left_out, "priced_on").is_null()) return Proof::unverified;
   const Node verified = line["verified"];
   if (verified.is_null()) return Proof::unverified;
   const Json& error = verified["max_rel_err"].json();

@@ -51,6 +51,7 @@ def test_exchanges_priced(bench):
     assert plain["not_executed"]["hidden_us"] == 0 < hop_b["not_executed"]["hidden_us"]
     again = bench("explain", "out", plain["key"])
     assert again.code == 0 and "rank 1/4 alone, nothing exchanged" in again.stdout, again
+    assert "us without exchanges, which gb200-nvl72 is priced at" in again.stdout
     assert "--shard 1/4 --machine" in again.stdout
 
 

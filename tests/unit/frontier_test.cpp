@@ -188,6 +188,18 @@ TEST_F(FrontierFiles, KindsOfLineAndLoadsAreNeverMixed) {
     for (const Dot& dot : panel.dots) EXPECT_TRUE(dot.frontier);
 }
 
+// A shard's step without its exchanges is no TTL.
+TEST_F(FrontierFiles, AShardIsOnAFrontierOnceItsExchangesArePriced) {
+  for (const Json& machine : {Json(), Json("gb200-nvl72")}) {
+    Json shard = ok({.key = "s"});
+    shard["shard"] = "0/8";
+    shard["not_executed"] = {{"priced_on", machine}};
+    const Dot dot = read({shard}).panels.at(0).dots.at(0);
+    EXPECT_EQ(dot.frontier, !machine.is_null());
+    EXPECT_EQ(dot.proof, machine.is_null() ? Proof::unverified : Proof::verified);
+  }
+}
+
 TEST_F(FrontierFiles, TheSamePointInTwoFilesIsARepeatAndAFileGivenTwiceIsNot) {
   const std::string other = folder + "/other.jsonl";
   write_text(other, ok({.key = "a", .x = 20}).dump() + "\n");
