@@ -1,5 +1,6 @@
 #include "bench/hashes.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -23,9 +24,9 @@ void Hashes::add(Id tensor) {
   const auto bytes =
       static_cast<int64_t>(executor_.schedule()[tensor].bytes) * view.rows * view.values;
   uint64_t hash = 0;
-  for (int64_t i = 0; i < bytes; i += 2) {
-    uint16_t part = 0;
-    std::memcpy(&part, view.data + i, sizeof part);
+  for (int64_t i = 0; i < bytes; i += 8) {
+    uint64_t part = 0;
+    std::memcpy(&part, view.data + i, static_cast<size_t>(std::min<int64_t>(8, bytes - i)));
     hash = combine(hash, part);
   }
   hashes_.push_back(hash);

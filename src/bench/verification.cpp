@@ -99,6 +99,7 @@ void Judges::prepare(std::span<const Assignment> all, int64_t steps) {
   for (const Assignment& work : all)
     for (int64_t i = 0; i < std::ssize(work.lengths); ++i)
       if (Key k = key(work, i, steps); !verdicts_.contains(k)) missing[std::move(k)] = {&work, i};
+  if (missing.empty()) return;
   std::vector<int64_t> lengths;
   for (const auto& [k, request] : missing)
     lengths.push_back(request.first->lengths[static_cast<size_t>(request.second)]);

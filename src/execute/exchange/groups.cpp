@@ -4,9 +4,10 @@ namespace helix {
 
 Groups::Groups(MPI_Comm ranks, const Place& me) {
   for (const Group& g : {me.kvp_group(), me.tpa_group(), me.replica(), me.dp_group(), me.stage()}) {
+    // Of one rank, or the same as another: on every rank of the layout alike.
+    if (g.size == 1 || made_.contains({g.size, g.first, g.stride})) continue;
     // A group is named by its first rank.
-    Communicator made = Communicator::split(ranks, g.first, g.index);
-    if (g.size > 1) made_.try_emplace({g.size, g.first, g.stride}, std::move(made));
+    made_[{g.size, g.first, g.stride}] = Communicator::split(ranks, g.first, g.index);
   }
 }
 
