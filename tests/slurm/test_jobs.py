@@ -31,7 +31,8 @@ def test_a_job(checkout, launcher):
 
 @pytest.mark.parametrize("options, shown", [
     ("--gpus-per-node=4", ["0,1,2,3"] * 4), ("--gpus-per-node=2", ["0,1"] * 4),
-    ("--gpus-per-task=1", ["0", "1", "2", "3"])])
+    ("--gpus-per-task=1", ["0", "1", "2", "3"]),
+    ("--gpus-per-node=4 --gpus-per-task=1", ["0", "1", "2", "3"])])
 def test_ranks_see_all_gpus_or_their_own(checkout, options, shown):
     """Four ranks on each of two nodes; the program takes the right one of what it sees
     (tests/unit/cards_test.cpp)."""
