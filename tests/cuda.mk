@@ -49,8 +49,15 @@ $(CUDA_MPI_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_PEER
 
 # The executor: kernels of its own, and sources that call CUDA from the host.
 GPU_SOURCES := $(sort $(wildcard src/execute/cuda/*.cpp))
-GPU_OBJECTS := $(patsubst %.cpp,$(BUILD)/obj/%.o,$(GPU_SOURCES)) $(CUDA_KERNELS) \
-  $(patsubst %.cu,$(CUDA_DIR)/%.o,$(sort $(wildcard src/execute/cuda/*.cu)))
+KERNEL_OBJECTS := $(CUDA_KERNELS) $(patsubst %.cu,$(CUDA_DIR)/%.o,$(sort $(wildcard src/execute/cuda/*.cu)))
+GPU_OBJECTS := $(patsubst %.cpp,$(BUILD)/obj/%.o,$(GPU_SOURCES)) $(KERNEL_OBJECTS)
+# Kernels take long to compile. Each has one host stub, with a handle.
+most_kernels := 60
+.PHONY: count-kernels
+cuda: count-kernels
+count-kernels: $(KERNEL_OBJECTS)
+	@n=$$(nm $^ | grep -c '__device_stub__.*__handle$$'); echo "$$n kernels, at most $(most_kernels)"; \
+	  [ $$n -gt 0 ] && [ $$n -le $(most_kernels) ]
 CUDA_LIB := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))
 GPU_INCLUDES := $(addprefix -isystem ,$(wildcard $(addsuffix /include,$(NCCL_HOME) $(CUDA_HOME))))
 NCCL_FOUND := $(firstword $(wildcard $(addsuffix /include/nccl.h,$(NCCL_HOME) $(CUDA_HOME) /usr)))

@@ -1,6 +1,7 @@
 // Norms, rotation, gates, sums, choices: one block a row for the norm of hidden states, one thread
 // eight values (norm, gate) or one pair (rotation) otherwise. They take a microsecond whatever they
-// do; what counts is that they are dependent launches, and few.
+// do; what counts is that they are dependent launches, and few. One kernel for both formats of
+// activations, but for the norm of hidden states.
 #include "kernels/cuda/elementwise.h"
 
 #include <algorithm>
@@ -10,6 +11,9 @@
 
 namespace helix::cuda {
 namespace {
+
+template <class Activation>
+constexpr Format format_of = std::is_same_v<Activation, bf16> ? Format::bf16 : Format::fp32;
 
 constexpr int norm_threads = 1024;
 constexpr int norm_vectors = 2;  // of 8 values a thread
@@ -70,25 +74,28 @@ __global__ void __launch_bounds__(norm_threads)
 constexpr int warps = 8;
 
 // A warp a vector.
-template <class Activation>
 __global__ void __launch_bounds__(32 * warps)
-    norm_heads(NormShape shape, const Activation* x, Stored w, float eps, Activation* out) {
-  release_next();
-  wait_for_previous();
-  const int vector = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) & 31;
-  if (vector >= shape.rows * shape.each) return;
-  const int64_t row = vector / shape.each;
-  const int64_t at = int64_t{vector % shape.each} * shape.width;
-  x += row * shape.x_stride + at;
-  out += row * shape.out_stride + at;
-  float squares = 0;
-  for (int i = lane; i < shape.width; i += 32) squares += to_float(x[i]) * to_float(x[i]);
-  for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0U, squares, step);
-  const float scale = rsqrtf(squares / static_cast<float>(shape.width) + eps);
-  for (int i = lane; i < shape.width; i += 32) {
-    out[i] = from_float<Activation>(to_float(x[i]) * scale * plain_at(w, i));
-  }
+    norm_heads(Format format, NormShape shape, const void* from, Stored w, float eps, void* to) {
+  with_type(format, [&]<class Activation>(Activation*) {
+    const Activation* x = static_cast<const Activation*>(from);
+    Activation* out = static_cast<Activation*>(to);
+    release_next();
+    wait_for_previous();
+    const int vector = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+    const int lane = static_cast<int>(threadIdx.x) & 31;
+    if (vector >= shape.rows * shape.each) return;
+    const int64_t row = vector / shape.each;
+    const int64_t at = int64_t{vector % shape.each} * shape.width;
+    x += row * shape.x_stride + at;
+    out += row * shape.out_stride + at;
+    float squares = 0;
+    for (int i = lane; i < shape.width; i += 32) squares += to_float(x[i]) * to_float(x[i]);
+    for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0U, squares, step);
+    const float scale = rsqrtf(squares / static_cast<float>(shape.width) + eps);
+    for (int i = lane; i < shape.width; i += 32) {
+      out[i] = from_float<Activation>(to_float(x[i]) * scale * plain_at(w, i));
+    }
+  });
 }
 
 __global__ void turn(int rows, int pairs, const int64_t* positions, const double* frequencies,
@@ -107,83 +114,98 @@ __global__ void turn(int rows, int pairs, const int64_t* positions, const double
 }
 
 // Threads [0, size - 2 pairs) of a head copy, the others rotate; each value is its thread's alone.
-template <class Activation>
-__global__ void rotate(RopeShape shape, const float* angles, const Activation* x, Activation* out) {
-  release_next();
-  wait_for_previous();
-  const int64_t row = blockIdx.x / shape.heads;
-  const int64_t at = row * shape.stride + int64_t{blockIdx.x % shape.heads} * shape.size;
-  const int plain = shape.size - 2 * shape.pairs;
-  const float* const cosines = angles + 2 * row * shape.pairs;
-  const float* const sines = cosines + shape.pairs;
-  x += at;
-  out += at;
-  for (int i = static_cast<int>(threadIdx.x); i < plain + shape.pairs; i += blockDim.x) {
-    if (i < plain) {
-      out[i] = x[i];
-      continue;
+__global__ void rotate(Format format, RopeShape shape, const float* angles, const void* from,
+                       void* to) {
+  with_type(format, [&]<class Activation>(Activation*) {
+    const Activation* x = static_cast<const Activation*>(from);
+    Activation* out = static_cast<Activation*>(to);
+    release_next();
+    wait_for_previous();
+    const int64_t row = blockIdx.x / shape.heads;
+    const int64_t at = row * shape.stride + int64_t{blockIdx.x % shape.heads} * shape.size;
+    const int plain = shape.size - 2 * shape.pairs;
+    const float* const cosines = angles + 2 * row * shape.pairs;
+    const float* const sines = cosines + shape.pairs;
+    x += at;
+    out += at;
+    for (int i = static_cast<int>(threadIdx.x); i < plain + shape.pairs; i += blockDim.x) {
+      if (i < plain) {
+        out[i] = x[i];
+        continue;
+      }
+      const int pair = i - plain;
+      const int left = plain + (shape.interleaved ? 2 * pair : pair);
+      const int right = left + (shape.interleaved ? 1 : shape.pairs);
+      const float a = to_float(x[left]);
+      const float b = to_float(x[right]);
+      const float cosine = cosines[pair];
+      const float sine = sines[pair];
+      out[left] = from_float<Activation>(a * cosine - b * sine);
+      out[right] = from_float<Activation>(b * cosine + a * sine);
     }
-    const int pair = i - plain;
-    const int left = plain + (shape.interleaved ? 2 * pair : pair);
-    const int right = left + (shape.interleaved ? 1 : shape.pairs);
-    const float a = to_float(x[left]);
-    const float b = to_float(x[right]);
-    const float cosine = cosines[pair];
-    const float sine = sines[pair];
-    out[left] = from_float<Activation>(a * cosine - b * sine);
-    out[right] = from_float<Activation>(b * cosine + a * sine);
-  }
+  });
 }
 
 // x: [rows][2][width], out: [rows][width]. `each` values a thread: eight where rows begin at
 // multiples of eight, one otherwise.
-template <class Activation>
-__global__ void gate(int each, int width, const int32_t* rows_there, const Activation* x,
-                     Activation* out) {
-  release_next();
-  wait_for_previous();
-  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * each;
-  const int64_t row = blockIdx.y;
-  if (i >= width || (rows_there != nullptr && row >= *rows_there)) return;
-  const Activation* const gates = x + 2 * row * width + i;
-  const auto gated = [](float g, float up) { return up * (g / (1 + expf(-g))); };
-  if (each == 8) {
-    float g[8], up[8];
-    load8(gates, g);
-    load8(gates + width, up);
+__global__ void gate(Format format, int each, int width, const int32_t* rows_there,
+                     const void* from, void* to) {
+  with_type(format, [&]<class Activation>(Activation*) {
+    const Activation* x = static_cast<const Activation*>(from);
+    Activation* out = static_cast<Activation*>(to);
+    release_next();
+    wait_for_previous();
+    const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) * each;
+    const int64_t row = blockIdx.y;
+    if (i >= width || (rows_there != nullptr && row >= *rows_there)) return;
+    const Activation* const gates = x + 2 * row * width + i;
+    const auto gated = [](float g, float up) { return up * (g / (1 + expf(-g))); };
+    if (each == 8) {
+      float g[8], up[8];
+      load8(gates, g);
+      load8(gates + width, up);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) up[j] = gated(g[j], up[j]);
-    store8(up, out + row * width + i);
-  } else {
-    out[row * width + i] = from_float<Activation>(gated(to_float(*gates), to_float(gates[width])));
-  }
+      for (int j = 0; j < 8; ++j) up[j] = gated(g[j], up[j]);
+      store8(up, out + row * width + i);
+    } else {
+      out[row * width + i] =
+          from_float<Activation>(gated(to_float(*gates), to_float(gates[width])));
+    }
+  });
 }
 
 // The first part stands anywhere, the others one after another.
-template <class Activation>
-__global__ void sum(int parts, int64_t count, const Activation* first, const Activation* others,
-                    int64_t stride, Activation* out) {
-  release_next();
-  wait_for_previous();
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    float total = to_float(first[i]);
-    for (int part = 1; part < parts; ++part) total += to_float(others[(part - 1) * stride + i]);
-    out[i] = from_float<Activation>(total);
-  }
+__global__ void sum(Format format, int parts, int64_t count, const void* one, const void* more,
+                    int64_t stride, void* to) {
+  with_type(format, [&]<class Activation>(Activation*) {
+    const Activation* first = static_cast<const Activation*>(one);
+    const Activation* others = static_cast<const Activation*>(more);
+    Activation* out = static_cast<Activation*>(to);
+    release_next();
+    wait_for_previous();
+    for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+         i += int64_t{gridDim.x} * blockDim.x) {
+      float total = to_float(first[i]);
+      for (int part = 1; part < parts; ++part) total += to_float(others[(part - 1) * stride + i]);
+      out[i] = from_float<Activation>(total);
+    }
+  });
 }
 
-template <class Activation>
-__global__ void look_up(int64_t first, int64_t count, int width, const int32_t* tokens,
-                        Stored table, Activation* out) {
-  release_next();
-  wait_for_previous();
-  const int64_t row = blockIdx.x;
-  const int64_t word = tokens[row] - first;
-  const bool mine = word >= 0 && word < count;
-  for (int i = static_cast<int>(threadIdx.x); i < width; i += static_cast<int>(blockDim.x)) {
-    out[row * width + i] = from_float<Activation>(mine ? plain_at(table, word * width + i) : 0.0F);
-  }
+__global__ void look_up(Format format, int64_t first, int64_t count, int width,
+                        const int32_t* tokens, Stored table, void* to) {
+  with_type(format, [&]<class Activation>(Activation*) {
+    Activation* out = static_cast<Activation*>(to);
+    release_next();
+    wait_for_previous();
+    const int64_t row = blockIdx.x;
+    const int64_t word = tokens[row] - first;
+    const bool mine = word >= 0 && word < count;
+    for (int i = static_cast<int>(threadIdx.x); i < width; i += static_cast<int>(blockDim.x)) {
+      out[row * width + i] =
+          from_float<Activation>(mine ? plain_at(table, word * width + i) : 0.0F);
+    }
+  });
 }
 
 __device__ bool better(const Best& a, const Best& b) {
@@ -244,8 +266,8 @@ void rms_norm(const NormShape& shape, const Activation* x, const Stored& w, floa
     return add_rms_norm<Activation>(shape.rows, width, const_cast<Activation*>(x), nullptr, w, eps,
                                     out, how);
   const auto blocks = static_cast<unsigned>((shape.rows * shape.each + warps - 1) / warps);
-  launch("norm", norm_heads<Activation>, dim3(blocks), 32 * warps, 0, how, 1, shape, x, w, eps,
-         out);
+  launch("norm", norm_heads, dim3(blocks), 32 * warps, 0, how, 1, format_of<Activation>, shape, x,
+         w, eps, out);
 }
 
 void angles(int rows, int pairs, const int64_t* positions, const double* frequencies, float* out,
@@ -259,8 +281,8 @@ void rope(const RopeShape& shape, const float* angles, const Activation* x, Acti
           const Launch& how) {
   assert(shape.rows > 0 && shape.heads > 0 && 2 * shape.pairs <= shape.size);
   assert(shape.stride >= int64_t{shape.heads} * shape.size);
-  launch("rope", rotate<Activation>, dim3(static_cast<unsigned>(shape.rows * shape.heads)), 64, 0,
-         how, 1, shape, angles, x, out);
+  launch("rope", rotate, dim3(static_cast<unsigned>(shape.rows * shape.heads)), 64, 0, how, 1,
+         format_of<Activation>, shape, angles, x, out);
 }
 
 template <class Activation>
@@ -269,28 +291,29 @@ void swiglu(int rows, int width, const int32_t* rows_there, const Activation* x,
   assert(rows > 0 && width > 0);
   const int each = width % 8 == 0 ? 8 : 1;
   const dim3 grid(static_cast<unsigned>((width / each + 127) / 128), static_cast<unsigned>(rows));
-  launch("swiglu", gate<Activation>, grid, 128, 0, how, 1, each, width, rows_there, x, out);
+  launch("swiglu", gate, grid, 128, 0, how, 1, format_of<Activation>, each, width, rows_there, x,
+         out);
 }
 
 template <class Activation>
 void sum_in_order(int parts, int64_t count, int64_t stride, const Activation* from, Activation* out,
                   const Launch& how) {
   if (count == 0) return;
-  launch("sum in order", sum<Activation>, dim3(blocks_for(count, 256)), 256, 0, how, 1, parts,
-         count, from, from + stride, stride, out);
+  launch("sum in order", sum, dim3(blocks_for(count, 256)), 256, 0, how, 1, format_of<Activation>,
+         parts, count, from, from + stride, stride, out);
 }
 
 template <class Activation>
 void add(int64_t count, Activation* to, const Activation* from, const Launch& how) {
-  launch("add", sum<Activation>, dim3(blocks_for(count, 256)), 256, 0, how, 1, 2, count, to, from,
-         0, to);
+  launch("add", sum, dim3(blocks_for(count, 256)), 256, 0, how, 1, format_of<Activation>, 2, count,
+         to, from, 0, to);
 }
 
 template <class Activation>
 void embed(int rows, int64_t first, int64_t count, int width, const int32_t* tokens,
            const Stored& table, Activation* out, const Launch& how) {
-  launch("embed", look_up<Activation>, dim3(static_cast<unsigned>(rows)), 256, 0, how, 1, first,
-         count, width, tokens, table, out);
+  launch("embed", look_up, dim3(static_cast<unsigned>(rows)), 256, 0, how, 1, format_of<Activation>,
+         first, count, width, tokens, table, out);
 }
 
 void pick(int rows, int width, int first_index, const Stored& logits, Best* best,

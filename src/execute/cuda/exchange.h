@@ -65,6 +65,7 @@ std::unique_ptr<Exchange> make_stand_in(const Schedule& schedule, const Store& s
 struct FusedPlace {
   bool own_card = true;   // no other rank works on this rank's
   int blocks = 0;         // SMs of an exchange
+  int blocks_beside = 0;  // of one that attention runs beside
   double patience_s = 0;  // that a kernel waits for a message
 };
 std::unique_ptr<Exchange> make_fused_exchange(MPI_Comm ranks, const Schedule& schedule,

@@ -54,15 +54,15 @@ class FusedExchange final : public Exchange {
   bool sums_rows(const Task& task) const;
   Shots shots_of(const Task& task) const;
   const Channel& channel(const Task& task) const { return channels_.at(key_of(task)).channel(); }
-  Launch with_blocks(Launch how) const {
-    how.blocks = blocks_;
+  Launch with_blocks(Launch how, const Task& task) const {
+    how.blocks = task.lane == Lane::exchange ? blocks_beside_ : blocks_;
     return how;
   }
 
   const Schedule& schedule_;
   const Store& store_;
   const Assignment& work_;
-  int blocks_;
+  int blocks_, blocks_beside_;
   Groups groups_;
   Travellers travellers_;
   std::unique_ptr<Exchange> staged_;
@@ -76,6 +76,7 @@ FusedExchange::FusedExchange(MPI_Comm ranks, const Schedule& schedule, const Sto
       store_(store),
       work_(work),
       blocks_(place.blocks),
+      blocks_beside_(place.blocks_beside),
       groups_(ranks, schedule.place),
       travellers_(schedule, store, work),
       staged_(make_mpi_exchange(ranks, schedule, store, work)) {
@@ -161,7 +162,7 @@ void FusedExchange::prepare(const Task& task, int64_t* met) {
 
 bool FusedExchange::run(const Task& task, const Launch& how) {
   if (!captures(task)) return staged_->run(task, how);
-  const Launch mine = with_blocks(how);
+  const Launch mine = with_blocks(how, task);
   const Array y = store_.array(task.reads[0], task.chunk, store_.capacity());
   if (sums_rows(task)) {
     if (y.rows == 0) return false;
@@ -196,7 +197,7 @@ bool FusedExchange::fuses(const Task& task, const Task& next) const {
 }
 
 void FusedExchange::run_both(const Task& task, const Task& next, int layer, const Launch& how) {
-  const Launch mine = with_blocks(how);
+  const Launch mine = with_blocks(how, task);
   const Array in = store_.array(task.reads[0], task.chunk, store_.capacity());
   const Array out = store_.array(next.writes[0], next.chunk, store_.capacity());
   if (in.rows == 0) return;

@@ -22,13 +22,13 @@ int multiprocessors() {
   return count;
 }
 
-// Of a fused exchange. Beside attention 16 saturate a small one, on SMs where attention's block
-// leaves room; ranks that share a card have half of it together for kernels that wait for each
-// other.
-int exchange_blocks(const ExecutorChoice& how, int chunks) {
+// SMs of a fused exchange, alone or beside attention: there 16 saturate a small one, on SMs where
+// attention's block leaves room. Ranks that share a card have half of it together for kernels that
+// wait for each other.
+int exchange_blocks(const ExecutorChoice& how, int on_own_card) {
   if (how.exchange_blocks > 0) return how.exchange_blocks;
-  if (how.ranks_per_card > 1) return std::clamp(multiprocessors() / 2 / how.ranks_per_card, 1, 8);
-  return chunks > 1 ? 16 : 64;
+  if (how.ranks_per_card == 1) return on_own_card;
+  return std::clamp(multiprocessors() / 2 / how.ranks_per_card, 1, 8);
 }
 
 std::unique_ptr<Exchange> make_exchange(const ExecutorChoice& how, MPI_Comm ranks,
@@ -43,7 +43,7 @@ std::unique_ptr<Exchange> make_exchange(const ExecutorChoice& how, MPI_Comm rank
   }
   return make_fused_exchange(
       ranks, schedule, store, work,
-      {how.ranks_per_card == 1, exchange_blocks(how, work.chunks), patience_s});
+      {how.ranks_per_card == 1, exchange_blocks(how, 64), exchange_blocks(how, 16), patience_s});
 }
 
 }  // namespace
