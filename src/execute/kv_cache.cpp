@@ -30,7 +30,7 @@ std::vector<int32_t> KvCache::swapped_pages() const {
   std::vector<int32_t> swapped = pages;
   const auto has_pages = [](int64_t room) { return room > 0; };
   const auto last = std::ranges::find_if(capacity.rbegin(), capacity.rend(), has_pages);
-  if (last == capacity.rend()) return swapped;
+  if (!paged() || last == capacity.rend()) return swapped;
   const auto first_row = std::ranges::find_if(capacity, has_pages) - capacity.begin();
   const auto last_row = capacity.rend() - last - 1;
   std::swap(swapped[static_cast<size_t>(first_row * most_pages)],

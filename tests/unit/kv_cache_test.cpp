@@ -74,6 +74,7 @@ TEST(KvCache, TheWrongTableHasTwoPagesInEachOthersPlace) {
     int64_t differing = 0;
     for (size_t i = 0; i < wrong.size(); ++i) differing += wrong[i] != cache.pages[i] ? 1 : 0;
     EXPECT_EQ(differing, cache.tokens() / page_tokens > 1 ? 2 : 0);
+    EXPECT_TRUE(cache_of(held, KvLayout::dense, false, seed).swapped_pages().empty());
   }
 }
 
