@@ -46,6 +46,10 @@ Plan plan_of(const Point& p, const Model& model) {
   return {&model, p.layout, p.precision, static_cast<int>(p.chunks)};
 }
 
+Requests requests_of(const Point& p, std::span<const int64_t> lengths) {
+  return {.lengths = lengths, .interval = p.interval, .kv_layout = p.kv_layout};
+}
+
 // Stages that differ in what they hold: the first, the last, and of those between one of each kind.
 bool like(const Schedule& a, const Schedule& b) {
   return std::ranges::equal(a.segments, b.segments, [](const Segment& x, const Segment& y) {
@@ -92,9 +96,7 @@ Memory Planner::widest_rank(const Point& p) {
     for (const Slice& batch : micro_batches) {
       const auto mine =
           all.subspan(static_cast<size_t>(batch.first), static_cast<size_t>(batch.count));
-      states.push_back(capacity_of(
-          *built.front(), *p.model,
-          {.lengths = mine, .interval = p.interval, .kv_layout = p.kv_layout}, p.steps));
+      states.push_back(capacity_of(*built.front(), *p.model, requests_of(p, mine), p.steps));
     }
     for (const auto& stage : built)
       if (const Memory m = memory(*stage, states); m.total() > widest.total()) widest = m;
@@ -106,7 +108,7 @@ Memory Planner::of_rank(const Point& p, int rank) {
   const Model model = model_of(p);
   const Schedule schedule = build_schedule(plan_of(p, model), rank);
   const std::vector<int64_t> lengths = lengths_of(p);
-  return memory(schedule, capacities_of(schedule, model, {lengths, p.interval}, p.steps));
+  return memory(schedule, capacities_of(schedule, model, requests_of(p, lengths), p.steps));
 }
 
 StepState Planner::load(const Point& p) {

@@ -14,9 +14,9 @@ def planned(bench, sweep, *words):
     return json.loads(result.stdout)["points"][0]["bytes_per_rank"]
 
 
-@pytest.mark.parametrize("rank", [0, 3])
-def test_one_rank_alone(bench, rank):
-    sweep = bench.sweep(**SHAPE)
+@pytest.mark.parametrize("rank, kv_layout", [(0, "dense"), (3, "paged")])
+def test_one_rank_alone(bench, rank, kv_layout):
+    sweep = bench.sweep(**SHAPE, kv_layout=kv_layout)
     result = bench("run", sweep, "--shard", f"{rank}/4", "-o", "out")
     assert result.code == 0, result
     (line,) = bench.lines()

@@ -75,8 +75,10 @@ struct Shards : testing::Test {
     cpu::CpuExecutor shard(MPI_COMM_SELF, work);
     const Schedule& schedule = shard.schedule();
     ASSERT_EQ(schedule.place.rank(), world.rank()) << text;
-    const auto capacities =
-        capacities_of(schedule, *work.model, {work.lengths, work.interval}, work.steps);
+    const auto capacities = capacities_of(
+        schedule, *work.model,
+        {.lengths = work.lengths, .interval = work.interval, .kv_layout = work.kv_layout},
+        work.steps);
     EXPECT_EQ(bytes_of(shard.allocated()), bytes_of(memory(schedule, capacities))) << text;
     const Comparison c = compare_tasks(MPI_COMM_SELF, shard, work);
     EXPECT_TRUE(c.passed(tasks_tolerance(work.precision))) << text << ": " << c.max_rel_err;
@@ -99,6 +101,7 @@ struct Shards : testing::Test {
                         .interval = 16,
                         .lengths = {300, 0, 16, 33, 700},
                         .steps = 3};
+        if (deal == 1) work.kv_layout = KvLayout::paged;
         if (layouts[i].kvp > 1) work.chunks = static_cast<int>(1 + deal);
         if (!refuse(model, work.precision, layouts[i])) check(work);
       }
