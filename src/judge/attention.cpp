@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace helix {
 
@@ -148,19 +149,17 @@ Vector absorbed(const Group& group, Vector queries, const SeeWeights& see) {
   return output;
 }
 
-// A head's key from the cache: W_UK^T latent, then the rotated part as it is; its product with the
-// query.
-double expanded_logit(const Attention& a, const Vector& uk, const float* cached,
-                      const double* query) {
-  Vector key(static_cast<size_t>(a.nope));
-  for (int64_t c = 0; c < a.kv_lora; ++c)
-    for (int64_t n = 0; n < a.nope; ++n) key[n] += uk[c * a.nope + n] * cached[c];
-  double sum = dot(cached + a.kv_lora, query + a.nope, a.rope);
-  for (int64_t n = 0; n < a.nope; ++n) sum += key[n] * query[n];
-  return sum;
+// Turns [rows][columns].
+Vector turned(std::span<const double> matrix, int64_t columns) {
+  const int64_t rows = std::ssize(matrix) / columns;
+  Vector out(matrix.size());
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) out[j * rows + i] = matrix[i * columns + j];
+  return out;
 }
 
-// As the model is defined: every head has keys and values of its own, made from the latents.
+// As the model is defined: every head has keys and values of its own, made from the latents. They
+// are made once, and kept for the next token.
 struct Expanded {
   const Group& group;
   const Attention& a;
@@ -168,48 +167,71 @@ struct Expanded {
 
   int64_t products() const { return positions * a.query_heads * a.kv_lora * std::min(a.nope, a.v); }
 
-  // Runs work(position, cached numbers) over all positions.
+  // Runs work(position, cached numbers) over positions from `first` on.
   template <class Work>
-  void each_position(const Work& work) const {
+  void each_position(int64_t first, const Work& work) const {
     KvMemory::Scratch scratch;
     for (int64_t i = 0; i < group.memory.blocks(group.layer); ++i) {
       const KvMemory::Rows rows = group.memory.block(group.layer, 0, i, scratch);
-      for (int64_t row = 0; row < rows.count; ++row)
+      for (int64_t row = std::max<int64_t>(0, first - rows.first); row < rows.count; ++row)
         work(rows.first + row, rows.keys + row * a.head_size);
       if (omp_get_thread_num() == 0) group.tensors.beat()();
     }
   }
 
-  void logits(int64_t head, const double* query, double* out) const {
-    const Vector uk = group.tensors.values(W::uk, group.layer, head);
-    const double scale = softmax_scale(group.tensors.model());
-    each_position([&](int64_t position, const float* cached) {
-      out[position] = scale * expanded_logit(a, uk, cached, query);
+  // Adds to `made`, [..][size], what `matrix`, [kv_lora][size], makes of the latents after it.
+  void extend(Vector& made, std::span<const double> matrix, int64_t size) const {
+    const int64_t first = std::ssize(made) / size;
+    made.resize(static_cast<size_t>(positions * size));
+    each_position(first, [&](int64_t position, const float* latent) {
+      double* const out = made.data() + position * size;
+      for (int64_t c = 0; c < a.kv_lora; ++c) {
+        const double* const row = matrix.data() + c * size;
+        const double one = latent[c];
+#pragma omp simd
+        for (int64_t i = 0; i < size; ++i) out[i] += row[i] * one;
+      }
     });
   }
 
-  void values(int64_t head, const double* weights, double* out) const {
-    const Vector uv = group.tensors.values(W::uv, group.layer, head);
-    each_position([&](int64_t position, const float* cached) {
-      for (int64_t i = 0; i < a.v; ++i)
-        out[i] += weights[position] * dot(cached, uv.data() + i * a.kv_lora, a.kv_lora);
+  // Of a head's keys, which W_UK [kv_lora][nope] makes; what follows in a key is rotated, cached as
+  // it is, and the same for all heads.
+  void logits(std::span<const double> uk, const double* query, Vector& keys, double* out) const {
+    extend(keys, uk, a.nope);
+    const double scale = softmax_scale(group.tensors.model());
+    each_position(0, [&](int64_t position, const float* cached) {
+      double sum = dot(cached + a.kv_lora, query + a.nope, a.rope);
+      for (int64_t i = 0; i < a.nope; ++i) sum += keys[position * a.nope + i] * query[i];
+      out[position] = scale * sum;
     });
+  }
+
+  // The sum by weight of a head's values, which W_UV [v][kv_lora] makes.
+  void sum(std::span<const double> uv, const double* weights, Vector& values, double* out) const {
+    extend(values, turned(uv, a.kv_lora), a.v);
+    for (int64_t position = 0; position < positions; ++position)
+      for (int64_t i = 0; i < a.v; ++i) out[i] += weights[position] * values[position * a.v + i];
   }
 };
 
-Vector expanded(const Group& group, const Vector& queries, const SeeWeights& see) {
+Vector expanded(const Group& group, KvMemory& memory, Vector queries, const SeeWeights& see) {
   const Attention& a = group.tensors.model().attention;
-  const Expanded form = {group, a, group.memory.positions(group.layer)};
+  const int64_t layer = group.layer;
+  const Expanded form = {group, a, memory.positions(layer)};
+  Vector uk = group.tensors.values(W::uk, layer);
+  Vector uv = group.tensors.values(W::uv, layer);
   Vector weights(static_cast<size_t>(a.query_heads * form.positions));
   Vector output(static_cast<size_t>(a.query_heads * a.v));
 #pragma omp parallel for schedule(static) if (form.products() > parallel_products)
   for (int64_t head = 0; head < a.query_heads; ++head)
-    form.logits(head, queries.data() + head * a.query_size(),
-                weights.data() + head * form.positions);
+    form.logits(head_of(uk, head, a.kv_lora * a.nope),
+                head_of(queries, head, a.query_size()).data(), memory.made(layer, head).keys,
+                head_of(weights, head, form.positions).data());
   group.finish(weights, see);
 #pragma omp parallel for schedule(static) if (form.products() > parallel_products)
   for (int64_t head = 0; head < a.query_heads; ++head)
-    form.values(head, weights.data() + head * form.positions, output.data() + head * a.v);
+    form.sum(head_of(uv, head, a.v * a.kv_lora), head_of(weights, head, form.positions).data(),
+             memory.made(layer, head).values, head_of(output, head, a.v).data());
   return output;
 }
 
@@ -240,7 +262,8 @@ Vector attend_mla(const Tensors& tensors, KvMemory& memory, int64_t layer, int64
   const double cost = double(memory.positions(layer)) * double(a.query_heads) * double(a.kv_lora) *
                       double(a.nope + a.v);
   if (form == MlaForm::automatic) form = cost <= dear ? MlaForm::expanded : MlaForm::absorbed;
-  return form == MlaForm::expanded ? expanded(group, queries, see) : absorbed(group, queries, see);
+  return form == MlaForm::expanded ? expanded(group, memory, std::move(queries), see)
+                                   : absorbed(group, queries, see);
 }
 
 }  // namespace

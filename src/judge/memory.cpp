@@ -43,6 +43,8 @@ KvMemory::KvMemory(const Tensors& tensors, int64_t cached_values, int64_t reques
   keep_ = slots * numbers * history <= cached_values;
   drawn_.resize(static_cast<size_t>(slots));
   appended_.resize(static_cast<size_t>(slots));
+  if (attention_.mla())
+    made_.resize(static_cast<size_t>(tensors.model().layers * attention_.query_heads));
 }
 
 void KvMemory::append(int64_t layer, int64_t kv_head, std::span<const double> key,

@@ -40,6 +40,15 @@ class KvMemory {
   void fetch(int64_t layer, int64_t kv_head);
   Rows block(int64_t layer, int64_t kv_head, int64_t index, Scratch& scratch) const;
 
+  // MLA in its expanded form: keys and values that a query head has made of the latents so far,
+  // position by position.
+  struct Made {
+    Vector keys, values;
+  };
+  Made& made(int64_t layer, int64_t head) {
+    return made_.at(static_cast<size_t>(layer * attention_.query_heads + head));
+  }
+
  private:
   struct Store {
     std::vector<float> keys, values;
@@ -57,6 +66,7 @@ class KvMemory {
   int64_t request_, history_;
   bool keep_;
   std::vector<Store> drawn_, appended_;  // by slot
+  std::vector<Made> made_;
 };
 
 }  // namespace helix

@@ -153,7 +153,9 @@ Vector Tensors::times(W weight, int64_t layer, int64_t first, std::span<const do
 }
 
 Vector Tensors::values(W weight, int64_t layer) const {
-  return values(weight, layer, whole_part(weight));
+  const Part all = whole_part(weight);
+  if (const float* tensor = kept(weight, layer)) return {tensor, tensor + volume(all)};
+  return values(weight, layer, all);
 }
 
 Vector Tensors::values(W weight, int64_t layer, int64_t first) const {

@@ -33,7 +33,7 @@ class Tensors {
   // All rows of a weight, or of the part with index `first` of its first axis, times x.
   Vector times(W weight, int64_t layer, std::span<const double> x) const;
   Vector times(W weight, int64_t layer, int64_t first, std::span<const double> x) const;
-  // The values of a norm or bias; of one index of the first axis; of any part.
+  // The values of a whole tensor; of one index of the first axis; of any part.
   Vector values(W weight, int64_t layer) const;
   Vector values(W weight, int64_t layer, int64_t first) const;
   Vector values(W weight, int64_t layer, const Part& part) const;
