@@ -130,6 +130,8 @@ void CudaExecutor::rope(const Task& task) {
   });
 }
 
+static_assert(page_tokens == helix::page_tokens);
+
 // The cache of a layer of the micro-batch in hand, from one of its rows on.
 KvView CudaExecutor::cache_view(int layer, int64_t first_row) const {
   const Rows& rows = rows_now();
