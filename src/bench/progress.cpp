@@ -77,6 +77,7 @@ std::string describe(const Point& p) {
                                  p.batch, p.context.low);
   if (p.context.high != p.context.low) text += fmt::format("-{}", p.context.high);
   if (p.hop_b) text += fmt::format(", HOP-B {}", p.chunks);
+  if (p.kv_layout == KvLayout::paged) text += ", paged KV";
   return text + ", " + precision_text(p.precision);
 }
 

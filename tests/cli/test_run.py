@@ -164,7 +164,8 @@ def test_a_paged_cache_is_a_point_of_its_own(bench):
     sweep = bench.sweep(kv_layout=["dense", "paged"], context=[64, 130], kvp=2, tpa=1, strategy="helix",
                         precision=[SWEEP["precision"], {"weights": "bf16", "kv": "nvfp4",
                                                         "activations": "bf16"}])
-    assert bench.run(sweep).code == 0
+    result = bench.run(sweep)
+    assert result.code == 0 and result.stderr.count(", paged KV, ") == 8
     planned = {point["key"]: point["bytes_per_rank"] for point in
                json.loads(bench("plan", sweep, "--format", "json").stdout)["points"]}
     lines = bench.lines()
