@@ -43,9 +43,11 @@ std::vector<Trial> full_product(const std::vector<int>& levels,
 }
 
 std::vector<Trial> covering_array(const std::vector<int>& levels,
-                                  const std::function<bool(const Trial&)>& allowed, uint64_t seed) {
+                                  const std::function<bool(const Trial&)>& allowed, uint64_t seed,
+                                  const std::vector<Trial>& met) {
   const std::vector<Trial> all = full_product(levels, allowed);
   std::set<Pair> missing = pairs_of(all);
+  for (const Pair& p : pairs_of(met)) missing.erase(p);
   std::vector<Trial> chosen;
   constexpr uint64_t candidates = 64;
   for (uint64_t round = 0; !missing.empty(); ++round) {

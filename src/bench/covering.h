@@ -10,9 +10,10 @@ namespace helix {
 using Trial = std::vector<int>;  // the index of a value, for each axis
 
 // Greedy and seeded: each case is the best of some random ones. `allowed` says which cases exist;
-// pairs that are in no allowed case are not asked for.
+// pairs that are in no allowed case, or in one of `met`, are not asked for.
 std::vector<Trial> covering_array(const std::vector<int>& levels,
-                                  const std::function<bool(const Trial&)>& allowed, uint64_t seed);
+                                  const std::function<bool(const Trial&)>& allowed, uint64_t seed,
+                                  const std::vector<Trial>& met = {});
 // Every allowed case.
 std::vector<Trial> full_product(const std::vector<int>& levels,
                                 const std::function<bool(const Trial&)>& allowed);

@@ -262,6 +262,7 @@ std::vector<Verifier::Dealt> Verifier::deal(const Model& model, CaseDealer& deal
         if (describe(l).find(options_.only) != std::string::npos)
           all.push_back(deal(model, l, dealer.deal(l)));
   }
+  for (const auto& [l, c] : dealer.deal_rest()) all.push_back(deal(model, l, {c}));
   return all;
 }
 

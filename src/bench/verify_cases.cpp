@@ -1,5 +1,6 @@
 #include "bench/verify_cases.h"
 
+#include <algorithm>
 #include <iterator>
 #include <numeric>
 
@@ -97,20 +98,41 @@ Assignment control_assignment(const Model& model, const Layout& layout) {
 }
 
 std::vector<Trial> CaseDealer::deal(const Layout& layout) {
-  const auto fits = [&](const Trial& c) { return allowed(*model_, layout, c); };
-  std::vector<Trial> all = full_product(level_counts(), fits);
+  std::vector<Trial> all =
+      full_product(level_counts(), [&](const Trial& c) { return allowed(*model_, layout, c); });
   possible_.insert(possible_.end(), all.begin(), all.end());
+  std::vector<Trial> cases = choose(layout, std::move(all));
+  layouts_.push_back(layout);
+  dealt_.insert(dealt_.end(), cases.begin(), cases.end());
+  return cases;
+}
+
+std::vector<std::pair<Layout, Trial>> CaseDealer::deal_rest() {
+  const auto taker = [&](const Trial& c) {
+    return std::ranges::find_if(layouts_, [&](const Layout& l) { return allowed(*model_, l, c); });
+  };
+  std::vector<std::pair<Layout, Trial>> rest;
+  for (const Trial& c : covering_array(
+           level_counts(), [&](const Trial& t) { return taker(t) != layouts_.end(); }, seed_,
+           dealt_))
+    rest.emplace_back(*taker(c), c);
+  return rest;
+}
+
+std::vector<Trial> CaseDealer::choose(const Layout& layout, std::vector<Trial> all) {
+  const size_t turn = layouts_.size();
   if (full_) {
     // Pages are the same kernels through a table: they need not double the product.
-    std::erase_if(all, [turn = layouts_++](const Trial& c) {
-      return (std::reduce(c.begin(), c.end()) + turn) % 2 != 0;
+    std::erase_if(all, [turn](const Trial& c) {
+      return (static_cast<size_t>(std::reduce(c.begin(), c.end())) + turn) % 2 != 0;
     });
     return all;
   }
+  const auto fits = [&](const Trial& c) { return allowed(*model_, layout, c); };
   const bool spine = model_->experts.count == 0 && layout.dp == 1 && layout.pp == 1 &&
                      (layout.strategy == "helix" || layout.strategy == "tp");
   std::vector<Trial> cases = take(layout, fits, false, spine);
-  if (layouts_++ % 3 != 0) return cases;
+  if (turn % 3 != 0) return cases;
   const std::vector<Trial> more = take(layout, fits, true, false);
   cases.insert(cases.end(), more.begin(), more.end());
   return cases;

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "base/random.h"
+#include "bench/verify_cases.h"
+#include "layout/strategy.h"
 
 namespace helix {
 namespace {
@@ -20,6 +22,46 @@ TEST(Covering, MeetsEveryPossiblePair) {
     const PairCoverage coverage = pair_coverage(chosen, all);
     EXPECT_EQ(coverage.covered, coverage.possible);
     EXPECT_LE(chosen.size(), all.size());
+  }
+}
+
+// What stands already is not asked for again.
+TEST(Covering, AddsWhatIsMissing) {
+  const std::vector<int> levels = {3, 4, 3};
+  const auto any = [](const Trial&) { return true; };
+  auto chosen = covering_array(levels, any, 1);
+  EXPECT_TRUE(covering_array(levels, any, 2, chosen).empty());
+  const size_t whole = chosen.size();
+  std::erase_if(chosen, [](const Trial& t) { return t[0] == 2; });
+  const auto more = covering_array(levels, any, 2, chosen);
+  EXPECT_LT(more.size(), whole);
+  chosen.insert(chosen.end(), more.begin(), more.end());
+  const PairCoverage coverage = pair_coverage(chosen, full_product(levels, any));
+  EXPECT_EQ(coverage.covered, coverage.possible);
+}
+
+// However few layouts draw from a deck.
+TEST(Covering, VerifyMeetsAllPairsOfEveryModel) {
+  for (const char* name : {"tiny-llama", "tiny-deepseek", "tiny-v2-lite", "tiny-qwen3-moe"}) {
+    const Model model = read_model(preset_path(name));
+    for (const int ranks : {2, 6}) {
+      CaseDealer dealer(model, 1, false);
+      std::vector<Trial> run;
+      for (const Strategy& strategy : strategies())
+        for (const Layout& layout :
+             layouts(model, verified_precisions().front().precision, strategy, ranks, {})) {
+          const std::vector<Trial> dealt = dealer.deal(layout);
+          run.insert(run.end(), dealt.begin(), dealt.end());
+        }
+      const PairCoverage before = pair_coverage(run, dealer.possible());
+      EXPECT_LT(before.covered, before.possible) << name;  // so that there is a rest
+      for (const auto& [layout, c] : dealer.deal_rest()) {
+        run.push_back(c);
+        EXPECT_FALSE(refuse(model, assignment_of(model, layout, c).precision, layout));
+      }
+      const PairCoverage after = pair_coverage(run, dealer.possible());
+      EXPECT_EQ(after.covered, after.possible) << name;
+    }
   }
 }
 
