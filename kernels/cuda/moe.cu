@@ -1,4 +1,4 @@
-// Routing: a block a row; its warps take experts in turn for the scores, then one warp chooses.
+// Routing: a block an expert, which reads its weights once for all rows; then a warp a row chooses.
 // Products: a warp an output of one expert, eight of its rows at a time.
 #include "kernels/cuda/moe.h"
 
@@ -92,33 +92,65 @@ __device__ void mask_groups(const Routing& routing, float* compared, float* sums
   __syncwarp();
 }
 
-template <class Activation>
+// A thread keeps `vectors` times 8 of its expert's weights; a row's sum goes over a thread's
+// values, the lanes of a warp, then the warps in order. Rows in tiles of `tile_rows`, along the
+// grid.
+constexpr int vectors = 4;
+constexpr int tile_rows = 64;
 __global__ void __launch_bounds__(threads)
-    choose(Routing routing, int width, const Activation* x, Stored w, Stored bias,
-           RoutingTrace trace, Choice* out) {
+    router_logits(Format format, int rows, int width, const void* x, Stored w, const float* skew,
+                  float* logits) {
+  __shared__ float of_warps[warps][tile_rows];
+  release_next();
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int expert = static_cast<int>(blockIdx.x);
+  const int first = static_cast<int>(blockIdx.y) * tile_rows;
+  const int here = min(tile_rows, rows - first);
+  for (int begin = 0; begin < width; begin += vectors * threads * 8) {
+    float gains[vectors][8];
+#pragma unroll
+    for (int v = 0; v < vectors; ++v) {
+      const int i = begin + (v * threads + static_cast<int>(threadIdx.x)) * 8;
+      if (i < width) load8(w, int64_t{expert} * width + i, gains[v]);
+    }
+    if (begin == 0) wait_for_previous();
+    for (int row = 0; row < here; ++row) {
+      float sum = 0;
+#pragma unroll
+      for (int v = 0; v < vectors; ++v) {
+        const int i = begin + (v * threads + static_cast<int>(threadIdx.x)) * 8;
+        if (i >= width) break;
+        float values[8];
+        const int64_t at = int64_t{first + row} * width + i;
+        format == Format::bf16 ? load8(static_cast<const bf16*>(x) + at, values)
+                               : load8(static_cast<const float*>(x) + at, values);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) sum += values[j] * gains[v][j];
+      }
+      sum = sum_of_warp(sum);
+      if (lane == 0) of_warps[warp][row] = (begin == 0 ? 0 : of_warps[warp][row]) + sum;
+    }
+  }
+  __syncthreads();
+  for (int row = static_cast<int>(threadIdx.x); row < here; row += threads) {
+    float sum = 0;
+    for (const auto& partial : of_warps) sum += partial[row];
+    logits[int64_t{first + row} * gridDim.x + expert] = sum + (skew == nullptr ? 0 : skew[expert]);
+  }
+}
+
+__global__ void __launch_bounds__(32)
+    choose(Routing routing, const float* logits, Stored bias, RoutingTrace trace, Choice* out) {
   __shared__ float scores[max_experts], compared[max_experts], sums[max_experts];
   __shared__ bool taken[max_experts];
   __shared__ int chosen[max_experts];
   release_next();
   wait_for_previous();
-  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int lane = static_cast<int>(threadIdx.x);
   const int64_t row = blockIdx.x;
-  x += row * width;
-  with_type(w.format, [&]<class Weight>(Weight*) {
-    for (int expert = static_cast<int>(threadIdx.x) / 32; expert < routing.experts;
-         expert += warps) {
-      const Weight* const mine = w.as<Weight>().data + int64_t{expert} * width;
-      float sum = 0;
-      for (int i = lane; i < width; i += 32) sum += to_float(x[i]) * to_float(mine[i]);
-      sum = sum_of_warp(sum);
-      if (lane == 0) scores[expert] = sum + (routing.skew == nullptr ? 0 : routing.skew[expert]);
-    }
-  });
-  __syncthreads();
-  if (threadIdx.x >= 32) return;
-  if (trace.logits != nullptr)
-    for (int i = lane; i < routing.experts; i += 32)
-      trace.logits[row * routing.experts + i] = scores[i];
+  for (int i = lane; i < routing.experts; i += 32)
+    scores[i] = __ldcg(logits + row * routing.experts + i);
   score(routing, scores, lane);
   for (int i = lane; i < routing.experts; i += 32)
     compared[i] = scores[i] + (bias.base == nullptr ? 0 : plain_at(bias, i));
@@ -239,10 +271,17 @@ __global__ void weigh(int chosen, int width, const Choice* choices, const int32_
 
 template <class Activation>
 void route(const Routing& routing, int rows, int width, const Activation* x, const Stored& w,
-           const Stored& bias, const RoutingTrace& trace, Choice* out, const Launch& how) {
+           const Stored& bias, const RoutingTrace& trace, float* logits, Choice* out,
+           const Launch& how) {
   assert(rows > 0 && routing.experts <= max_experts && routing.chosen <= routing.experts);
-  launch("route", choose<Activation>, dim3(static_cast<unsigned>(rows)), threads, 0, how, 1,
-         routing, width, x, w, bias, trace, out);
+  assert(width % 8 == 0);
+  const dim3 grid(static_cast<unsigned>(routing.experts),
+                  static_cast<unsigned>((rows + tile_rows - 1) / tile_rows));
+  launch("router logits", router_logits, grid, threads, 0, how, 1,
+         std::is_same_v<Activation, bf16> ? Format::bf16 : Format::fp32, rows, width, x, w,
+         routing.skew, logits);
+  launch("choose", choose, dim3(static_cast<unsigned>(rows)), 32, 0, how, 1, routing, logits, bias,
+         trace, out);
 }
 
 void pair_up(int rows, const int32_t* rows_there, int chosen, const Choice* choices, int first,
@@ -295,7 +334,7 @@ void sum_pairs(int rows, int chosen, int width, const Choice* choices, const int
 
 #define INSTANTIATE(Activation)                                                                    \
   template void route(const Routing&, int, int, const Activation*, const Stored&, const Stored&,   \
-                      const RoutingTrace&, Choice*, const Launch&);                                \
+                      const RoutingTrace&, float*, Choice*, const Launch&);                        \
   template void any_experts_product(const ProductShape&, const Experts&, const Activation*,        \
                                     const Stored&, float*, const Launch&);                         \
   template void sum_pairs(int, int, int, const Choice*, const int32_t*, const float*, Activation*, \

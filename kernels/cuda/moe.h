@@ -27,15 +27,16 @@ struct Choice {
 // For verified steps; all null otherwise.
 struct RoutingTrace {
   const int32_t* forced = nullptr;  // [rows][chosen]: goes on with these; negative: with its own
-  float* logits = nullptr;          // [rows][experts]
   int32_t* own = nullptr;           // [rows][chosen]
 };
 // As cpu::router_logits and cpu::choose, row by row: choices by ascending expert, ties to the
 // lowest index. Sums in a fixed order: ranks that hold the same x decide the same. x:
-// [rows][width], w: [experts][width], bias: [experts] or nowhere, out: [rows][chosen].
+// [rows][width], w: [experts][width], bias: [experts] or nowhere, logits: [rows][experts], out:
+// [rows][chosen]. width: a multiple of 8.
 template <class Activation>
 void route(const Routing& routing, int rows, int width, const Activation* x, const Stored& w,
-           const Stored& bias, const RoutingTrace& trace, Choice* out, const Launch& launch);
+           const Stored& bias, const RoutingTrace& trace, float* logits, Choice* out,
+           const Launch& launch);
 
 // Who chose experts [first, first + count): pairs (row, expert) by ascending expert, then row.
 struct Pairs {

@@ -192,7 +192,7 @@ class CudaExecutor final : public PassageExecutor {
   Buffer<float> expert_sums_;  // of each pair, before they are weighted
   Buffer<int32_t> forced_;     // [layers of this stage][rows][chosen]
   std::vector<int32_t> forced_on_host_;
-  Buffer<float> router_logits_;  // of the last router, for verification
+  Buffer<float> router_logits_;  // of the last router
   Buffer<int32_t> own_choice_;
   bool forcing_ = false;            // the passage in hand goes on with the judge's choices
   bool forcing_codes_ = false;      // and with its codes of the newest tokens

@@ -233,12 +233,11 @@ void CudaExecutor::route(const Task& task, int layer) {
                         .skew = skew.data()};
   RoutingTrace trace;
   if (forcing_)
-    trace = {forced_.data() + layers_before(layer) * in.rows * e.chosen, router_logits_.data(),
-             own_choice_.data()};
+    trace = {forced_.data() + layers_before(layer) * in.rows * e.chosen, own_choice_.data()};
   const Stored bias = task.reads.size() < 3 ? Stored{} : stored(task.reads[2], layer);
   with_type(activations(), [&]<class A>(A*) {
     cuda::route(routing, narrow(in.rows), narrow(in.width), in.as<const A>(),
-                stored(task.reads[1], layer), bias, trace,
+                stored(task.reads[1], layer), bias, trace, router_logits_.data(),
                 array(task.writes[0], all_chunks).as<Choice>(), how(task));
   });
 }
