@@ -3,8 +3,6 @@
 #include <gtest/gtest.h>
 
 #include "base/random.h"
-#include "bench/verify_cases.h"
-#include "layout/strategy.h"
 
 namespace helix {
 namespace {
@@ -38,31 +36,6 @@ TEST(Covering, AddsWhatIsMissing) {
   chosen.insert(chosen.end(), more.begin(), more.end());
   const PairCoverage coverage = pair_coverage(chosen, full_product(levels, any));
   EXPECT_EQ(coverage.covered, coverage.possible);
-}
-
-// However few layouts draw from a deck.
-TEST(Covering, VerifyMeetsAllPairsOfEveryModel) {
-  for (const char* name : {"tiny-llama", "tiny-deepseek", "tiny-v2-lite", "tiny-qwen3-moe"}) {
-    const Model model = read_model(preset_path(name));
-    for (const int ranks : {2, 6}) {
-      CaseDealer dealer(model, 1, false);
-      std::vector<Trial> run;
-      for (const Strategy& strategy : strategies())
-        for (const Layout& layout :
-             layouts(model, verified_precisions().front().precision, strategy, ranks, {})) {
-          const std::vector<Trial> dealt = dealer.deal(layout);
-          run.insert(run.end(), dealt.begin(), dealt.end());
-        }
-      const PairCoverage before = pair_coverage(run, dealer.possible());
-      EXPECT_LT(before.covered, before.possible) << name;  // so that there is a rest
-      for (const auto& [layout, c] : dealer.deal_rest()) {
-        run.push_back(c);
-        EXPECT_FALSE(refuse(model, assignment_of(model, layout, c).precision, layout));
-      }
-      const PairCoverage after = pair_coverage(run, dealer.possible());
-      EXPECT_EQ(after.covered, after.possible) << name;
-    }
-  }
 }
 
 TEST(Covering, LosesAPairWithoutItsCases) {

@@ -35,6 +35,31 @@ TEST(Cases, OfALayoutWithADeckOfItsOwnMeetInAllPairs) {
   }
 }
 
+// However few layouts draw from a deck.
+TEST(Cases, OfAModelMeetAllPairs) {
+  for (const char* name : {"tiny-llama", "tiny-deepseek", "tiny-v2-lite", "tiny-qwen3-moe"}) {
+    const Model model = read_model(preset_path(name));
+    for (const int ranks : {2, 6}) {
+      CaseDealer dealer(model, 1, false);
+      std::vector<Trial> run;
+      for (const Strategy& strategy : strategies())
+        for (const Layout& layout :
+             layouts(model, verified_precisions().front().precision, strategy, ranks, {})) {
+          const std::vector<Trial> dealt = dealer.deal(layout);
+          run.insert(run.end(), dealt.begin(), dealt.end());
+        }
+      const PairCoverage before = pair_coverage(run, dealer.possible());
+      EXPECT_LT(before.covered, before.possible) << name;  // so that there is a rest
+      for (const auto& [layout, c] : dealer.deal_rest()) {
+        run.push_back(c);
+        EXPECT_FALSE(refuse(model, assignment_of(model, layout, c).precision, layout));
+      }
+      const PairCoverage after = pair_coverage(run, dealer.possible());
+      EXPECT_EQ(after.covered, after.possible) << name;
+    }
+  }
+}
+
 TEST(Cases, OfTheWholeProductAreDenseAndPagedByTurns) {
   const Model model = read_model(preset_path("tiny-llama"));
   CaseDealer dealer(model, 1, true);
