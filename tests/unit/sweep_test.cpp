@@ -7,6 +7,8 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <set>
 
 #include "layout/strategy.h"
 #include "tests/unit/sweeps.h"
@@ -44,6 +46,21 @@ TEST(Product, IsAllLegalLayoutsUnderEachLoad) {
                           "interval": [1, 16]})"))
                 .points.size(),
             4U * 3 * 3 * 2);
+}
+
+TEST(Product, DenseAndPagedAreTwoPoints) {
+  const Sweep sweep = read(with(R"({"kv_layout": ["dense", "paged"],
+                                    "exclude": [{"strategy": "tp", "kv_layout": "dense"}]})"));
+  std::map<KvLayout, int> counts;
+  std::set<std::string> keys;
+  for (const Point& p : sweep.points) {
+    ++counts[p.kv_layout];
+    keys.insert(key_of(p));
+    EXPECT_EQ(canonical_text(p), to_json(p).dump());
+  }
+  EXPECT_EQ(counts[KvLayout::dense], 3);
+  EXPECT_EQ(counts[KvLayout::paged], 4);
+  EXPECT_EQ(keys.size(), sweep.points.size());
 }
 
 TEST(Product, ExampleOfTheDesignIsRead) {
