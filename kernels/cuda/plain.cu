@@ -62,14 +62,14 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-// Warps of one head take its outputs in turn, then what is only carried along.
+// Warps of one head take its outputs in turn, from `begin` on, then what is only carried along.
 template <class Activation>
 __global__ void __launch_bounds__(threads)
-    multiply_heads(PerHeadShape shape, const Activation* x, Stored w, std::byte* y) {
+    multiply_heads(PerHeadShape shape, int begin, const Activation* x, Stored w, std::byte* y) {
   release_next();
   wait_for_previous();
   const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int n = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+  const int n = begin + static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
   const int head = static_cast<int>(blockIdx.y);
   if (n >= shape.y_size) return;
   std::byte* const message = y + head / shape.part_heads * shape.part_bytes;
@@ -132,17 +132,13 @@ __global__ void __launch_bounds__(threads)
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-// By tensor cores, a few rows at a time; false where they do not serve.
+// By tensor cores; false where they do not serve.
 template <class Weight>
 bool multiply_tiles(const ProductShape& shape, const bf16* x, const Stored& w, bf16* y,
                     const Launch& how) {
   if (!served<Weight>(shape) || !aligned(x) || !aligned(w.base) || shape.x_stride % 8 != 0)
     return false;
-  for (int row = 0; row < shape.rows; row += max_product_rows) {
-    ProductShape some = shape;
-    some.rows = std::min(max_product_rows, shape.rows - row);
-    product(some, x + row * shape.x_stride, w.as<Weight>(), y + row * shape.y_stride, how);
-  }
+  product(shape, x, w.as<Weight>(), y, how);
   return true;
 }
 bool by_tiles(const ProductShape& shape, const bf16* x, const Stored& w, bf16* y,
@@ -155,6 +151,35 @@ bool by_tiles(const ProductShape& shape, const bf16* x, const Stored& w, bf16* y
   }
 }
 bool by_tiles(const ProductShape&, const float*, const Stored&, float*, const Launch&) {
+  return false;
+}
+
+// By tensor cores, where all heads stand in one part; not what is only carried along.
+template <class Weight>
+bool heads_by_tiles(const PerHeadShape& shape, const bf16* x, const Stored& w, std::byte* y,
+                    const Launch& how) {
+  const ProductShape one{.rows = shape.rows,
+                         .outputs = shape.made,
+                         .inputs = shape.inputs,
+                         .x_stride = shape.x_size,
+                         .y_stride = shape.y_size};
+  const bool together = shape.part_heads == shape.heads && shape.lses == nullptr;
+  if (!together || !served<Weight>(one) || !aligned(x) || !aligned(w.base) || shape.x_size % 8 != 0)
+    return false;
+  experts_product(one, {.count = shape.heads, .rows_each = shape.rows}, x, w.as<Weight>(),
+                  reinterpret_cast<bf16*>(y), how);
+  return true;
+}
+bool heads_by_tiles(const PerHeadShape& shape, const bf16* x, const Stored& w, std::byte* y,
+                    const Launch& how) {
+  switch (w.format) {
+    case Format::bf16: return heads_by_tiles<bf16>(shape, x, w, y, how);
+    case Format::fp8: return heads_by_tiles<fp8>(shape, x, w, y, how);
+    case Format::nvfp4: return heads_by_tiles<nvfp4>(shape, x, w, y, how);
+    default: return false;
+  }
+}
+bool heads_by_tiles(const PerHeadShape&, const float*, const Stored&, std::byte*, const Launch&) {
   return false;
 }
 
@@ -173,9 +198,11 @@ template <class Activation>
 void per_head(const PerHeadShape& shape, const Activation* x, const Stored& w, std::byte* y,
               const Launch& how) {
   assert(shape.heads % shape.part_heads == 0 && shape.made <= shape.y_size);
-  const dim3 grid(static_cast<unsigned>((shape.y_size + warps - 1) / warps),
+  const int begin = heads_by_tiles(shape, x, w, y, how) ? shape.made : 0;
+  if (begin == shape.y_size) return;
+  const dim3 grid(static_cast<unsigned>((shape.y_size - begin + warps - 1) / warps),
                   static_cast<unsigned>(shape.heads));
-  launch("per head", multiply_heads<Activation>, grid, threads, 0, how, 1, shape, x, w, y);
+  launch("per head", multiply_heads<Activation>, grid, threads, 0, how, 1, shape, begin, x, w, y);
 }
 
 template <class Activation>

@@ -1,6 +1,6 @@
 // y [m][n] = x [m][k] w [n][k]^T for few rows m: the time is that of reading w once.
 //
-// All outputs (of all experts that have rows, eight rows at a time) stand in one line, cut evenly
+// All outputs (of all matrices that have rows, eight rows at a time) stand in one line, cut evenly
 // over clusters of 1 to 8 blocks (more where outputs are few), so that every SM reads the same. The
 // warps of a cluster, 8 a block, take chunks of k in turn; where there are fewer chunks than warps,
 // they take tiles of outputs in turn as well. A slot of a warp's ring (device.cuh) is a tile of 16
@@ -201,6 +201,13 @@ __device__ Job job_at(const Experts& experts, const Jobs& jobs, int index) {
   return {low, first, min(8, experts.begins[low + 1] - first)};
 }
 
+// The same where each has as many rows.
+__device__ __host__ int jobs_each(const Experts& experts) { return (experts.rows_each + 7) / 8; }
+__device__ Job equal_job_at(const Experts& experts, int index) {
+  const int first = 8 * (index % jobs_each(experts));
+  return {index / jobs_each(experts), first, min(8, experts.rows_each - first)};
+}
+
 // Which part of w a slot holds: 16 rows of one chunk. Counted, not computed: divisions by the
 // number of tiles would take longer than the products.
 struct Place {
@@ -253,13 +260,18 @@ __global__ void __launch_bounds__(threads, 2)
     wait_for_previous();
     list_jobs(experts, jobs);
   }
-  const int64_t outputs = int64_t{shape.outputs} * (chosen ? jobs.before[experts.count] : 1);
+  const int64_t outputs = int64_t{shape.outputs} * (chosen ? jobs.before[experts.count]
+                                                           : experts.count * jobs_each(experts));
   const int64_t end = outputs * (index + 1) / clusters;
   int64_t stop = 0;
 #pragma unroll 1
   for (int64_t begin = outputs * index / clusters; begin < end; begin = stop) {
     const int number = static_cast<int>(begin / shape.outputs);
-    const Job job = chosen ? job_at(experts, jobs, number) : Job{0, 0, shape.rows};
+    const Job job = chosen ? job_at(experts, jobs, number) : equal_job_at(experts, number);
+    const auto place_of = [&](int row) {
+      return chosen ? int64_t{job.first + row}
+                    : int64_t{job.first + row} * experts.count + job.matrix;
+    };
     const int first = static_cast<int>(begin - int64_t{number} * shape.outputs);
     const int last = static_cast<int>(min(min(end - begin, int64_t{shape.outputs - first}),
                                           int64_t{Tiles} * tile_rows * tile_step));
@@ -315,7 +327,7 @@ __global__ void __launch_bounds__(threads, 2)
         const int input = k + chunk * (16 / static_cast<int>(sizeof(bf16)));
         const bool valid = input < shape.inputs;
         const int64_t from =
-            experts.row_of == nullptr ? job.first + row : experts.row_of[job.first + row];
+            experts.row_of == nullptr ? place_of(row) : experts.row_of[job.first + row];
         copy_chunk(to + swizzled(row, chunk, x_row_bytes),
                    valid ? x + from * shape.x_stride + input : x, valid);
       }
@@ -393,7 +405,7 @@ __global__ void __launch_bounds__(threads, 2)
       }
       if (n >= last) continue;
       sum *= rest_of_scale<Weight>(w.scale);
-      const int64_t to = (job.first + m) * shape.y_stride + first + n;
+      const int64_t to = place_of(m) * shape.y_stride + first + n;
       if (wide_out) static_cast<float*>(y)[to] = sum;
       else static_cast<bf16*>(y)[to] = to_bf16(sum);
     }
@@ -403,22 +415,23 @@ __global__ void __launch_bounds__(threads, 2)
 }
 
 template <class Weight>
-void start(const ProductShape& shape, const Experts& experts, const bf16* x,
-           const Values<const Weight>& w, void* y, bool wide_out, const Launch& how) {
+void start(ProductShape shape, const Experts& experts, const bf16* x, const Values<const Weight>& w,
+           void* y, bool wide_out, const Launch& how) {
   using C = Chunk<Weight>;
-  assert(served<Weight>(shape) && shape.rows > 0 && shape.rows <= max_product_rows);
+  assert(served<Weight>(shape) && shape.rows > 0);
+  shape.rows = std::min(shape.rows, max_product_rows);  // at once
   assert(shape.x_stride * static_cast<int64_t>(sizeof(bf16)) % 16 == 0 && how.blocks > 0);
-  assert(experts.begins == nullptr || (experts.count > 0 && experts.count <= max_experts));
+  assert(experts.begins == nullptr || experts.count <= max_experts);
+  const bool single = experts.begins == nullptr && experts.count == 1;
   // A block with fewer than 16 outputs leaves its slots half empty. How many outputs the experts
   // have that were chosen, only the device knows.
   const int64_t outputs = shape.outputs;
   int cluster = 1;
-  while (experts.begins == nullptr && cluster < 8 &&
-         2 * cluster * outputs <= how.blocks * tile_rows) {
+  while (single && cluster < 8 && 2 * cluster * outputs <= how.blocks * tile_rows) {
     cluster *= 2;
   }
   const int clusters =
-      experts.begins == nullptr ? std::clamp(how.blocks / cluster, 1, shape.outputs) : how.blocks;
+      single ? std::clamp(how.blocks / cluster, 1, shape.outputs * jobs_each(experts)) : how.blocks;
   const auto start = [&](auto kernel, int slots) {
     const int x_bytes = shape.rows * C::inputs * static_cast<int>(sizeof(bf16));
     const int ring_bytes = warps * slots * (C::bytes + x_bytes);
@@ -428,7 +441,7 @@ void start(const ProductShape& shape, const Experts& experts, const bf16* x,
            experts, x, w, y, wide_out);
   };
   if constexpr (std::is_same_v<Weight, bf16>) {
-    const bool one = experts.begins == nullptr && outputs <= clusters * tile_rows;
+    const bool one = single && outputs * jobs_each(experts) <= clusters * tile_rows;
     if (shape.rows <= 2) {
       start(one ? multiply<1, 3, Weight> : multiply<8, 3, Weight>, 3);
     } else {
@@ -445,7 +458,7 @@ void start(const ProductShape& shape, const Experts& experts, const bf16* x,
 template <class Weight>
 void product(const ProductShape& shape, const bf16* x, const Values<const Weight>& w, bf16* y,
              const Launch& how) {
-  start(shape, Experts{}, x, w, y, false, how);
+  start(shape, {.count = 1, .rows_each = shape.rows}, x, w, y, false, how);
 }
 
 template <class Weight, class Out>

@@ -11,13 +11,13 @@
 namespace helix::cuda {
 
 struct ProductShape {
-  int rows = 0;  // m, at most 8; of experts: the most that are done at once
+  int rows = 0;  // m
   int outputs = 0;
   int inputs = 0;
   int64_t x_stride = 0;
   int64_t y_stride = 0;
 };
-inline constexpr int max_product_rows = 8;
+inline constexpr int max_product_rows = 8;  // that share what is read of w
 
 // Whether these kernels take it: rows of w and their scales must be aligned to what is copied.
 template <class Weight>
@@ -38,6 +38,9 @@ struct Experts {
   int count = 0;
   const int32_t* begins = nullptr;
   const int32_t* row_of = nullptr;  // of a pair; null: pair p reads row p
+  // Without begins: matrix e has so many rows of x and of y: e, count + e, 2 count + e … (a head
+  // each).
+  int rows_each = 0;
 };
 // y[p][n] = sum over k of x[row of pair p][k] w[expert of p][n][k]: weights of the chosen alone are
 // read, once for eight pairs.

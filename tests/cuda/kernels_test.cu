@@ -159,6 +159,11 @@ void all_cases(bool quick) {
   experts_cases<fp8, bf16, float>(quick);
   experts_cases<nvfp4, bf16, bf16>(quick);
   experts_cases<nvfp4, bf16, float>(quick);
+  per_head_cases<bf16, bf16>();
+  per_head_cases<fp8, bf16>();
+  per_head_cases<nvfp4, bf16>();
+  per_head_cases<float, float>();
+  per_head_cases<nvfp4, float>();
   travel_cases<float>(quick);
   travel_cases<bf16>(quick);
   experts_cases<float, bf16, bf16>(true);

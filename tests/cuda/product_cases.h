@@ -144,4 +144,57 @@ void experts_cases(bool quick) {
   }
 }
 
+// A matrix a head, and what is only carried along; heads in one part, or in messages of some.
+template <class Weight, class Activation>
+void per_head_cases() {
+  struct Case {
+    int rows, heads, made, inputs, carried, part_heads;
+  };
+  for (const Case& c : {Case{1, 128, 512, 128, 64, 128},
+                        {3, 4, 40, 64, 8, 4},
+                        {17, 5, 24, 128, 0, 5},
+                        {8, 2, 128, 512, 0, 2},
+                        {9, 6, 20, 48, 16, 6},
+                        {5, 8, 16, 64, 8, 2}}) {
+    if (std::is_same_v<Weight, nvfp4> && c.inputs % nvfp4_block != 0) continue;
+    const int x_size = c.inputs + c.carried, y_size = c.made + c.carried;
+    const auto x = normals<Activation>(int64_t{c.rows} * c.heads * x_size);
+    const Weights<Weight> w(int64_t{c.heads} * c.made * c.inputs);
+    std::vector<Activation> expected(int64_t{c.rows} * c.heads * y_size);
+    const int64_t part = int64_t{c.rows} * c.part_heads * y_size;  // values of a message
+    for (int row = 0; row < c.rows; ++row)
+      for (int head = 0; head < c.heads; ++head) {
+        const Activation* const from = &x[(int64_t{row} * c.heads + head) * x_size];
+        Activation* const to =
+            &expected[head / c.part_heads * part +
+                      (int64_t{row} * c.part_heads + head % c.part_heads) * y_size];
+        cpu::reference::product<float, Activation>(
+            {.rows = 1,
+             .outputs = c.made,
+             .inputs = c.inputs,
+             .x_stride = x_size,
+             .y_stride = y_size},
+            from, Values<const float>(&w.values[int64_t{head} * c.made * c.inputs]), to);
+        std::copy_n(from + c.inputs, c.carried, to + c.made);
+      }
+    const Buffer<Activation> xs{std::span<const Activation>(x)};
+    const std::vector<Activation> before(expected.size(), from_float<Activation>(nan));
+    const Buffer<Activation> y{std::span<const Activation>(before)};
+    per_head({.rows = c.rows,
+              .heads = c.heads,
+              .made = c.made,
+              .inputs = c.inputs,
+              .x_size = x_size,
+              .y_size = y_size,
+              .part_heads = c.part_heads,
+              .part_bytes = part * static_cast<int64_t>(sizeof(Activation))},
+             xs.data(), w.view(), reinterpret_cast<std::byte*>(y.data()), how());
+    HELIX_CUDA(cudaStreamSynchronize(stream.get()));
+    expect_close(y.read(), expected, product_tolerance<Activation>,
+                 std::string("per head ") + name_of<Activation> + " by " + name_of<Weight> + " " +
+                     std::to_string(c.rows) + " x " + std::to_string(c.heads) + " heads, " +
+                     std::to_string(c.made) + " x " + std::to_string(c.inputs));
+  }
+}
+
 }  // namespace helix::cuda
