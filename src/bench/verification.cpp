@@ -154,6 +154,12 @@ double code_beyond(Format activations) { return activations == Format::fp32 ? 1e
 
 namespace {
 
+double largest_of(std::span<const float> logits) {
+  double largest = 0;
+  for (const float logit : logits) largest = std::max(largest, std::abs(double{logit}));
+  return largest;
+}
+
 // The worst relative error of this rank's part of one step's logits.
 double worst_error(const Executor& executor, const std::vector<const Verdict*>& verdicts,
                    int64_t step) {
@@ -167,10 +173,8 @@ double worst_error(const Executor& executor, const std::vector<const Verdict*>& 
   double worst = 0;
   for (size_t row = 0; row < verdicts.size(); ++row) {
     const float* judged = verdicts[row]->logits.data() + step * vocabulary;
-    double largest = 0;
+    const double largest = largest_of({judged, static_cast<size_t>(vocabulary)});
     double difference = 0;
-    for (int64_t i = 0; i < vocabulary; ++i)
-      largest = std::max(largest, std::abs(static_cast<double>(judged[i])));
     for (int64_t i = 0; i < words.count; ++i) {
       const double d =
           std::abs(static_cast<double>(
@@ -228,7 +232,8 @@ class Forced {
   RouterCheck check_;
 };
 
-// Sampled tokens that are not the judge's, though its margin leaves no doubt.
+// Sampled tokens that are not the judge's, though its margin leaves no doubt. `error`: of all
+// ranks, for the words of any of them may have won.
 int64_t wrong_tokens(const Executor& executor, const std::vector<const Verdict*>& verdicts,
                      int64_t step, double error) {
   const auto sampled = executor.sampled();
@@ -237,9 +242,9 @@ int64_t wrong_tokens(const Executor& executor, const std::vector<const Verdict*>
     const Verdict& v = *verdicts[row];
     const auto vocabulary = v.logits.size() / v.tokens.size();
     const int32_t judged = v.tokens[static_cast<size_t>(step)];
-    const double scale =
-        std::abs(v.logits[static_cast<size_t>(step) * vocabulary + static_cast<size_t>(judged)]);
-    wrong += sampled[row] != judged && v.margins[static_cast<size_t>(step)] > 2 * error * scale;
+    const double largest =
+        largest_of(std::span(v.logits).subspan(static_cast<size_t>(step) * vocabulary, vocabulary));
+    wrong += sampled[row] != judged && v.margins[static_cast<size_t>(step)] > 2 * error * largest;
   }
   return wrong;
 }
@@ -263,12 +268,13 @@ Comparison compare_steps(MPI_Comm ranks, Executor& executor, const Assignment& w
     executor.teach(teacher);
     executor.step();
     result.max_rel_err = std::max(result.max_rel_err, worst_error(executor, verdicts, step));
+    HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &result.max_rel_err, 1, MPI_DOUBLE, MPI_MAX, ranks));
     result.tokens_differing += wrong_tokens(executor, verdicts, step, result.max_rel_err);
     if (hashes)
       result.hashes_differing += count_differing(ranks, executor.schedule().place, hashes->take());
   }
   forced.count_in(result);
-  for (double* value : {&result.max_rel_err, &result.routers.error, &result.beyond})
+  for (double* value : {&result.routers.error, &result.beyond})
     HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, value, 1, MPI_DOUBLE, MPI_MAX, ranks));
   HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &result.tokens_differing, 1, MPI_INT64_T, MPI_MAX, ranks));
   for (int64_t* count : {&result.routers.choices, &result.routers.differing, &result.routers.wrong,
