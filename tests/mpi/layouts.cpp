@@ -9,6 +9,7 @@
 #include "bench/timing.h"
 #include "bench/verification.h"
 #include "execute/cpu/executor.h"
+#include "kernels/cpu/elementwise.h"
 #include "layout/strategy.h"
 
 namespace helix {
@@ -223,6 +224,35 @@ TEST(Layouts, AnotherChoiceOfExpertsIsSeen) {
     EXPECT_FALSE(c.passed(1e9));
   }
   world.meet();
+}
+
+// A token that the logits do not make, though all of them are right: of a rank that picks the word
+// before its best one.
+TEST(Layouts, AnotherTokenIsSeen) {
+  World world;
+  Judges judges(world);
+  const Model model = read_model(preset_path("tiny-llama"));
+  for (const Format f : {Format::fp32, Format::bf16}) {
+    const Assignment work{.model = &model,
+                          .layout = {.strategy = "tp", .tpa = 2, .tpf = 2},
+                          .precision = all_of(f),
+                          .lengths = {100, 40},
+                          .steps = steps};
+    const auto verdicts = judges.judge(work, steps);
+    if (const Communicator& ranks = world.first(2); ranks) {
+      cpu::CpuExecutor executor(ranks.get(), work);
+      executor.hooks().after = [&](const Task& task, int) {
+        if (task.op != Op::pick) return;
+        auto* best = reinterpret_cast<cpu::Best*>(executor.view(task.writes[0], all_chunks).data);
+        for (size_t row = 0; row < work.lengths.size(); ++row) --best[row].index;
+      };
+      const Comparison c = compare_steps(ranks.get(), executor, work, verdicts, steps);
+      EXPECT_LE(c.max_rel_err, tolerance(work.precision));
+      EXPECT_GT(c.tokens_differing, 0);
+      EXPECT_FALSE(c.passed(tolerance(work.precision)));
+    }
+    world.meet();
+  }
 }
 
 // Codes of quantised KV caches: near ties are forced and few, and a cache that is off is seen.
