@@ -53,10 +53,33 @@ struct Names {
 struct HostFloor {
   double bytes_per_s;  // of the step's working set: each task finds the caches full of the others'
   double flops_per_s;
-  double sharing;
-  double read_us(const Cost& c) const { return 1e6 * sharing * (c.early + c.late) / bytes_per_s; }
-  double compute_us(const Cost& c) const { return 1e6 * sharing * c.flops / flops_per_s; }
-  double us(const Cost& c) const { return std::max(read_us(c), compute_us(c)); }
+  double sharing;  // ranks that work at a time
+
+  // Of costs side by side, on all ranks alike: the rank with the most of each as if it were alone,
+  // or all of them on what they share, where some have little to do (dp_ep with few requests).
+  struct Least {
+    std::vector<double> us, compute_us;
+  };
+  Least least(MPI_Comm ranks, const std::vector<Cost>& costs) const {
+    const size_t count = costs.size();
+    std::vector<double> read, compute;
+    for (const Cost& c : costs) {
+      read.push_back(1e6 * (c.early + c.late) / bytes_per_s);
+      compute.push_back(1e6 * c.flops / flops_per_s);
+    }
+    const auto shared = [&](std::vector<double> us) {
+      const std::vector<double> most = maximum(ranks, us);
+      int size = 1;
+      HELIX_MPI(MPI_Comm_size(ranks, &size));
+      HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, us.data(), count_of(std::ssize(us)), MPI_DOUBLE,
+                              MPI_SUM, ranks));
+      for (size_t i = 0; i < count; ++i) us[i] = std::max(most[i], sharing * us[i] / size);
+      return us;
+    };
+    Least all{.us = shared(std::move(read)), .compute_us = shared(std::move(compute))};
+    for (size_t i = 0; i < count; ++i) all.us[i] = std::max(all.us[i], all.compute_us[i]);
+    return all;
+  }
 };
 
 std::vector<Roofline::Task> task_floors(MPI_Comm ranks, const Executor& executor,
@@ -64,21 +87,18 @@ std::vector<Roofline::Task> task_floors(MPI_Comm ranks, const Executor& executor
   const Schedule& schedule = executor.schedule();
   const std::span<const Cover> covers = executor.covers();
   const Names names(ranks, executor);
-  const size_t count = names.names.size();
-  std::vector<double> floors(2 * count);  // behind each task's the one of its FLOPs
+  std::vector<Cost> costs(names.names.size());
   for (int i = 0; i < schedule.place.l.pp; ++i) {
     const StepState state = executor.state(i);
-    for (size_t c = 0; c < covers.size(); ++c) {
-      const int layers = layers_of(schedule, covers[c]);
-      const Cost one = cost(schedule, covers[c], state);
-      floors[names.of_cover[c]] += layers * floor.us(one);
-      floors[count + names.of_cover[c]] += layers * floor.compute_us(one);
-    }
+    for (size_t c = 0; c < covers.size(); ++c)
+      for (int layer = 0; layer < layers_of(schedule, covers[c]); ++layer)
+        costs[names.of_cover[c]] += cost(schedule, covers[c], state);
   }
-  floors = maximum(ranks, std::move(floors));
+  const HostFloor::Least least = floor.least(ranks, costs);
   std::vector<Roofline::Task> tasks;
-  for (size_t i = 0; i < count; ++i)
-    tasks.push_back({names.names[i], floors[i], floors[i] > 0 && floors[count + i] >= floors[i]});
+  for (size_t i = 0; i < costs.size(); ++i)
+    tasks.push_back(
+        {names.names[i], least.us[i], least.us[i] > 0 && least.compute_us[i] >= least.us[i]});
   return tasks;
 }
 
@@ -202,16 +222,17 @@ Roofline roofline(MPI_Comm ranks, const Executor& executor, Format activations,
     c += step_cost(executor.schedule(), executor.state(i));
   const double bytes = c.early + c.late;
   HostFloor floor{host.read_rate(bytes * sharing), host.flops_rate(activations), sharing};
-  std::array<double, 3> mine = {bytes, c.flops, floor.us(c)};
+  const double floor_us = floor.least(ranks, {c}).us.front();
   struct {
-    double floor_us;
+    double us;
     int rank;
-  } busiest{.floor_us = mine[2], .rank = 0};
+  } busiest{.us = std::max(bytes / floor.bytes_per_s, c.flops / floor.flops_per_s), .rank = 0};
   HELIX_MPI(MPI_Comm_rank(ranks, &busiest.rank));
   HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &busiest, 1, MPI_DOUBLE_INT, MPI_MAXLOC, ranks));
-  HELIX_MPI(MPI_Bcast(mine.data(), 3, MPI_DOUBLE, busiest.rank, ranks));
+  std::array<double, 2> most = {bytes, c.flops};
+  HELIX_MPI(MPI_Bcast(most.data(), 2, MPI_DOUBLE, busiest.rank, ranks));
   floor.sharing = at_once;
-  return {mine[0], mine[1], mine[2], task_floors(ranks, executor, floor)};
+  return {most[0], most[1], floor_us, task_floors(ranks, executor, floor)};
 }
 
 }  // namespace helix

@@ -49,9 +49,9 @@ TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor);
 // are no experts.
 Json experts_touched(MPI_Comm ranks, const Executor& executor);
 
-// What the busiest rank has to move and to compute in its next step, and how long it takes at least
-// when `sharing` such ranks share a host. Of a task timed alone: when `at_once` of them run at a
-// time, as no more have a core.
+// What the busiest rank has to move and to compute in its next step, and how long the step takes at
+// least when `sharing` ranks share a host: the busiest as if alone, or all of them together. Of a
+// task timed alone: when `at_once` of them run at a time, as no more have a core.
 Roofline roofline(MPI_Comm ranks, const Executor& executor, Format activations,
                   const HostRates& host, double sharing, double at_once);
 
