@@ -15,6 +15,7 @@
 #include "bench/trace.h"
 #include "bench/watchdog.h"
 #include "execute/factory.h"
+#include "machine/measure.h"
 
 namespace helix {
 

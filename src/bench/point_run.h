@@ -14,9 +14,9 @@
 #include "bench/signals.h"
 #include "bench/verification.h"
 #include "bench/world.h"
+#include "execute/cpu/host_rates.h"
 #include "execute/weights.h"
 #include "machine/machine.h"
-#include "machine/measure.h"
 
 namespace helix {
 

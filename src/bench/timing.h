@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "bench/line.h"
+#include "execute/cpu/host_rates.h"
 #include "execute/executor.h"
-#include "machine/measure.h"
 
 namespace helix {
 

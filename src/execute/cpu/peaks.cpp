@@ -6,6 +6,7 @@
 #include <new>
 #include <vector>
 
+#include "execute/cpu/host_rates.h"
 #include "execute/factory.h"
 #include "execute/types.h"
 #include "kernels/cpu/attention.h"
