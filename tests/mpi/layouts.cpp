@@ -255,6 +255,38 @@ TEST(Layouts, AnotherTokenIsSeen) {
   }
 }
 
+// Another rank's words may have won, wrong by their logits alone: the tokens are then no second
+// error, though this rank's logits are right. Each rank in turn, so that every token is met.
+TEST(Layouts, ATokenIsNoErrorOfARankWhoseLogitsAreRight) {
+  World world;
+  Judges judges(world);
+  const Model model = read_model(preset_path("tiny-llama"));
+  const Assignment work{.model = &model,
+                        .layout = {.strategy = "tp", .tpa = 2, .tpf = 2},
+                        .precision = all_of(Format::fp32),
+                        .lengths = {100, 40},
+                        .steps = steps};
+  const auto verdicts = judges.judge(work, steps);
+  for (int off = 0; off < 2; ++off) {
+    if (const Communicator& ranks = world.first(2); ranks) {
+      cpu::CpuExecutor executor(ranks.get(), work);
+      const int rank = executor.schedule().place.in_stage();
+      executor.hooks().after = [&](const Task& task, int) {
+        if (task.op != Op::pick || rank != off) return;
+        const TensorView logits = executor.view(task.reads[0], all_chunks);
+        auto* values = reinterpret_cast<float*>(logits.data);
+        for (int64_t i = 0; i < logits.rows * logits.values; ++i) values[i] += 100;
+        auto* best = reinterpret_cast<cpu::Best*>(executor.view(task.writes[0], all_chunks).data);
+        for (size_t row = 0; row < work.lengths.size(); ++row) best[row].value += 100;
+      };
+      const Comparison c = compare_steps(ranks.get(), executor, work, verdicts, steps);
+      EXPECT_GT(c.max_rel_err, 1);
+      EXPECT_EQ(c.tokens_differing, 0);
+    }
+    world.meet();
+  }
+}
+
 // Codes of quantised KV caches: near ties are forced and few, and a cache that is off is seen.
 TEST(Layouts, QuantisedCachesAreForcedAndBounded) {
   World world;
