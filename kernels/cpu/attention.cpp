@@ -95,6 +95,13 @@ Tile<Kv> tile_at(const KvView<Kv>& kv, const Split& split, int64_t t) {
           std::min(tile_tokens, split.tokens - t)};
 }
 
+// Do the heads of a KV head decode its codes while they multiply? Several groups of heads share
+// what is decoded once; so do those that compute in fp32.
+template <class X, class Kv>
+bool decode_codes(int64_t heads) {
+  return std::is_same_v<X, bf16> && !std::is_same_v<X, Kv> && heads <= 4;
+}
+
 // `next`: the keys that are read after this split's.
 template <class X, class Kv>
 void attend_split(const Group<X>& group, const KvView<Kv>& kv, const Split& split,
@@ -105,16 +112,14 @@ void attend_split(const Group<X>& group, const KvView<Kv>& kv, const Split& spli
     const Ahead keys = t + tile_tokens < split.tokens
                            ? Ahead(tile_at(kv, split, t + tile_tokens).k, kv.k_stride)
                            : next;
-    constexpr bool same = std::is_same_v<X, Kv>;
-    constexpr bool decodes = std::is_same_v<X, bf16>;  // as it multiplies
-    if constexpr (!same) {
-      if (!decodes || group.heads > 4) {
-        attend_widened(group, tile, values, keys, poll);
-        poll();
-        continue;
-      }
+    if constexpr (std::is_same_v<X, Kv>) {
+      attend_heads(group, tile, values, keys, poll);
+    } else if constexpr (std::is_same_v<X, bf16>) {
+      if (decode_codes<X, Kv>(group.heads)) attend_heads(group, tile, values, keys, poll);
+      else attend_widened(group, tile, values, keys, poll);
+    } else {
+      attend_widened(group, tile, values, keys, poll);
     }
-    if constexpr (same || decodes) attend_heads(group, tile, values, keys, poll);
     poll();
   }
 }
@@ -123,8 +128,8 @@ void attend_split(const Group<X>& group, const KvView<Kv>& kv, const Split& spli
 // order, and log-sum-exp.
 template <class Kv, class Activation>
 void merge_splits(int64_t splits, const float* outs, const Running* running, int64_t out_step,
-                  int64_t running_step, int64_t value_size, float value_scale, Activation* out,
-                  float* lse) {
+                  int64_t running_step, int64_t value_size, Position position, float value_scale,
+                  Activation* out, float* lse) {
   float max = std::numeric_limits<float>::lowest();
   for (int64_t s = 0; s < splits; ++s) max = std::max(max, running[s * running_step].max);
   float weights[most_splits];
@@ -145,7 +150,7 @@ void merge_splits(int64_t splits, const float* outs, const Running* running, int
       store(merged * value_scale, arranged + i);
     }
     alignas(64) float values[line_values<Kv>];
-    disarrange<Kv>(arranged, values);
+    disarrange<Kv>(arranged, position, values);
     const int64_t count = std::min(value_size - d, line_values<Kv>);
     for_lanes(count,
               [&](int64_t i, auto read, auto write) { write(read(values + i), out + d + i); });
@@ -163,6 +168,10 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
   assert(part.element_bytes == sizeof(Activation) && part.value_size == shape.value_size);
   const int64_t group_heads = shape.heads / shape.kv_heads;
   using X = Operand<Kv, Activation>;
+  const bool decodes = decode_codes<X, Kv>(group_heads);
+  const Position position = std::is_same_v<X, float>               ? cpu::position<float>
+                            : decodes && std::is_same_v<Kv, nvfp4> ? position_of_block
+                                                                   : position_beside;
   const int64_t q_stride = round_up(shape.head_size, line_values<Kv>);
   const int64_t value_stride =
       round_up(shape.value_size,
@@ -204,15 +213,20 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
                [&](int64_t i) {
                  const Split& split = splits[base + i];
                  static thread_local Scratch scratch;
-                 X* const queries = scratch.take<X>(group_heads * q_stride);
+                 X* const queries = scratch.take<X>(5 * group_heads * q_stride);
                  const Activation* from = q + split.pair * group_heads * shape.head_size;
                  for (int64_t h = 0; h < group_heads; ++h)
                    arrange<Kv>(from + h * shape.head_size, shape.head_size, queries + h * q_stride);
+                 X* const spread = queries + group_heads * q_stride;
+                 if constexpr (std::is_same_v<X, bf16>) {
+                   for (int64_t h = 0; decodes && h < group_heads; ++h)
+                     cpu::spread(queries + h * q_stride, q_stride, group_heads, h, spread);
+                 }
                  const Group<X> group{.heads = group_heads,
                                       .size = shape.head_size,
                                       .value_size = shape.value_size,
                                       .scale = shape.scale * kv[split.pair].k.scale,
-                                      .q = queries,
+                                      .q = decodes ? spread : queries,
                                       .q_stride = q_stride,
                                       .out = wave_outs + i * split_values,
                                       .value_stride = value_stride,
@@ -236,7 +250,7 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
           first_split[pair + 1] - base - first,
           wave_outs + first * split_values + i % group_heads * value_stride,
           wave_runnings + first * group_heads + i % group_heads, split_values, group_heads,
-          shape.value_size, kv[pair].v.scale,
+          shape.value_size, position, kv[pair].v.scale,
           reinterpret_cast<Activation*>(message + part.output_offset(row, head % part.heads)),
           &lse);
       std::memcpy(message + part.lse_offset(row, head % part.heads), &lse, sizeof lse);

@@ -47,10 +47,11 @@ struct AttentionShape {
 // natural log-sum-exp of the scaled logits in fp32. q: [rows][heads][head_size]. kv:
 // [rows][kv_heads] views. out: heads / part.heads messages of `part` one after another; query head
 // h stands in message h / part.heads. An empty shard gives output 0 and log-sum-exp -inf. Sums and
-// softmax are fp32; of bf16 activations over KV below fp32 the softmax's weights are rounded to
-// bf16 for the product with V, as matrix units take them. The tokens are cut into tiles by their
-// count alone, so the bits do not depend on the number of threads. `poll` is called by the calling
-// thread between tiles, at least every few hundred microseconds of work, and may be empty.
+// softmax are fp32; of bf16 activations over KV below fp32 the softmax's weights (of few heads over
+// nvfp4: times the scale of a block) are rounded to bf16 for the product with V, as matrix units
+// take them. The tokens are cut into tiles by their count alone, so the bits do not depend on the
+// number of threads. `poll` is called by the calling thread between tiles, at least every few
+// hundred microseconds of work, and may be empty.
 template <class Activation, class Kv>
 void decode_attention(const AttentionShape& shape, const Activation* q,
                       std::span<const KvView<Kv>> kv, const PartialLayout& part, std::byte* out,

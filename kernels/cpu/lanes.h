@@ -169,53 +169,68 @@ HELIX_INLINE void for_lanes(int64_t count, Body&& body) {
   if (i < count) body(i, LoadTail{count - i}, StoreTail{count - i});
 }
 
-// One level of the tree: lanes whose index has bit `Half` clear get a's pair sums, the others b's.
-// In a register: what stays where it is, plus what changes places.
-template <int Half>
-HELIX_INLINE Register fold_inside(Register a, Register b) {
-  const Tag d;
-  if constexpr (Half == 8) {
-    return hn::Add(hn::ConcatUpperLower(d, b, a), hn::ConcatLowerUpper(d, b, a));
-  } else if constexpr (Half == 4) {
-    return hn::Add(hn::OddEvenBlocks(b, a), hn::SwapAdjacentBlocks(hn::OddEvenBlocks(a, b)));
-  } else if constexpr (Half == 2) {
-    const hn::Repartition<double, Tag> pairs;
-    const auto pa = hn::BitCast(pairs, a);
-    const auto pb = hn::BitCast(pairs, b);
-    return hn::Add(hn::BitCast(d, hn::OddEven(pb, pa)),
-                   hn::BitCast(d, hn::Shuffle01(hn::OddEven(pa, pb))));
-  } else {
-    return hn::Add(hn::OddEven(b, a), hn::Shuffle2301(hn::OddEven(a, b)));
-  }
+// Sixteen lanes are four blocks of four, as 128 bits hold them: interleaving stays within them.
+template <class Word, class V>
+HELIX_INLINE V interleave_lower(V a, V b) {
+  const hn::DFromV<V> d;
+  const hn::Repartition<Word, hn::DFromV<V>> words;
+  return hn::BitCast(d, hn::InterleaveLower(words, hn::BitCast(words, a), hn::BitCast(words, b)));
 }
-template <int Half>
-HELIX_INLINE Lanes fold(Lanes a, Lanes b) {
-  if constexpr (Half < register_lanes) {
-    return each([&](int i) { return fold_inside<Half>(a.v[i], b.v[i]); });
-  } else {
-    constexpr int apart = Half / register_lanes;
-    return each([&](int i) {
-      return (i & apart) != 0 ? hn::Add(b.v[i], b.v[i ^ apart]) : hn::Add(a.v[i], a.v[i ^ apart]);
-    });
-  }
+template <class Word, class V>
+HELIX_INLINE V interleave_upper(V a, V b) {
+  const hn::DFromV<V> d;
+  const hn::Repartition<Word, hn::DFromV<V>> words;
+  return hn::BitCast(d, hn::InterleaveUpper(words, hn::BitCast(words, a), hn::BitCast(words, b)));
+}
+// The same of each register, added.
+template <class Word>
+HELIX_INLINE Lanes fold_within(Lanes a, Lanes b) {
+  return each([&](int i) {
+    return hn::Add(interleave_lower<Word>(a.v[i], b.v[i]), interleave_upper<Word>(a.v[i], b.v[i]));
+  });
+}
+// Blocks Odd and Odd + 2 of a, then of b.
+template <int Odd>
+HELIX_INLINE Lanes alternate_blocks(Lanes a, Lanes b) {
+#ifdef __AVX512F__
+  return {{Register{_mm512_shuffle_f32x4(a.v[0].raw, b.v[0].raw, Odd == 0 ? 0x88 : 0xdd)}}};
+#else
+  return each([&](int i) {
+    const Lanes& from = i < registers / 2 ? a : b;
+    const int first = 2 * i % registers;
+    if constexpr (registers == 4) return from.v[first + Odd];
+    else if constexpr (Odd == 0) return hn::ConcatLowerLower(Tag(), from.v[1], from.v[0]);
+    else return hn::ConcatUpperUpper(Tag(), from.v[1], from.v[0]);
+  });
+#endif
 }
 
-// Lane i of the result is the sum of the lanes of v[i]. Every sum takes the same tree (halves 8, 4,
-// 2, 1).
+// The levels of the one tree that sums take: lanes l and l + 2 of a block, what is left of a block,
+// two blocks side by side (twice). A level's result has half of the lanes from a, half from b.
+HELIX_INLINE Lanes fold_lanes(Lanes a, Lanes b) { return fold_within<float>(a, b); }
+HELIX_INLINE Lanes fold_pairs(Lanes a, Lanes b) { return fold_within<double>(a, b); }
+HELIX_INLINE Lanes fold_blocks(Lanes a, Lanes b) {
+  return alternate_blocks<0>(a, b) + alternate_blocks<1>(a, b);
+}
+// Lane 4 g + l of the result is the sum over blocks of lane l of v[g].
+HELIX_INLINE Lanes sums_of_blocks(const Lanes (&v)[4]) {
+  return fold_blocks(fold_blocks(v[0], v[1]), fold_blocks(v[2], v[3]));
+}
+// Lane i of the result is the sum of the lanes of v[i].
 HELIX_INLINE Lanes sums(const Lanes (&v)[16]) {
-  Lanes a[8], b[4];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) a[i] = fold<8>(v[i], v[i + 8]);
+  Lanes blocks[4];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) b[i] = fold<4>(a[i], a[i + 4]);
-  return fold<1>(fold<2>(b[0], b[2]), fold<2>(b[1], b[3]));
+  for (int i = 0; i < 4; ++i)
+    blocks[i] =
+        fold_pairs(fold_lanes(v[4 * i], v[4 * i + 1]), fold_lanes(v[4 * i + 2], v[4 * i + 3]));
+  return sums_of_blocks(blocks);
 }
 HELIX_INLINE float first(Lanes v) { return hn::GetLane(v.v[0]); }
 HELIX_INLINE float sum(Lanes v) {
-  v = fold<8>(v, v);
-  v = fold<4>(v, v);
-  v = fold<2>(v, v);
-  return first(fold<1>(v, v));
+  v = fold_lanes(v, v);
+  v = fold_pairs(v, v);
+  v = fold_blocks(v, v);
+  return first(fold_blocks(v, v));
 }
 
 // Lanewise; a NaN in `value` is passed over (the caller's exponentials carry it on).

@@ -1,0 +1,150 @@
+// Rows of two or four tokens side by side, as attention in bf16 takes them. They are interleaved
+// before they are decoded, when they are shortest: four tokens of K, so that sums over lanes are
+// sums over four blocks alone; two tokens of V, whose pairs are multiplied with pairs of weights.
+#pragma once
+
+#include "kernels/cpu/lines.h"
+
+namespace helix::cpu {
+
+template <class Word>
+HELIX_INLINE Bytes interleave_lower(const Bytes& a, const Bytes& b) {
+  return each<Bytes>([&](int i) { return interleave_lower<Word>(a.v[i], b.v[i]); });
+}
+template <class Word>
+HELIX_INLINE Bytes interleave_upper(const Bytes& a, const Bytes& b) {
+  return each<Bytes>([&](int i) { return interleave_upper<Word>(a.v[i], b.v[i]); });
+}
+
+// Lines of four rows, transposed in every block of four lanes. use(p, j, pairs): of the pairs that
+// lane 4 b + j has in row r's p-th pairs (Line), lane 4 b + r has them.
+template <class T, class Read, class Use>
+HELIX_INLINE void for_four_lines(const Values<const T> (&rows)[4], Read read, Use&& use) {
+  // A word of fp8 is a pair.
+  using Word = std::conditional_t<std::is_same_v<T, fp8>, uint16_t, uint32_t>;
+  using Wide = std::conditional_t<std::is_same_v<T, fp8>, uint32_t, uint64_t>;
+  const Bytes row0 = read_bytes(rows[0], read);
+  const Bytes row1 = read_bytes(rows[1], read);
+  const Bytes row2 = read_bytes(rows[2], read);
+  const Bytes row3 = read_bytes(rows[3], read);
+  const auto decode = [&](int first, const Bytes& codes) __attribute__((always_inline)) {
+    if constexpr (std::is_same_v<T, fp8>) {
+      const E4m3Pairs pairs = decode_e4m3(codes);
+      use(first / 2, first % 2 * 2, pairs.lower);
+      use(first / 2, first % 2 * 2 + 1, pairs.upper);
+    } else {
+      use(0, first, decode_e2m1<0>(codes));
+      use(1, first, decode_e2m1<1>(codes));
+      use(2, first, decode_e2m1<2>(codes));
+      use(3, first, decode_e2m1<3>(codes));
+    }
+  };
+  const Bytes lower01 = interleave_lower<Word>(row0, row1);
+  const Bytes lower23 = interleave_lower<Word>(row2, row3);
+  decode(0, interleave_lower<Wide>(lower01, lower23));
+  decode(1, interleave_upper<Wide>(lower01, lower23));
+  const Bytes upper01 = interleave_upper<Word>(row0, row1);
+  const Bytes upper23 = interleave_upper<Word>(row2, row3);
+  decode(2, interleave_lower<Wide>(upper01, upper23));
+  decode(3, interleave_upper<Wide>(upper01, upper23));
+}
+
+// The scales of their blocks, nvfp4: of j < 2, and of the others.
+struct ScalesOfFour {
+  static constexpr size_t row(size_t /*half*/, size_t lane) { return lane % 4; }
+  static constexpr size_t block(size_t half, size_t lane) { return lane / 4 * 2 + half; }
+};
+
+// What they are multiplied with, of so many heads: `count` arranged values of one become the pairs
+// of use(p, j), each four times in its block, a head's beside the next one's, line after line.
+inline void spread(const bf16* from, int64_t count, int64_t heads, int64_t head, bf16* to) {
+  for (int64_t i = 0; i < count; i += 2) {
+    bf16* const block = to + ((i / 32 * 4 + i / 2 % 4) * heads + head) * 32 + i % 32 / 8 * 8;
+    for (int64_t r = 0; r < 8; ++r) block[r] = from[i + r % 2];
+  }
+}
+
+// Two rows. Each value stands beside the other row's: of each block of eight words of pairs, or of
+// what nvfp4's words decode to, those of the first four, then those of the others.
+constexpr int64_t position_beside(int64_t p, int64_t w) {
+  return 32 * p + w % 8 / 4 * lane_count + w / 8 * 4 + w % 4;
+}
+// The same of nvfp4, whose blocks stand one in each lane of four lanes, with their scales.
+constexpr int64_t position_of_block(int64_t p, int64_t w) {
+  return 32 * p + w % 8 / 4 * lane_count + w % 4 * 4 + w / 8;
+}
+HELIX_INLINE Bytes transpose_lanes(const Bytes& a) {  // 4 b + l to 4 l + b
+  alignas(64) static constexpr auto order = [] {
+    std::array<uint32_t, lane_count> all{};
+    for (uint32_t l = 0; l < lane_count; ++l) all[l] = l % 4 * 4 + l / 4;
+    return all;
+  }();
+#ifdef __AVX512F__
+  return {
+      {hn::Vec<ByteTag>{_mm512_permutexvar_epi32(_mm512_load_si512(order.data()), a.v[0].raw)}}};
+#else
+  alignas(64) uint32_t from[lane_count], to[lane_count];
+  for (int i = 0; i < registers; ++i)
+    hn::Store(hn::BitCast(hn::Repartition<uint32_t, Tag>(), a.v[i]),
+              hn::Repartition<uint32_t, Tag>(), from + i * register_lanes);
+  for (size_t l = 0; l < lane_count; ++l) to[l] = from[order[l]];
+  return each<Bytes>([&](int i) {
+    return hn::BitCast(ByteTag(),
+                       hn::Load(hn::Repartition<uint32_t, Tag>(), to + i * register_lanes));
+  });
+#endif
+}
+
+// How many times sixteen values are loaded at once: of a line, nvfp4 of one Part of it, without
+// scales.
+template <class T>
+inline constexpr int loaded_beside = std::is_same_v<T, bf16> ? 2 : 4;
+template <int Part, class T, class Read>
+HELIX_INLINE void load_beside(const Values<const T>& a, const Values<const T>& b, Read read,
+                              Pairs* to) {
+  const Bytes first = read_bytes(a, read);
+  const Bytes second = read_bytes(b, read);
+  if constexpr (std::is_same_v<T, fp8>) {
+    const E4m3Pairs lower = decode_e4m3(interleave_lower<uint8_t>(first, second));
+    const E4m3Pairs upper = decode_e4m3(interleave_upper<uint8_t>(first, second));
+    to[0] = lower.lower;
+    to[1] = lower.upper;
+    to[2] = upper.lower;
+    to[3] = upper.upper;
+  } else if constexpr (std::is_same_v<T, nvfp4>) {
+    const Bytes codes = transpose_lanes(Part == 0 ? interleave_lower<uint16_t>(first, second)
+                                                  : interleave_upper<uint16_t>(first, second));
+    to[0] = decode_e2m1<0>(codes);
+    to[1] = decode_e2m1<1>(codes);
+    to[2] = decode_e2m1<2>(codes);
+    to[3] = decode_e2m1<3>(codes);
+  } else {
+    to[0] = std::bit_cast<Pairs>(interleave_lower<uint16_t>(first, second));
+    to[1] = std::bit_cast<Pairs>(interleave_upper<uint16_t>(first, second));
+  }
+}
+
+// Weights of nvfp4's rows are those of their tokens times their blocks' scales, two rows side by
+// side: Part 0's four blocks, then Part 1's.
+inline constexpr int64_t block_weights = 8;  // of a row
+struct ScalesOfPairs {
+  static constexpr size_t row(size_t half, size_t lane) { return 2 * half + lane % 2; }
+  static constexpr size_t block(size_t /*half*/, size_t lane) {
+    return lane % 8 / 2 * 2 + lane / 8;
+  }
+};
+HELIX_INLINE void store_weights(const float* weights, const BlockScales& scales, uint16_t* to) {
+  const auto both = [&](const float* from) {
+    const hn::Repartition<uint64_t, Tag> longs;
+    uint64_t pair = 0;
+    std::memcpy(&pair, from, sizeof pair);
+    return each([&](int) { return hn::BitCast(Tag(), hn::Set(longs, pair)); });
+  };
+  store_rounded(both(weights) * scales.halves[0], both(weights + 2) * scales.halves[1], to);
+}
+template <int Part>
+HELIX_INLINE Pairs load_weights(const uint16_t* from) {
+  return each<Pairs>([&](int) { return hn::LoadDup128(WordTag(), from + Part * block_weights); });
+}
+
+}  // namespace helix::cpu
