@@ -1,12 +1,13 @@
-// All-reduce, residual and RMSNorm in one kernel. A cluster of up to eight blocks has a row, so
-// that the sum of squares goes through shared memory; a thread keeps its values in registers from
-// the sum to the norm.
+// All-reduce, residual and RMSNorm in one kernel, of rows that travel in words, each to every
+// member. A cluster of up to eight blocks has a row, so that the sum of squares goes through shared
+// memory; a thread keeps its values in registers from the sum to the norm. Longer ones:
+// all_reduce_rows.cu.
 #include <cooperative_groups.h>
 
 #include <algorithm>
 #include <cassert>
 
-#include "kernels/cuda/channel.cuh"
+#include "kernels/cuda/pieces.cuh"
 
 namespace helix::cuda {
 namespace {
@@ -53,13 +54,6 @@ struct Seen {
     return unit_of(payload, static_cast<const Activation*>(nullptr));
   }
 };
-
-template <class Activation>
-__device__ float4 taken(Exchange& exchange, int sender, int64_t unit) {
-  Seen<Activation> seen;
-  seen.look(exchange, sender, unit);
-  return seen.finish(exchange, sender, unit);
-}
 
 // The sum over the members, in their order, of my value and of `unit` of each inbox.
 template <class Activation>
@@ -110,8 +104,8 @@ struct Work {
 };
 
 // Units of a row are cut over the cluster's blocks, rows over clusters. Everything is sent before
-// anything is waited for. Two shots: the inbox holds [rows][share] summands, then as many sums.
-template <Shots shots, class Activation>
+// anything is waited for.
+template <class Activation>
 __global__ void __launch_bounds__(threads, 1)
     reduce_and_norm(const __grid_constant__ Channel channel, Work work, const Activation* y,
                     Activation* hidden, Stored w, Activation* out) {
@@ -122,39 +116,17 @@ __global__ void __launch_bounds__(threads, 1)
   const int of_block = (units + blocks - 1) / blocks;
   const int first = rank * of_block;
   const int last = min(units, first + of_block);
-  const int share = (units + channel.size - 1) / channel.size;  // of a member, in two shots
-  const int64_t sums_at = int64_t{work.rows} * share;
   if (channel.own_card) release_next();
   wait_for_previous();
   Exchange exchange(channel);
 
-  const auto for_units = [&](auto body) {
-    for (int row = static_cast<int>(blockIdx.y); row < work.rows; row += gridDim.y)
-      for (int u = first + static_cast<int>(threadIdx.x); u < last; u += threads) body(row, u);
-  };
-  for_units([&](int row, int u) {
-    const float4 mine = load_unit(y + int64_t{row} * work.width + 4 * u);
-    if constexpr (shots == Shots::one) {
+  for (int row = static_cast<int>(blockIdx.y); row < work.rows; row += gridDim.y)
+    for (int u = first + static_cast<int>(threadIdx.x); u < last; u += threads) {
+      const float4 mine = load_unit(y + int64_t{row} * work.width + 4 * u);
       for (int k = 1; k < channel.size; ++k)
         put_unit<Activation>(exchange, (channel.index + k) % channel.size, int64_t{row} * units + u,
                              mine);
-    } else if (u / share != channel.index) {
-      put_unit<Activation>(exchange, u / share, int64_t{row} * share + u % share, mine);
     }
-  });
-  if constexpr (shots == Shots::two) {
-    const int begin = channel.index * share;
-    const int mine = min(share, units - begin);  // may be none
-    for (int row = static_cast<int>(blockIdx.y); row < work.rows; row += gridDim.y)
-      for (int s = rank * threads + static_cast<int>(threadIdx.x); s < mine;
-           s += blocks * threads) {
-        const int64_t at = int64_t{row} * share + s;
-        const float4 sum = sum_of<Activation>(
-            exchange, channel, at, load_unit(y + int64_t{row} * work.width + 4 * (begin + s)));
-        for (int k = 0; k < channel.size; ++k)  // to myself, too: another block may want it
-          put_unit<Activation>(exchange, (channel.index + k) % channel.size, sums_at + at, sum);
-      }
-  }
 
   for (int row = static_cast<int>(blockIdx.y); row < work.rows; row += gridDim.y) {
     const int64_t at = int64_t{row} * work.width;
@@ -164,11 +136,8 @@ __global__ void __launch_bounds__(threads, 1)
     for (int i = 0; i < thread_units; ++i) {
       const int u = first + static_cast<int>(threadIdx.x) + i * threads;
       if (u >= last) break;
-      float4 v;
-      if constexpr (shots == Shots::one)
-        v = sum_of<Activation>(exchange, channel, int64_t{row} * units + u,
-                               load_unit(y + at + 4 * u));
-      else v = taken<Activation>(exchange, u / share, sums_at + int64_t{row} * share + u % share);
+      float4 v = sum_of<Activation>(exchange, channel, int64_t{row} * units + u,
+                                    load_unit(y + at + 4 * u));
       if (hidden != nullptr) {
         const float4 h = load_unit(hidden + at + 4 * u);
         v = rounded<Activation>(make_float4(h.x + v.x, h.y + v.y, h.z + v.z, h.w + v.w));
@@ -198,28 +167,36 @@ __global__ void __launch_bounds__(threads, 1)
 
 }  // namespace
 
+// A row goes by its owner where that is less to send.
+Way best_way(int members, int64_t rows, int64_t width, int64_t element_bytes) {
+  const int64_t row_bytes = width * element_bytes;
+  if (rows * row_bytes <= most_word_bytes || width % 8 != 0 || row_bytes < Room::least_piece)
+    return Way::words;
+  return members > 2 ? Way::owners : Way::pieces;
+}
+
 template <class Activation>
-void all_reduce_norm(const Channel& channel, Shots shots, int rows, int width, const Activation* y,
+void all_reduce_norm(const Channel& channel, Way way, int rows, int width, const Activation* y,
                      Activation* hidden, const Stored& w, float eps, Activation* out,
                      const Launch& how) {
   assert(channel.size <= max_members && rows > 0 && width > 0 && width % 4 == 0);
   assert(width <= 4 * threads * thread_units * cluster_blocks && how.blocks > 0);
-  assert(all_reduce_room(shots, channel.size, rows, width, sizeof(Activation)) <= channel.room);
+  assert(fits(all_reduce_room(way, channel.size, rows, width, sizeof(Activation)), channel.room));
+  if (way != Way::words)
+    return all_reduce_rows(channel, way, rows, width, y, hidden, w, eps, out, how);
   int blocks = 1;  // of a cluster: 64 units a block are worth one
   while (blocks < cluster_blocks && 2 * blocks <= how.blocks && width / 4 > 64 * blocks)
     blocks *= 2;
   while (blocks < cluster_blocks && width > 4 * threads * thread_units * blocks) blocks *= 2;
   const dim3 grid(static_cast<unsigned>(blocks),
                   static_cast<unsigned>(std::clamp(how.blocks / blocks, 1, rows)));
-  launch("all-reduce+norm",
-         shots == Shots::one ? reduce_and_norm<Shots::one, Activation>
-                             : reduce_and_norm<Shots::two, Activation>,
-         grid, threads, 0, how, blocks, channel, Work{rows, width, eps}, y, hidden, w, out);
+  launch("all-reduce+norm", reduce_and_norm<Activation>, grid, threads, 0, how, blocks, channel,
+         Work{rows, width, eps}, y, hidden, w, out);
 }
 
-template void all_reduce_norm(const Channel&, Shots, int, int, const float*, float*, const Stored&,
+template void all_reduce_norm(const Channel&, Way, int, int, const float*, float*, const Stored&,
                               float, float*, const Launch&);
-template void all_reduce_norm(const Channel&, Shots, int, int, const bf16*, bf16*, const Stored&,
+template void all_reduce_norm(const Channel&, Way, int, int, const bf16*, bf16*, const Stored&,
                               float, bf16*, const Launch&);
 
 }  // namespace helix::cuda

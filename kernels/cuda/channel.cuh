@@ -1,6 +1,8 @@
-// The device's side of a channel: 16-byte stores into a peer's inbox that carry 8 bytes of payload
-// (a word) and the epoch twice, one beside each half, and loads that spin until both are there.
-// Each half is written as 8 aligned bytes at least, which arrive together.
+// The device's side of a channel. Words: 16-byte stores into a peer's inbox that carry 8 bytes of
+// payload and the epoch twice, one beside each half, and loads that spin until both are there. Each
+// half is written as 8 aligned bytes at least, which arrive together. Pieces: plain stores by a
+// block, then one flag, the epoch, released after them. A slot of an inbox (an epoch's, a sender's)
+// has words, pieces and their flags in places of their own, so that a flag is never mistaken.
 #pragma once
 
 #include "kernels/cuda/device.cuh"
@@ -68,10 +70,61 @@ class Exchange {
     return make_uint2(seen.x, seen.z);
   }
 
+  // Where pieces of mine stand at a member, and those of a sender at me.
+  __device__ std::byte* pieces_at(int member) const { return pieces(member, channel_.index); }
+  __device__ const std::byte* pieces_from(int sender) const {
+    return pieces(channel_.index, sender);
+  }
+  // The block's stores to a piece are done. To one member, or to all.
+  __device__ void announce(int member, int64_t piece) const {
+    __syncthreads();
+    if (threadIdx.x == 0) release(member, piece);
+  }
+  __device__ void announce_to_all(int64_t piece) const {
+    __syncthreads();
+    if (is_peer()) release(static_cast<int>(threadIdx.x), piece);
+  }
+  // The block waits until a piece has come: from one member, or from all.
+  __device__ void await(int sender, int64_t piece) {
+    if (threadIdx.x == 0) acquire(sender, piece);
+    __syncthreads();
+  }
+  __device__ void await_all(int64_t piece) {
+    if (is_peer()) acquire(static_cast<int>(threadIdx.x), piece);
+    __syncthreads();
+  }
+
  private:
+  __device__ std::byte* slot(int member, int sender) const {
+    return channel_.inboxes[member] +
+           ((epoch_ & 1U) * channel_.size + sender) * channel_.slot_bytes;
+  }
   __device__ std::byte* at(int member, int sender, int64_t word) const {
-    const int64_t slot = (epoch_ & 1U) * channel_.size + sender;
-    return channel_.inboxes[member] + slot * 2 * channel_.room + word * 16;
+    return slot(member, sender) + word * 16;
+  }
+  __device__ std::byte* pieces(int member, int sender) const {
+    return slot(member, sender) + 2 * channel_.room.words;
+  }
+  __device__ uint32_t* flag(int member, int sender, int64_t piece) const {
+    return reinterpret_cast<uint32_t*>(pieces(member, sender) + channel_.room.pieces) + piece;
+  }
+  __device__ bool is_peer() const {
+    const int thread = static_cast<int>(threadIdx.x);
+    return thread < channel_.size && thread != channel_.index;
+  }
+  __device__ void release(int member, int64_t piece) const {
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag(member, channel_.index, piece)),
+                 "r"(epoch_)
+                 : "memory");
+  }
+  __device__ void acquire(int sender, int64_t piece) {
+    const uint32_t* const from = flag(channel_.index, sender, piece);
+    for (uint32_t tries = 1; !broken_; ++tries) {
+      uint32_t seen;
+      asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(seen) : "l"(from) : "memory");
+      if (seen == epoch_) break;
+      if ((tries & 1023U) == 0) look_at_clock(sender);
+    }
   }
   __device__ void look_at_clock(int sender) {
     uint64_t now;

@@ -1,9 +1,10 @@
-// Send, receive and merge of partial attention outputs in one kernel.
+// Send, receive and merge of partial attention outputs in one kernel, of messages that travel in
+// words (longer ones: exchange_pieces.cu), and the exchange of anything else.
 #include <algorithm>
 #include <cassert>
 #include <cmath>
 
-#include "kernels/cuda/channel.cuh"
+#include "kernels/cuda/pieces.cuh"
 
 namespace helix::cuda {
 namespace {
@@ -175,11 +176,18 @@ void exchange_parcels(const Channel& channel, int count, const Parcel* parcels, 
          count, parcels);
 }
 
+Way best_way(const PartialLayout& part) {
+  return part.bytes() > most_word_bytes && part.bytes() % 16 == 0 && part.value_size % 8 == 0
+             ? Way::pieces
+             : Way::words;
+}
+
 template <class Activation>
-void exchange_merge(const Channel& channel, const PartialLayout& part, const std::byte* messages,
-                    Activation* out, const Launch& how) {
+void exchange_merge(const Channel& channel, Way way, const PartialLayout& part,
+                    const std::byte* messages, Activation* out, const Launch& how) {
   assert(channel.size <= max_members && part.value_size % 4 == 0 && how.blocks > 0);
-  assert(exchange_room(part) <= channel.room);
+  assert(fits(exchange_room(way, part), channel.room));
+  if (way != Way::words) return exchange_pieces(channel, part, messages, out, how);
   const int64_t sent = (part.bytes() + 7) / 8 * (channel.size - 1);
   const int64_t merged = part.rows * part.heads * ((part.value_size + 127) / 128);
   const int64_t wanted =
@@ -189,9 +197,9 @@ void exchange_merge(const Channel& channel, const PartialLayout& part, const std
          channel, part, messages, out);
 }
 
-template void exchange_merge(const Channel&, const PartialLayout&, const std::byte*, float*,
+template void exchange_merge(const Channel&, Way, const PartialLayout&, const std::byte*, float*,
                              const Launch&);
-template void exchange_merge(const Channel&, const PartialLayout&, const std::byte*, bf16*,
+template void exchange_merge(const Channel&, Way, const PartialLayout&, const std::byte*, bf16*,
                              const Launch&);
 
 }  // namespace helix::cuda

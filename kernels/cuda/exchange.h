@@ -1,6 +1,7 @@
-// Exchanges inside kernels: a rank writes into its peers' memory and waits in its own. Payload and
-// flags travel together, so that nothing is packed, fenced or announced, and what was exchanged is
-// merged, or added and normalised, by the kernel that waited for it.
+// Exchanges inside kernels: a rank writes into its peers' memory and waits in its own, and what was
+// exchanged is merged, or added and normalised, by the kernel that waited for it. Payload travels
+// in words, each with its flag, so that nothing is packed, fenced or announced; or, where that
+// doubles what takes long, as it is, with a flag behind each piece.
 //
 // All members of a channel call the same exchanges in the same order. The flag is the exchange's
 // number (epoch), which lives in device memory: a graph may be replayed, with an odd number of
@@ -33,11 +34,44 @@ struct Missing {
   int32_t member;
 };
 
+// How payload travels.
+enum class Way : uint8_t {
+  words,   // 8 bytes and their flag together: the fastest up to some 100 KB
+  pieces,  // as it is, with a flag for each piece (a row of a sum)
+  owners,  // so too, a row of a sum to its owner alone, and the row's sum from there to all
+};
+
+// More bytes for a member travel in pieces.
+inline constexpr int64_t most_word_bytes = 384 << 10;
+
+// Payload bytes of one sender in one exchange, multiples of 16.
+struct Room {
+  int64_t words = 0;
+  int64_t pieces = 0;
+
+  static constexpr int64_t least_piece = 256;
+  constexpr int64_t flags() const { return (pieces / least_piece + 4) / 4 * 4; }
+  constexpr int64_t slot_bytes() const { return 2 * words + pieces + 4 * flags(); }
+};
+constexpr Room larger(const Room& a, const Room& b) {
+  return {a.words < b.words ? b.words : a.words, a.pieces < b.pieces ? b.pieces : a.pieces};
+}
+constexpr bool fits(const Room& needed, const Room& room) {
+  return needed.words <= room.words && needed.pieces <= room.pieces;
+}
+constexpr Room room_of(int64_t words_bytes, int64_t pieces_bytes) {
+  return {(words_bytes + 15) / 16 * 16, (pieces_bytes + 15) / 16 * 16};
+}
+constexpr Room room_of(Way way, int64_t bytes) {
+  return way == Way::words ? room_of(bytes, 0) : room_of(0, bytes);
+}
+
 struct Channel {
   std::byte* inboxes[max_members] = {};  // of each member, mapped here; [index] is mine
   int size = 1;
   int index = 0;
-  int64_t room = 0;  // payload bytes of one sender in one exchange; a multiple of 16
+  Room room;
+  int64_t slot_bytes = 0;  // room.slot_bytes(): a sender's in an exchange
   ChannelState* state = nullptr;
   Missing* missing = nullptr;
   uint64_t patience_ns = 0;  // how long a block waits for a message
@@ -45,7 +79,7 @@ struct Channel {
   // the SMs that it would hold: else both could wait for each other.
   bool own_card = true;
 
-  constexpr int64_t inbox_bytes() const { return 2 * size * 2 * room; }
+  constexpr int64_t inbox_bytes() const { return 2 * size * slot_bytes; }
 };
 
 // messages: [size] of `part`, one a member, as attention left them. Member i's message for me is
@@ -53,25 +87,28 @@ struct Channel {
 // with the same bits on every call. value_size: a multiple of 4. Twin: reference::merge_partials of
 // what all members sent.
 template <class Activation>
-void exchange_merge(const Channel& channel, const PartialLayout& part, const std::byte* messages,
-                    Activation* out, const Launch& launch);
-constexpr int64_t exchange_room(const PartialLayout& part) { return (part.bytes() + 15) / 16 * 16; }
+void exchange_merge(const Channel& channel, Way way, const PartialLayout& part,
+                    const std::byte* messages, Activation* out, const Launch& launch);
+constexpr Room exchange_room(Way way, const PartialLayout& part) {
+  return room_of(way, part.bytes());
+}
+// Not by owners.
+Way best_way(const PartialLayout& part);
 
 // y [rows][width] of all members, added in order of the members and rounded once: the same bits on
 // every member. Then, where `hidden` is not null, hidden += that sum (rounded) and out = the norm
 // of hidden with gains w, as add_rms_norm; else out = the sum. width: a multiple of 4, at most
-// 32768. one-shot sends y to every member; two-shot a share to each, and its sum back to all.
-enum class Shots : uint8_t { one, two };
+// 32768; of 8 where it does not travel in words.
 template <class Activation>
-void all_reduce_norm(const Channel& channel, Shots shots, int rows, int width, const Activation* y,
+void all_reduce_norm(const Channel& channel, Way way, int rows, int width, const Activation* y,
                      Activation* hidden, const Stored& w, float eps, Activation* out,
                      const Launch& launch);
-constexpr int64_t all_reduce_room(Shots shots, int members, int64_t rows, int64_t width,
-                                  int64_t element_bytes) {
-  const int64_t units = width / 4;
-  const int64_t sent = shots == Shots::one ? units : 2 * ((units + members - 1) / members);
-  return (rows * sent * 4 * element_bytes + 15) / 16 * 16;
+constexpr Room all_reduce_room(Way way, int members, int64_t rows, int64_t width,
+                               int64_t element_bytes) {
+  const int64_t sent = way == Way::owners ? 2 * ((rows + members - 1) / members) : rows;
+  return room_of(way, sent * width * element_bytes);
 }
+Way best_way(int members, int64_t rows, int64_t width, int64_t element_bytes);
 
 // Any other collective: parcels between this rank and members (itself among them). `put_at` and
 // `take_at` are the words of an inbox's slot where a parcel stands, from 1 on, the same on both

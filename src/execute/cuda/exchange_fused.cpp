@@ -17,9 +17,7 @@ namespace helix::cuda {
 
 namespace {
 
-constexpr int64_t widest_sum = 32768;  // values of a row that all_reduce_norm takes
-// Above these bytes two shots send less than one takes longer (8 ranks under MPS, 32 and 256 KB).
-constexpr int64_t one_shot_bytes = 128 << 10;
+constexpr int64_t widest_sum = 32768;   // values of a row that all_reduce_norm takes
 constexpr int64_t parcel_bytes = 4096;  // of a message that one warp carries
 
 class FusedExchange final : public Exchange {
@@ -50,9 +48,14 @@ class FusedExchange final : public Exchange {
   static Key key_of(const Task& task) {
     return {task.group.size, task.group.first, task.group.stride, task.lane};
   }
-  int64_t room_of(const Task& task, const StepState& most) const;
+  Room room_of(const Task& task, const StepState& most) const;
   bool sums_rows(const Task& task) const;
-  Shots shots_of(const Task& task) const;
+  Way way_of(const Task& task, const Array& y) const {
+    return best_way(task.group.size, y.rows, y.width, element_bytes());
+  }
+  int64_t element_bytes() const {
+    return static_cast<int64_t>(bytes_of(work_.precision.activations));
+  }
   const Channel& channel(const Task& task) const { return channels_.at(key_of(task)).channel(); }
   Launch with_blocks(Launch how, const Task& task) const {
     how.blocks = task.lane == Lane::exchange ? blocks_beside_ : blocks_;
@@ -82,18 +85,20 @@ FusedExchange::FusedExchange(MPI_Comm ranks, const Schedule& schedule, const Sto
       staged_(make_mpi_exchange(ranks, schedule, store, work)) {
   const Requests batch{work.lengths, work.interval};
   const StepState most = maximum(capacities_of(schedule, *work.model, batch, work.steps));
-  std::map<Key, std::pair<Group, int64_t>> rooms;  // in the same order on every rank of a group
+  std::map<Key, std::pair<Group, Room>> rooms;  // in the same order on every rank of a group
   for (const Task& task : schedule.tasks) {
     if (!communicates(task.op) || !captures(task)) continue;
     auto& [group, room] = rooms[key_of(task)];
     group = task.group;
-    room = std::max(room, room_of(task, most));
+    room = larger(room, room_of(task, most));
   }
   for (auto& [key, needed] : rooms) {
     auto& [group, room] = needed;
     const MPI_Comm comm = groups_.of(group);
-    HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &room, 1, MPI_INT64_T, MPI_MAX, comm));
-    channels_.try_emplace(key, comm, (room + 15) / 16 * 16, place.own_card, place.patience_s);
+    std::array<int64_t, 2> most_bytes = {room.words, room.pieces};
+    HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, most_bytes.data(), 2, MPI_INT64_T, MPI_MAX, comm));
+    channels_.try_emplace(key, comm, helix::cuda::room_of(most_bytes[0], most_bytes[1]),
+                          place.own_card, place.patience_s);
   }
 }
 
@@ -104,24 +109,27 @@ FusedExchange::~FusedExchange() {
   staged_->barrier();
 }
 
-// Payload bytes from one member to another, at most: parcels may be rounded up, one a row.
-int64_t FusedExchange::room_of(const Task& task, const StepState& most) const {
+// For what goes from one member to another, at most: parcels may be rounded up, one a row. What is
+// long travels in pieces, but in parcels where somebody looks at what stands between two tasks.
+Room FusedExchange::room_of(const Task& task, const StepState& most) const {
   const auto bytes = [&](Id id) {
     return static_cast<int64_t>(bytes_of(schedule_[id], most, task.chunk));
   };
   const int64_t rounding = 8 * (2 + static_cast<int64_t>(std::max(most.stage_rows, most.all.rows)));
+  const auto in_pieces = [](int64_t bytes) { return bytes > most_word_bytes ? bytes : 0; };
   switch (task.op) {
     case Op::all_to_all: {
       int64_t all = 0;
       for (const Id id : task.writes) all += bytes(id);
-      return all / task.group.size + rounding;
+      return {all / task.group.size + rounding, in_pieces(all / task.group.size)};
     }
     case Op::reduce_scatter:
-    case Op::combine: return bytes(task.writes[0]) + rounding;
-    case Op::dispatch: return bytes(task.reads[0]) + bytes(task.reads[1]) + rounding;
-    // One shot, or a share and its sum for each member of two shots.
-    case Op::all_reduce: return 2 * bytes(task.reads[0]) + 32 * rounding;
-    default: return bytes(task.reads[0]) + rounding;
+    case Op::combine: return {bytes(task.writes[0]) + rounding};
+    case Op::dispatch: return {bytes(task.reads[0]) + bytes(task.reads[1]) + rounding};
+    // Of a row's owner: a share and its sum for each member.
+    case Op::all_reduce:
+      return {2 * bytes(task.reads[0]) + 32 * rounding, 2 * in_pieces(bytes(task.reads[0]))};
+    default: return {bytes(task.reads[0]) + rounding};
   }
 }
 
@@ -129,11 +137,6 @@ bool FusedExchange::sums_rows(const Task& task) const {
   if (task.op != Op::all_reduce) return false;
   const int64_t width = store_.array(task.reads[0], task.chunk, store_.capacity()).width;
   return width % 4 == 0 && width <= widest_sum;
-}
-
-Shots FusedExchange::shots_of(const Task& task) const {
-  const int64_t bytes = std::ssize(store_.bytes(task.reads[0], task.chunk));
-  return task.group.size > 2 && bytes > one_shot_bytes ? Shots::two : Shots::one;
 }
 
 void FusedExchange::prepare(const Task& task, int64_t* met) {
@@ -167,7 +170,7 @@ bool FusedExchange::run(const Task& task, const Launch& how) {
   if (sums_rows(task)) {
     if (y.rows == 0) return false;
     with_type(work_.precision.activations, [&]<class A>(A*) {
-      all_reduce_norm<A>(channel(task), shots_of(task), static_cast<int>(y.rows),
+      all_reduce_norm<A>(channel(task), way_of(task, y), static_cast<int>(y.rows),
                          static_cast<int>(y.width), y.as<const A>(), nullptr, {}, 0,
                          reinterpret_cast<A*>(store_.activation(task.writes[0], task.chunk)), mine);
     });
@@ -203,14 +206,14 @@ void FusedExchange::run_both(const Task& task, const Task& next, int layer, cons
   if (in.rows == 0) return;
   if (task.op == Op::all_to_all)
     return with_type(work_.precision.activations, [&]<class A>(A*) {
-      exchange_merge(channel(task), store_.message(task.writes[0], task.chunk), in.data,
-                     out.as<A>(), mine);
+      const PartialLayout part = store_.message(task.writes[0], task.chunk);
+      exchange_merge(channel(task), best_way(part), part, in.data, out.as<A>(), mine);
     });
   const Id w = next.reads[2];
   const Stored gains{store_.weight(w, layer), out.width,
                      format_of(work_.precision, schedule_[w].weight)};
   with_type(work_.precision.activations, [&]<class A>(A*) {
-    all_reduce_norm(channel(task), shots_of(task), static_cast<int>(in.rows),
+    all_reduce_norm(channel(task), way_of(task, in), static_cast<int>(in.rows),
                     static_cast<int>(in.width), in.as<const A>(),
                     reinterpret_cast<A*>(store_.activation(next.reads[0], next.chunk)), gains,
                     static_cast<float>(work_.model->norm_eps), out.as<A>(), mine);

@@ -27,7 +27,7 @@ bool on_one_host(MPI_Comm group, int size) {
 
 }  // namespace
 
-PeerChannel::PeerChannel(MPI_Comm group, int64_t room, bool own_card, double patience_s)
+PeerChannel::PeerChannel(MPI_Comm group, Room room, bool own_card, double patience_s)
     : missing_(pinned_missing(), [](Missing* p) { HELIX_CUDA_NOTHROW(cudaFreeHost(p)); }) {
   HELIX_MPI(MPI_Comm_size(group, &channel_.size));
   HELIX_MPI(MPI_Comm_rank(group, &channel_.index));
@@ -35,6 +35,7 @@ PeerChannel::PeerChannel(MPI_Comm group, int64_t room, bool own_card, double pat
     throw RunError("fused exchange: " + std::to_string(channel_.size) + " ranks in a group, " +
                    std::to_string(max_members) + " at most");
   channel_.room = room;
+  channel_.slot_bytes = room.slot_bytes();
   channel_.own_card = own_card;
   channel_.patience_ns = static_cast<uint64_t>(patience_s * 1e9);
   inbox_ = Buffer<std::byte>((channel_.inbox_bytes() + grain - 1) / grain * grain);

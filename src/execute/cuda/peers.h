@@ -14,11 +14,11 @@ namespace helix::cuda {
 
 class PeerChannel {
  public:
-  // Collective over `group`: each rank gives an inbox on its current device, with room for `room`
-  // bytes of payload from each member. `own_card`: no other rank of the launch uses this device.
+  // Collective over `group`: each rank gives an inbox on its current device, with `room` for each
+  // member, the same on all. `own_card`: no other rank of the launch uses this device.
   // `patience_s`: how long a kernel waits for a message. Throws RunError, on all ranks alike, where
   // the ranks are on several hosts or a container forbids CUDA IPC.
-  PeerChannel(MPI_Comm group, int64_t room, bool own_card, double patience_s);
+  PeerChannel(MPI_Comm group, Room room, bool own_card, double patience_s);
 
   const Channel& channel() const { return channel_; }
   int64_t device_bytes() const { return inbox_.bytes() + state_.bytes(); }

@@ -44,6 +44,9 @@ std::vector<T> merged_by_twin(const PartialLayout& part, const std::vector<std::
   return out;
 }
 
+inline std::string text_of(Way way) {
+  return way == Way::words ? "words" : way == Way::pieces ? "pieces" : "pieces by owners";
+}
 inline std::string text_of(const PartialLayout& part) {
   return std::to_string(part.rows) + " x " + std::to_string(part.heads) + " x " +
          std::to_string(part.value_size);
@@ -55,28 +58,45 @@ PartialLayout part_of(int64_t rows, int64_t heads, int64_t value_size) {
 }
 
 template <class T>
-void merge_cases(const PeerChannel& peers, bool quick) {
-  const std::vector<PartialLayout> parts = {part_of<T>(1, 1, 4), part_of<T>(1, 5, 12),
-                                            part_of<T>(3, 3, 16), part_of<T>(2, 7, 128),
-                                            part_of<T>(8, 16, quick ? 64 : 512)};
-  for (const PartialLayout& part : parts) {
-    const auto messages = messages_of<T>(part);
-    const Buffer<std::byte> device{std::span<const std::byte>(messages)};
-    const Buffer<T> out(part.rows * part.heads * part.value_size);
-    exchange_merge(peers.channel(), part, device.data(), out.data(), world.how());
-    settle();
-    peers.check();
-    const std::vector<T> found = out.read();
-    expect_below(relative_error(found, merged_by_twin<T>(part, messages)), tolerance_of<T>,
-                 std::string("exchange+merge ") + name_of<T> + " " + text_of(part));
-    if (part.rows * part.heads > 20 && world.size > 1) {
-      const double error = relative_error(found, merged_by_twin<T>(part, messages, world.size - 1));
-      expect_everywhere(error > 10 * tolerance_of<T>, "control: one sender's messages left out");
-    }
+void merge_case(const PeerChannel& peers, Way way, const PartialLayout& part) {
+  const auto messages = messages_of<T>(part);
+  const Buffer<std::byte> device{std::span<const std::byte>(messages)};
+  const Buffer<T> out(part.rows * part.heads * part.value_size);
+  exchange_merge(peers.channel(), way, part, device.data(), out.data(), world.how());
+  settle();
+  peers.check();
+  const std::vector<T> found = out.read();
+  expect_below(
+      relative_error(found, merged_by_twin<T>(part, messages)), tolerance_of<T>,
+      std::string("exchange+merge in ") + text_of(way) + ", " + name_of<T> + " " + text_of(part));
+  if (part.rows * part.heads > 20 && world.size > 1) {
+    const double error = relative_error(found, merged_by_twin<T>(part, messages, world.size - 1));
+    expect_everywhere(error > 10 * tolerance_of<T>, "control: one sender's messages left out");
   }
 }
 
-// An odd number of exchanges of two sizes in a graph that is replayed on new data.
+// Of a piece's vectors some, all, and some of the next; then as many as best_way chooses from.
+template <class T>
+void merge_cases(const PeerChannel& peers, bool quick) {
+  for (const PartialLayout& part : {part_of<T>(1, 1, 4), part_of<T>(1, 5, 12), part_of<T>(3, 3, 16),
+                                    part_of<T>(2, 7, 128), part_of<T>(8, 16, quick ? 64 : 512)})
+    merge_case<T>(peers, Way::words, part);
+  for (const PartialLayout& part :
+       {part_of<T>(1, 4, 8), part_of<T>(3, 4, 24), part_of<T>(5, 4, 128), part_of<T>(16, 4, 128),
+        part_of<T>(13, 12, quick ? 64 : 512)})
+    merge_case<T>(peers, Way::pieces, part);
+  if (quick) return;
+  const int64_t vector_bytes = 128 * sizeof(T) + 4;
+  for (const int64_t more : {-1, 0, 1}) {
+    const auto part = part_of<T>(most_word_bytes / vector_bytes / 4 + more, 4, 128);
+    const Way way = best_way(part);
+    expect_everywhere((part.bytes() > most_word_bytes) == (way == Way::pieces), "the way chosen");
+    merge_case<T>(peers, way, part);
+  }
+}
+
+// An odd number of exchanges of two sizes, in words and pieces, in a graph that is replayed on new
+// data.
 template <class T>
 void graph_case(const PeerChannel& peers) {
   const PartialLayout parts[] = {part_of<T>(2, 4, 64), part_of<T>(5, 4, 128), part_of<T>(1, 3, 64)};
@@ -88,7 +108,8 @@ void graph_case(const PeerChannel& peers) {
   }
   const OwnedGraphExec graph = capture(world.stream.get(), [&] {
     for (int i = 0; i < 3; ++i)
-      exchange_merge(peers.channel(), parts[i], messages[i].data(), outs[i].data(), world.how());
+      exchange_merge(peers.channel(), i == 1 ? Way::pieces : Way::words, parts[i],
+                     messages[i].data(), outs[i].data(), world.how());
   });
   double error = 0;
   for (int replay = 0; replay < 7; ++replay) {
@@ -111,7 +132,7 @@ void graph_case(const PeerChannel& peers) {
 }
 
 template <class Weight, class T>
-void reduce_case(const PeerChannel& peers, Shots shots, int rows, int width, bool norm) {
+void reduce_case(const PeerChannel& peers, Way way, int rows, int width, bool norm) {
   const auto y = normals<T>(int64_t{rows} * width);
   std::mt19937_64 common(static_cast<uint64_t>(rows) * 131 + width);
   std::normal_distribution<float> normal;
@@ -122,7 +143,7 @@ void reduce_case(const PeerChannel& peers, Shots shots, int rows, int width, boo
   const Buffer<T> device_y{std::span<const T>(y)}, device_hidden{std::span<const T>(hidden)};
   const Buffer<Weight> device_gains{std::span<const Weight>(gains)};
   const Buffer<T> out(int64_t{rows} * width);
-  all_reduce_norm(peers.channel(), shots, rows, width, device_y.data(),
+  all_reduce_norm(peers.channel(), way, rows, width, device_y.data(),
                   norm ? device_hidden.data() : nullptr, stored(device_gains), 1e-5F, out.data(),
                   world.how());
   settle();
@@ -136,9 +157,9 @@ void reduce_case(const PeerChannel& peers, Shots shots, int rows, int width, boo
     cpu::reference::add_rms_norm<Weight, T>(rows, width, hidden.data(), sum.data(), gains.data(),
                                             1e-5F, expected.data());
   const std::vector<T> found = out.read();
-  const std::string what = std::string("all-reduce ") + (norm ? "+ norm " : "") +
-                           (shots == Shots::one ? "one-shot " : "two-shot ") + name_of<T> + " " +
-                           std::to_string(rows) + " x " + std::to_string(width);
+  const std::string what = std::string("all-reduce ") + (norm ? "+ norm " : "") + "in " +
+                           text_of(way) + ", " + name_of<T> + " " + std::to_string(rows) + " x " +
+                           std::to_string(width);
   expect_below(relative_error(found, norm ? expected : sum), tolerance_of<T>, what);
   if (norm)
     expect_below(relative_error(device_hidden.read(), hidden), tolerance_of<T>, what + ", hidden");
@@ -155,10 +176,21 @@ void reduce_cases(const PeerChannel& peers, bool quick) {
   std::vector<std::pair<int, int>> shapes = {{1, 4}, {3, 96}, {2, 260}, {5, 2048}};
   if (!quick) shapes.insert(shapes.end(), {{1, 7168}, {8, 16384}, {3, 32768}});
   for (const auto& [rows, width] : shapes)
-    for (const Shots shots : {Shots::one, Shots::two}) {
-      reduce_case<Weight, T>(peers, shots, rows, width, true);
-      reduce_case<Weight, T>(peers, shots, rows, width, false);
-    }
+    for (const bool norm : {true, false})
+      reduce_case<Weight, T>(peers, Way::words, rows, width, norm);
+  // Fewer rows than members and than blocks, more, no multiple of either.
+  shapes = {{1, 2048}, {3, 200}, {37, 520}};
+  if (!quick) shapes.insert(shapes.end(), {{5, 32768}, {131, 1544}, {29, 7168}});
+  for (const auto& [rows, width] : shapes)
+    for (const Way way : {Way::pieces, Way::owners})
+      for (const bool norm : {true, false}) reduce_case<Weight, T>(peers, way, rows, width, norm);
+  if (quick) return;
+  for (const int more : {-1, 0, 1}) {
+    const int rows = static_cast<int>(most_word_bytes / (4096 * sizeof(T))) + more;
+    const Way way = best_way(world.size, rows, 4096, sizeof(T));
+    expect_everywhere((more > 0) == (way != Way::words), "the way chosen");
+    reduce_case<Weight, T>(peers, way, rows, 4096, true);
+  }
 }
 
 // Several parcels of any length, none, and odd addresses between every two ranks. Rank a's i-th
@@ -216,16 +248,27 @@ inline void parcel_case(const PeerChannel& peers, int seed) {
 }
 
 // The last rank does not take part: the others must end, and say who it was.
-inline void missing_rank_case() {
+inline void missing_rank_case(Way way) {
   const PartialLayout part = part_of<bf16>(2, 4, 64);
-  const PeerChannel peers(MPI_COMM_WORLD, exchange_room(part), world.own_card, 0.3);
+  constexpr int rows = 9;
+  constexpr int width = 512;
+  const PeerChannel peers(MPI_COMM_WORLD,
+                          larger(exchange_room(way == Way::owners ? Way::pieces : way, part),
+                                 all_reduce_room(way, world.size, rows, width, sizeof(bf16))),
+                          world.own_card, 0.3);
   const auto messages = messages_of<bf16>(part);
   const Buffer<std::byte> device{std::span<const std::byte>(messages)};
   const Buffer<bf16> out(part.rows * part.heads * part.value_size);
+  const Buffer<bf16> y(rows * width), sum(rows * width);
+  HELIX_CUDA(cudaMemset(y.data(), 0, static_cast<size_t>(y.bytes())));
   std::string said;
   if (world.rank + 1 < world.size) {
-    for (int i = 0; i < 3; ++i)
-      exchange_merge(peers.channel(), part, device.data(), out.data(), world.how());
+    for (int i = 0; i < 2; ++i) {
+      all_reduce_norm<bf16>(peers.channel(), way, rows, width, y.data(), nullptr, {}, 0, sum.data(),
+                            world.how());
+      if (way != Way::owners)
+        exchange_merge(peers.channel(), way, part, device.data(), out.data(), world.how());
+    }
     settle();
     try {
       peers.check();
@@ -235,7 +278,7 @@ inline void missing_rank_case() {
   }
   const std::string wanted = "exchange 1: nothing came from rank " + std::to_string(world.size - 1);
   expect_everywhere(world.rank + 1 == world.size || said.find(wanted) != std::string::npos,
-                    "a rank that does not come is named, and all end");
+                    "a rank that does not come is named, and all end: " + text_of(way));
 }
 
 }  // namespace helix::cuda

@@ -11,8 +11,10 @@ namespace helix::cuda {
 namespace {
 
 void all_cases(bool quick) {
-  const int64_t room = std::max(exchange_room(part_of<float>(8, 16, 512)),
-                                all_reduce_room(Shots::one, world.size, 8, 32768, 4));
+  const auto all = part_of<float>(13, 12, 512);
+  Room room = larger(exchange_room(Way::words, all), exchange_room(Way::pieces, all));
+  for (const Way way : {Way::words, Way::pieces, Way::owners})
+    room = larger(room, all_reduce_room(way, world.size, 131, 7168, 4));
   const PeerChannel peers(MPI_COMM_WORLD, room, world.own_card, patience_s);
   merge_cases<float>(peers, quick);
   merge_cases<bf16>(peers, quick);
@@ -22,7 +24,8 @@ void all_cases(bool quick) {
   reduce_cases<bf16, float>(peers, quick);
   reduce_cases<bf16, bf16>(peers, quick);
   for (int seed = 0; seed < 6; ++seed) parcel_case(peers, seed);
-  if (world.size > 1) missing_rank_case();
+  for (const Way way : {Way::words, Way::pieces, Way::owners})
+    if (world.size > 1) missing_rank_case(way);
 }
 
 void find_place(int blocks) {

@@ -13,16 +13,19 @@
 
 namespace helix::cuda {
 
-// Median microseconds of one of 50 launches in a graph, of the slowest rank.
+// Median microseconds of one of 50 launches in a graph, of the slowest rank: of 20 replays, fewer
+// where these take long.
 template <class Node>
 double node_us(Node&& node) {
   constexpr int nodes = 50;
+  constexpr double enough_us = 1e5;
+  double spent_us = 0;  // the same on all ranks
   const OwnedGraphExec graph = capture(world.stream.get(), [&] {
     for (int i = 0; i < nodes; ++i) node();
   });
   const OwnedEvent begin = make_event(), end = make_event();
   std::vector<double> times;
-  for (int i = 0; i < 23; ++i) {
+  for (int i = 0; i < 23 && (spent_us < enough_us || i < 6); ++i) {
     HELIX_MPI(MPI_Barrier(MPI_COMM_WORLD));
     HELIX_CUDA(cudaEventRecord(begin.get(), world.stream.get()));
     HELIX_CUDA(cudaGraphLaunch(graph.get(), world.stream.get()));
@@ -30,7 +33,9 @@ double node_us(Node&& node) {
     HELIX_CUDA(cudaEventSynchronize(end.get()));
     float ms = 0;
     HELIX_CUDA(cudaEventElapsedTime(&ms, begin.get(), end.get()));
-    if (i >= 3) times.push_back(worst(ms * 1000 / nodes));
+    const double us = worst(ms * 1000);
+    spent_us += us;
+    if (i >= 3) times.push_back(us / nodes);
   }
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
@@ -104,11 +109,13 @@ inline void print_time(const std::string& name, int rows, int64_t bytes, const F
 
 // Rows and width of what is exchanged: 1 KB to 64 MB, on a shared card to 2 MB.
 inline std::vector<std::pair<int, int>> sizes() {
-  std::vector<std::pair<int, int>> all = {{1, 512},   {1, 2048},   {1, 8192},  {1, 16384},
-                                          {8, 16384}, {32, 16384}, {64, 16384}};
+  std::vector<std::pair<int, int>> all = {{1, 512},    {1, 2048},   {1, 8192},
+                                          {1, 16384},  {8, 16384},  {16, 16384},
+                                          {32, 16384}, {256, 4096}, {64, 16384}};
   if (world.own_card) all.insert(all.end(), {{256, 16384}, {2048, 16384}});
   return all;
 }
+constexpr int64_t longest_in_words = 4 << 20;  // that is worth the time
 
 inline void times() {
   constexpr int value_size = 128;
@@ -117,36 +124,42 @@ inline void times() {
   for (const auto& [rows, width] : sizes()) {
     const int heads = std::max(1, width / value_size / world.size);  // of a rank
     const PartialLayout part = part_of<bf16>(rows, heads, value_size);
-    const PeerChannel peers(MPI_COMM_WORLD, exchange_room(part), world.own_card, patience_s);
     const auto data = messages_of<bf16>(part);
     const Buffer<std::byte> messages{std::span<const std::byte>(data)}, inbox(std::ssize(data));
     const Buffer<bf16> out(int64_t{rows} * heads * value_size);
-    const Fastest ours = best_of(peers, [&](const Launch& how) {
-      exchange_merge(peers.channel(), part, messages.data(), out.data(), how);
-    });
+    Fastest chosen;
+    for (const Way way : {Way::words, Way::pieces}) {
+      if (way == Way::pieces ? part.bytes() % 16 != 0 : part.bytes() > longest_in_words) continue;
+      const PeerChannel peers(MPI_COMM_WORLD, exchange_room(way, part), world.own_card, patience_s);
+      const Fastest ours = best_of(peers, [&](const Launch& how) {
+        exchange_merge(peers.channel(), way, part, messages.data(), out.data(), how);
+      });
+      print_time("exchange+merge, " + text_of(way), rows, part.bytes(), ours, 0);
+      if (way == best_way(part)) chosen = ours;
+    }
     const double nccl_us = !nccl ? 0 : node_us([&] {
       nccl->all_to_all(messages.data(), inbox.data(), part.bytes());
       merge_partials(part, world.size, inbox.data(), out.data(), {world.stream.get(), 132, false});
     });
-    print_time("exchange+merge", rows, part.bytes(), ours, nccl_us);
+    print_time("exchange+merge, as chosen", rows, part.bytes(), chosen, nccl_us);
   }
   for (const auto& [rows, width] : sizes()) {
     const int64_t count = int64_t{rows} * width;
     const auto data = normals<bf16>(count), ones = normals<bf16>(width);
     const Buffer<bf16> y{std::span<const bf16>(data)}, hidden{std::span<const bf16>(data)};
     const Buffer<bf16> gains{std::span<const bf16>(ones)}, out(count);
-    Fastest best;
-    for (const Shots shots : {Shots::one, Shots::two}) {
+    Fastest chosen;
+    for (const Way way : {Way::words, Way::pieces, Way::owners}) {
+      if (way == Way::words && count * 2 > longest_in_words) continue;
       const PeerChannel peers(MPI_COMM_WORLD,
-                              all_reduce_room(shots, world.size, rows, width, sizeof(bf16)),
+                              all_reduce_room(way, world.size, rows, width, sizeof(bf16)),
                               world.own_card, patience_s);
       const Fastest ours = best_of(peers, [&](const Launch& how) {
-        all_reduce_norm(peers.channel(), shots, rows, width, y.data(), hidden.data(), stored(gains),
+        all_reduce_norm(peers.channel(), way, rows, width, y.data(), hidden.data(), stored(gains),
                         1e-5F, out.data(), how);
       });
-      print_time(shots == Shots::one ? "all-reduce+norm, one-shot" : "all-reduce+norm, two-shot",
-                 rows, count * 2, ours, 0);
-      if (ours.us < best.us) best = ours;
+      print_time("all-reduce+norm, " + text_of(way), rows, count * 2, ours, 0);
+      if (way == best_way(world.size, rows, width, sizeof(bf16))) chosen = ours;
     }
     if (!nccl) continue;
     const double nccl_us = node_us([&] {
@@ -154,7 +167,7 @@ inline void times() {
       add_rms_norm(rows, width, hidden.data(), out.data(), stored(gains), 1e-5F, out.data(),
                    {world.stream.get(), 132, false});
     });
-    print_time("all-reduce+norm, the better", rows, count * 2, best, nccl_us);
+    print_time("all-reduce+norm, as chosen", rows, count * 2, chosen, nccl_us);
   }
 }
 
