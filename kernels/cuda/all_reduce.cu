@@ -167,12 +167,15 @@ __global__ void __launch_bounds__(threads, 1)
 
 }  // namespace
 
-// A row goes by its owner where that is less to send.
+// By way of its owner a row takes 3 us longer and (n - 1) (n - 2) / n less of it is sent: on four
+// H200 the better from 700 KB on.
 Way best_way(int members, int64_t rows, int64_t width, int64_t element_bytes) {
+  constexpr int64_t worth_bytes = 1 << 20;
   const int64_t row_bytes = width * element_bytes;
-  if (rows * row_bytes <= most_word_bytes || width % 8 != 0 || row_bytes < Room::least_piece)
+  const int64_t bytes = rows * row_bytes;
+  if (bytes <= most_word_bytes || width % 8 != 0 || row_bytes < Room::least_piece)
     return Way::words;
-  return members > 2 ? Way::owners : Way::pieces;
+  return (members - 1) * (members - 2) * bytes > members * worth_bytes ? Way::owners : Way::pieces;
 }
 
 template <class Activation>

@@ -10,11 +10,11 @@
 namespace helix::cuda {
 namespace {
 
-constexpr int most_threads = 512;
+constexpr int sm_threads = 1024;
 
 // Warps in order; all threads get it.
 __device__ float sum_over_block(float value) {
-  __shared__ float of_warps[most_threads / 32];
+  __shared__ float of_warps[sm_threads / 32];
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0U, value, step);
   if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
   __syncthreads();
@@ -97,7 +97,7 @@ struct Reduction {
 
   __device__ void take(int row) const {
     if (adds(row)) return;
-    exchange.await(owner(row), sum(row));
+    exchange.await_answer(owner(row), sum(row));
     float squares = 0;
     for_batches<Activation>(eights(), [&](int first) {
       Batch<Activation> batch;
@@ -150,7 +150,7 @@ struct Reduction {
   }
 };
 
-__global__ void __launch_bounds__(most_threads)
+__global__ void __launch_bounds__(sm_threads)
     reduce_rows(const __grid_constant__ Channel channel, Format activations,
                 const __grid_constant__ Work work, const void* y, void* hidden, void* out) {
   if (channel.own_card) release_next();
@@ -180,10 +180,12 @@ void all_reduce_rows(const Channel& channel, Way way, int rows, int width, const
                      Activation* hidden, const Stored& w, float eps, Activation* out,
                      const Launch& how) {
   assert(width % 8 == 0 && width * sizeof(Activation) >= Room::least_piece);
-  const int eights = width / 8;
-  const int threads =
-      std::clamp((eights / Batch<Activation>::size + 31) / 32 * 32, 128, most_threads);
-  const int blocks = std::clamp(how.blocks * (most_threads / threads), 1, rows);
+  // A few rows get wide blocks; of many, a multiprocessor has four at a time, so that some of them
+  // send while others add. The same on every member, as the order of a norm's sum is.
+  const int most_threads = rows > 128 ? sm_threads / 4 : sm_threads;
+  const int batches = width / 8 / Batch<Activation>::size;
+  const int threads = std::clamp((batches + 31) / 32 * 32, 128, most_threads);
+  const int blocks = std::clamp(how.blocks * (sm_threads / threads), 1, rows);
   launch("all-reduce+norm", reduce_rows, dim3(static_cast<unsigned>(blocks)), threads, 0, how, 1,
          channel, format_of<Activation>, Work{rows, width, eps, way == Way::owners, w}, y, hidden,
          out);

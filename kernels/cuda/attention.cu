@@ -97,7 +97,7 @@ __global__ void __maxnreg__(128) attend(AttentionPlan plan, const bf16* q, KvVie
   const int warp = static_cast<int>(threadIdx.x) >> 5;
   unsigned char* const ring = shared + warp * R::ring_bytes;
 
-  release_next();
+  begin_chunk(plan);
   for_segments(plan, kv.tokens, static_cast<int>(blockIdx.x), T::tokens, [&](const Segment& at) {
     const int pair = at.pair, row = at.row, tokens = at.tokens, first = at.first, last = at.last;
     const Kv* const keys = static_cast<const Kv*>(kv.base) + kv.keys[pair];
@@ -124,10 +124,10 @@ __global__ void __maxnreg__(128) attend(AttentionPlan plan, const bf16* q, KvVie
 #pragma unroll 1
     for (int slot = 0; slot < slots; ++slot) {
       // The newest token alone may not be read ahead.
-      if ((tile_of(slot) + 1) * T::tokens >= tokens) wait_for_previous();
+      if ((tile_of(slot) + 1) * T::tokens >= tokens) wait_for_inputs(plan);
       fetch(slot);
     }
-    wait_for_previous();
+    wait_for_inputs(plan);
     const int group = shape.group();
     T::load_queries(q + (int64_t{row} * shape.heads + pair % shape.kv_heads * group) * D, group,
                     q_shared, factors);
@@ -226,16 +226,19 @@ bool serves_grouped(const AttentionShape& shape, Format format) {
 bool serves_latent(const AttentionShape& shape, Format format) {
   return format != Format::fp32 && shape.head_size == 576 && shape.value_size == 512;
 }
-void start_best(const AttentionPlan& plan, const bf16* q, const KvView& kv, const Launch& how) {
+
+}  // namespace
+
+template <>
+void attend_splits(const AttentionPlan& plan, const bf16* q, const KvView& kv, const Launch& how) {
   if (serves_grouped(plan.shape, kv.format)) return attend_grouped(plan, q, kv, how);
   if (serves_latent(plan.shape, kv.format)) return attend_latent(plan, q, kv, how);
   attend_plain(plan, q, kv, how);
 }
-void start_best(const AttentionPlan& plan, const float* q, const KvView& kv, const Launch& how) {
+template <>
+void attend_splits(const AttentionPlan& plan, const float* q, const KvView& kv, const Launch& how) {
   attend_plain(plan, q, kv, how);
 }
-
-}  // namespace
 
 template <class Activation>
 void decode_attention(const AttentionPlan& plan, const Activation* q, const KvView& kv,
@@ -243,7 +246,7 @@ void decode_attention(const AttentionPlan& plan, const Activation* q, const KvVi
   const AttentionShape& shape = plan.shape;
   assert(part.rows == shape.rows && shape.heads % part.heads == 0);
   assert(part.value_size == shape.value_size && part.element_bytes == sizeof(Activation));
-  start_best(plan, q, kv, how);
+  attend_splits(plan, q, kv, how);
   merge_splits<Activation>(plan, part, out, how);
 }
 

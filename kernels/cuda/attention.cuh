@@ -29,6 +29,19 @@ __device__ void for_segments(const AttentionPlan& plan, const int32_t* tokens, i
   }
 }
 
+// What this kernel reads beside the KV history has been written. The first of several chunks lets
+// the next begin only then, so that those behind it find it so (a fence, so that no stale line of
+// L1 is read), and wait at their end alone, for whoever waits for them.
+__device__ inline void begin_chunk(const AttentionPlan& plan) {
+  if (plan.has_previous) __threadfence();
+  if (plan.has_previous || !plan.has_next) release_next();
+}
+__device__ inline void wait_for_inputs(const AttentionPlan& plan) {
+  if (plan.has_previous) return;
+  wait_for_previous();
+  if (plan.has_next) release_next();
+}
+
 // How far behind the pair's first token another one stands, in values of `size` a token.
 __device__ inline int64_t token_offset(const KvView& kv, int row, int token, int size) {
   if (kv.pages == nullptr) return int64_t{token} * size;

@@ -102,6 +102,10 @@ struct AttentionPlan {
   Cut* cuts;        // [shares + 1]
   Splits* splits;   // [pairs]
   int32_t* starts;  // [rows + 1]
+  // Chunks of a step whose attentions are launched one after another, each dependent on the one
+  // before: those behind the first begin as blocks of the one before end, and do not wait for them.
+  bool has_next = false;      // another comes after this one
+  bool has_previous = false;  // which waited for all that this one reads
 };
 
 // Cuts the tokens evenly into the plan's shares. Once a step, and not as a dependent launch.
@@ -115,7 +119,11 @@ template <class Activation>
 void decode_attention(const AttentionPlan& plan, const Activation* q, const KvView& kv,
                       const PartialLayout& part, std::byte* out, const Launch& launch);
 
-// Its second half, which a fused exchange may take over: the plan's partial results into messages.
+// Its halves, of which the second may go to another stream: partial results into the plan, and from
+// there into messages.
+template <class Activation>
+void attend_splits(const AttentionPlan& plan, const Activation* q, const KvView& kv,
+                   const Launch& launch);
 template <class Activation>
 void merge_splits(const AttentionPlan& plan, const PartialLayout& part, std::byte* out,
                   const Launch& launch);

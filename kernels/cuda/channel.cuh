@@ -65,7 +65,7 @@ class Exchange {
   __device__ uint2 finish(uint4 seen, int sender, int64_t word) {
     for (uint32_t tries = 0; seen.y != epoch_ || seen.w != epoch_; seen = look(sender, word)) {
       if (broken_) break;
-      if ((++tries & 1023U) == 0) look_at_clock(sender);
+      if ((++tries & 1023U) == 0) look_at_clock(sender, channel_.patience_ns);
     }
     return make_uint2(seen.x, seen.z);
   }
@@ -84,13 +84,14 @@ class Exchange {
     __syncthreads();
     if (is_peer()) release(static_cast<int>(threadIdx.x), piece);
   }
-  // The block waits until a piece has come: from one member, or from all.
-  __device__ void await(int sender, int64_t piece) {
-    if (threadIdx.x == 0) acquire(sender, piece);
+  // The block waits until a piece has come from all members; or from one who waits for others, and
+  // has the time to say whom it misses.
+  __device__ void await_all(int64_t piece) {
+    if (is_peer()) acquire(static_cast<int>(threadIdx.x), piece, channel_.patience_ns);
     __syncthreads();
   }
-  __device__ void await_all(int64_t piece) {
-    if (is_peer()) acquire(static_cast<int>(threadIdx.x), piece);
+  __device__ void await_answer(int sender, int64_t piece) {
+    if (threadIdx.x == 0) acquire(sender, piece, 2 * channel_.patience_ns);
     __syncthreads();
   }
 
@@ -117,21 +118,21 @@ class Exchange {
                  "r"(epoch_)
                  : "memory");
   }
-  __device__ void acquire(int sender, int64_t piece) {
+  __device__ void acquire(int sender, int64_t piece, uint64_t patience_ns) {
     const uint32_t* const from = flag(channel_.index, sender, piece);
     for (uint32_t tries = 1; !broken_; ++tries) {
       uint32_t seen;
       asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(seen) : "l"(from) : "memory");
       if (seen == epoch_) break;
-      if ((tries & 1023U) == 0) look_at_clock(sender);
+      if ((tries & 1023U) == 0) look_at_clock(sender, patience_ns);
     }
   }
-  __device__ void look_at_clock(int sender) {
+  __device__ void look_at_clock(int sender, uint64_t patience_ns) {
     uint64_t now;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
     if (began_ns_ == 0) began_ns_ = now;
     broken_ = *static_cast<volatile uint32_t*>(&channel_.state->broken) != 0;
-    if (broken_ || now - began_ns_ < channel_.patience_ns) return;
+    if (broken_ || now - began_ns_ < patience_ns) return;
     broken_ = true;
     if (atomicExch(&channel_.state->broken, 1U) != 0) return;  // another thread said it
     *static_cast<volatile int32_t*>(&channel_.missing->member) = sender;

@@ -9,8 +9,9 @@
 namespace helix::cuda {
 namespace {
 
-constexpr int threads = 512;
+constexpr int threads = 256;  // so that registers for a block are left beside one of attention
 constexpr int warps = threads / 32;
+constexpr int sm_blocks = 2;
 constexpr int ahead = 8;  // messages that a lane asks for before it waits for the first
 
 // A message is 4-byte aligned and may end in half a word.
@@ -171,7 +172,7 @@ __global__ void __launch_bounds__(threads)
 
 void exchange_parcels(const Channel& channel, int count, const Parcel* parcels, const Launch& how) {
   assert(channel.size <= max_members && how.blocks > 0);
-  const int blocks = std::clamp((count + warps - 1) / warps, 1, how.blocks);
+  const int blocks = std::clamp((count + warps - 1) / warps, 1, sm_blocks * how.blocks);
   launch("exchange", exchange_all, dim3(static_cast<unsigned>(blocks)), threads, 0, how, 1, channel,
          count, parcels);
 }
@@ -193,8 +194,8 @@ void exchange_merge(const Channel& channel, Way way, const PartialLayout& part,
   const int64_t wanted =
       std::max<int64_t>({1, (sent + threads - 1) / threads, (merged + warps - 1) / warps});
   launch("exchange+merge", exchange_and_merge<Activation>,
-         dim3(static_cast<unsigned>(std::min<int64_t>(wanted, how.blocks))), threads, 0, how, 1,
-         channel, part, messages, out);
+         dim3(static_cast<unsigned>(std::min<int64_t>(wanted, sm_blocks * how.blocks))), threads, 0,
+         how, 1, channel, part, messages, out);
 }
 
 template void exchange_merge(const Channel&, Way, const PartialLayout&, const std::byte*, float*,

@@ -9,8 +9,9 @@
 namespace helix::cuda {
 namespace {
 
-constexpr int threads = 512;
-constexpr int piece_bytes = 16 << 10;
+constexpr int threads = 256;
+constexpr int sm_blocks = 4;  // some of them send while others merge
+constexpr int piece_bytes = 8 << 10;
 
 struct Pieces {
   PartialLayout part;
@@ -95,7 +96,7 @@ struct Merging {
   }
 };
 
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, sm_blocks)
     merge_pieces(const __grid_constant__ Channel channel, Format activations,
                  const __grid_constant__ Pieces pieces, const std::byte* messages, void* out) {
   if (channel.own_card) release_next();
@@ -122,7 +123,7 @@ void exchange_pieces(const Channel& channel, const PartialLayout& part, const st
   const int64_t vectors = part.rows * part.heads;
   const int64_t each = std::max<int64_t>(1, piece_bytes / (part.value_size * part.element_bytes));
   const Pieces pieces{part, vectors, each, (vectors + each - 1) / each};
-  const int64_t blocks = std::min<int64_t>(pieces.count, how.blocks);
+  const int64_t blocks = std::min<int64_t>(pieces.count, sm_blocks * how.blocks);
   launch("exchange+merge", merge_pieces, dim3(static_cast<unsigned>(blocks)), threads, 0, how, 1,
          channel, format_of<Activation>, pieces, messages, out);
 }

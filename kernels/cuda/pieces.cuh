@@ -66,7 +66,7 @@ struct Eight {
 // Of a thread: the eights first, first + blockDim.x … of a row; those past its end are 0.
 template <class Activation>
 struct Batch {
-  static constexpr int size = 4;
+  static constexpr int size = 2;
   Eight<Activation> eights[size];
 
   template <class Body>

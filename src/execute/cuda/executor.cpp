@@ -160,10 +160,17 @@ void CudaExecutor::make_rows() {
               Buffer<int64_t>(6),
               {}};
     std::byte* memory = plan_memory_.data();
+    AttentionPlan* previous = nullptr;  // of a chunk with rows
+    rows.plans.reserve(bytes.size());
     for (size_t chunk = 0; chunk < bytes.size(); memory += bytes[chunk++]) {
       AttentionShape shape = attention_shape(m, chunk);
-      if (shape.rows == 0) shape.rows = 1;  // never used: no task of the chunk has rows
-      rows.plans.emplace_back(shape, blocks_, memory);
+      const bool used = shape.rows > 0;
+      if (!used) shape.rows = 1;
+      AttentionPlan& plan = rows.plans.emplace_back(shape, blocks_, memory);
+      if (!used) continue;
+      plan.has_previous = previous != nullptr;
+      if (previous != nullptr) previous->has_next = true;
+      previous = &plan;
     }
     rows_.push_back(std::move(rows));
   }
@@ -376,6 +383,7 @@ std::string CudaExecutor::launched_name(const Task& task) const {
 }
 
 void CudaExecutor::exchange(const Task& task, int layer) {
+  if (splits_go_along(*(&task - 1))) merge_splits(*(&task - 1), how(task));
   const Launch launch = how(task);
   if (folds_next(task)) return exchange_->run_both(task, *(&task + 1), layer, launch);
   lanes_.at(lane_index(task.lane)).after_kernel = exchange_->run(task, launch);

@@ -149,6 +149,16 @@ class CudaExecutor final : public PassageExecutor {
     return (&task - schedule_.tasks.data()) + 1 < std::ssize(schedule_.tasks) &&
            folded(*(&task + 1));
   }
+  // Where an exchange on the other lane comes next, attention's second half goes to that lane, so
+  // that the next chunk's attention follows at once.
+  bool splits_go_along(const Task& task) const {
+    return task.op == Op::attend && two_lanes() && !hooks_.after &&
+           (&task + 1)->lane == Lane::exchange;
+  }
+  void merge_splits(const Task& attend, const Launch& launch);
+  const AttentionPlan& plan_of(const Task& attend) const {
+    return rows_now().plans[static_cast<size_t>(std::max(attend.chunk, 0))];
+  }
   std::string launched_name(const Task& task) const;  // of all that is launched for it
   void exchange(const Task& task, int layer);
   int layers_now() const {  // that a passage goes through

@@ -173,12 +173,18 @@ void CudaExecutor::append(const Task& task, int layer) {
 
 void CudaExecutor::attend(const Task& task, int layer) {
   const Array query = array(task.reads[0], task.chunk);
-  const Rows& rows = rows_now();
   const KvView kv = cache_view(layer, store_.first_row(task.chunk));
-  const AttentionPlan& plan = rows.plans[static_cast<size_t>(std::max(task.chunk, 0))];
+  with_type(activations(),
+            [&]<class A>(A*) { attend_splits(plan_of(task), query.as<const A>(), kv, how(task)); });
+  if (!splits_go_along(task)) merge_splits(task, how(task));
+}
+
+// Attention's results, cut as the card's SMs were, into messages.
+void CudaExecutor::merge_splits(const Task& attend, const Launch& launch) {
+  if (array(attend.reads[0], attend.chunk).rows == 0) return;
   with_type(activations(), [&]<class A>(A*) {
-    decode_attention(plan, query.as<const A>(), kv, store_.message(task.writes[0], task.chunk),
-                     store_.activation(task.writes[0], task.chunk), how(task));
+    cuda::merge_splits<A>(plan_of(attend), store_.message(attend.writes[0], attend.chunk),
+                          store_.activation(attend.writes[0], attend.chunk), launch);
   });
 }
 

@@ -109,9 +109,9 @@ inline void print_time(const std::string& name, int rows, int64_t bytes, const F
 
 // Rows and width of what is exchanged: 1 KB to 64 MB, on a shared card to 2 MB.
 inline std::vector<std::pair<int, int>> sizes() {
-  std::vector<std::pair<int, int>> all = {{1, 512},    {1, 2048},   {1, 8192},
-                                          {1, 16384},  {8, 16384},  {16, 16384},
-                                          {32, 16384}, {256, 4096}, {64, 16384}};
+  std::vector<std::pair<int, int>> all = {{1, 512},   {1, 2048},   {1, 8192},   {1, 16384},
+                                          {16, 4096}, {32, 4096},  {8, 16384},  {48, 4096},
+                                          {64, 4096}, {16, 16384}, {32, 16384}, {64, 16384}};
   if (world.own_card) all.insert(all.end(), {{256, 16384}, {2048, 16384}});
   return all;
 }
