@@ -233,14 +233,14 @@ std::optional<Measured> PointRunner::measure_at(Work& work, int64_t layers) {
 void PointRunner::measure_tasks(Work& work, Measured& m) {
   doing("timing each task");
   TaskTimes tasks = helix::measure_tasks(work.ranks, *work.executor);
-  const double hidden_at_most = tasks.exchanges_us - tasks.exchanges_on_compute_us;
   m.tasks_us = std::move(tasks.tasks_us);
-  // What one lane hides is what its exchanges take alone, less the wait for them.
-  const double waited = m.exchange->exposed;
+  // What a step takes longer for them, or what it was seen to wait; the rest is hidden.
+  const double seen = tasks.exchanges_on_compute_us + m.exchange->exposed;
   m.exchange->alone = tasks.exchanges_us;
   m.exchange->back_to_back = tasks.back_to_back_us;
-  m.exchange->exposed = tasks.exchanges_on_compute_us + waited;
-  m.exchange->hidden = std::max(0.0, hidden_at_most - waited);
+  m.exchange->exposed =
+      exchanges_exposed_us(work.ranks, *work.executor, m.samples_us).value_or(seen);
+  m.exchange->hidden = std::max(0.0, m.exchange->alone - m.exchange->exposed);
   if (settings_.shard)
     leave_out_exchanges(m, *work.executor, settings_.prices ? &*settings_.prices : nullptr);
 }
@@ -269,15 +269,15 @@ void PointRunner::measure_steps(Work& work, Measured& m) {
   };
   std::optional<CardWatch> watch;
   if (settings_.cards != nullptr) watch.emplace(*settings_.cards, work.ranks);
-  double exposed_us = 0;
+  double waited_us = 0;
   m.samples_us = measure_until_quiet(work.point.noise, work.point.steps, [&](int64_t steps) {
     if (work.dropped = stop_.agreed(work.ranks); work.dropped) return std::vector<double>();
     StepTimes round = helix::measure_steps(work.ranks, *work.executor, steps, strike_now);
-    exposed_us += round.exposed_us * static_cast<double>(steps);
+    waited_us += round.waited_us * static_cast<double>(steps);
     return std::move(round.samples_us);
   });
   if (work.dropped) return;
-  m.exchange = ExchangeTimes{.exposed = exposed_us / static_cast<double>(m.samples_us.size())};
+  m.exchange = ExchangeTimes{.exposed = waited_us / static_cast<double>(m.samples_us.size())};
   if (watch) {
     m.card = watch->notes(std::ssize(m.samples_us) * work.point.batch);
     if (work.point.depths || settings_.shard)  // of fewer layers, or of one of the cards

@@ -164,11 +164,21 @@ StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
     if (i == 0) after_first();
   }
   std::vector<double> values = executor.take_intervals_us();
-  values.push_back(executor.exposed_us());
+  values.push_back(executor.waited_us());
   values = maximum(ranks, std::move(values));
-  const double exposed = values.back();
+  const double waited = values.back();
   values.pop_back();
-  return {std::move(values), exposed};
+  return {std::move(values), waited};
+}
+
+std::optional<double> exchanges_exposed_us(MPI_Comm ranks, Executor& executor,
+                                           const std::vector<double>& samples_us) {
+  constexpr int64_t most_steps = 20;
+  if (!executor.leave_out_exchanges(true)) return std::nullopt;
+  const StepTimes without =
+      measure_steps(ranks, executor, std::min(most_steps, std::ssize(samples_us)), [] {});
+  executor.leave_out_exchanges(false);
+  return std::max(0.0, median(samples_us) - median(without.samples_us));
 }
 
 TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,12 +26,17 @@ void warm_up(Executor& executor, int64_t steps, int64_t capacity);
 
 struct StepTimes {
   std::vector<double> samples_us;  // a step each
-  double exposed_us = 0;  // a step's mean wait for the exchange lane, of the rank that waits most
+  double waited_us = 0;  // a step's mean wait for the exchange lane, of the rank that waits most
 };
 // From the first token after the history. No barrier and no synchronisation inside: a step begins
 // where the one before ended. `after_first` is for faults.
 StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
                         const std::function<void()>& after_first);
+
+// How much longer steps took than some without their exchanges do, by the medians; nothing where
+// the executor cannot leave them out. Their results are void.
+std::optional<double> exchanges_exposed_us(MPI_Comm ranks, Executor& executor,
+                                           const std::vector<double>& samples_us);
 
 struct TaskTimes {
   // A cover's name each (schedule/covers.h), chunks and layers summed.

@@ -143,10 +143,12 @@ class Executor {
   virtual double exchanges_us() { return std::numeric_limits<double>::quiet_NaN(); }
   // One step with the begin and end of each task.
   virtual std::vector<Span> traced_step() = 0;
-  // Microseconds of a step() in which the compute lane waited for the exchange lane: the mean since
-  // the last rewind; or of a step that is taken for that, after a rewind, where the step itself
-  // would be held up. Collective.
-  virtual double exposed_us() = 0;
+  // Microseconds of a step() in which the compute lane waited for the exchange lane, the mean since
+  // the last rewind, where the executor sees it.
+  virtual double waited_us() { return 0; }
+  // Steps that come are carried out without their exchanges, whose results stay what they were; or
+  // with them again. False: it does not do that. Between steps that all ranks have ended.
+  virtual bool leave_out_exchanges(bool /*out*/) { return false; }
 
   // Fills the history by decoding the prompt, one token a step; nothing without one. Once, before
   // the first step; collective.

@@ -35,7 +35,7 @@ size_t PassageExecutor::cover_of(int task) const {
 void PassageExecutor::stand_at(std::span<const int32_t> tokens,
                                std::span<const int64_t> positions) {
   tick_ = 0;
-  exposed_us_ = 0;
+  waited_us_ = 0;
   steps_taken_ = 0;
   store().turn_to(0);
   set_states(tokens, positions);

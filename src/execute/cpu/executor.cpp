@@ -95,7 +95,7 @@ void CpuExecutor::run_layer(const Segment& segment, int layer) {
     const double began = now_us();
     const int waiting_for = lanes_.at[1];
     while (lanes_.at[1] == waiting_for) advance_lane(Lane::exchange);
-    exposed_us_ += now_us() - began;
+    waited_us_ += now_us() - began;
   }
 }
 

@@ -18,8 +18,8 @@ class CpuExecutor final : public PassageExecutor {
   CpuExecutor(MPI_Comm ranks, const Assignment& work);
 
   std::vector<Span> traced_step() override;
-  double exposed_us() override {
-    return steps_taken_ == 0 ? 0 : exposed_us_ / static_cast<double>(steps_taken_);
+  double waited_us() override {
+    return steps_taken_ == 0 ? 0 : waited_us_ / static_cast<double>(steps_taken_);
   }
   std::span<const int32_t> sampled() const override { return sampled_; }
   TensorView view(Id tensor, int chunk) override;

@@ -120,10 +120,15 @@ void CudaExecutor::prepare() {
 void CudaExecutor::record_passages() {
   recorded_.clear();
   watched_passages_.clear();
+  record_missing();
+}
+
+void CudaExecutor::record_missing() {
   for (int i = 0; graph_ && i < work_.layout.pp; ++i) {
     store_.turn_to(i);
     requests_ = store_.replicas()[static_cast<size_t>(schedule_.place.dp)];
     for (const bool forced : {false, true}) {
+      if (forced && left_out_) continue;  // only timed
       forcing_ = forced && forced_.count() > 0;
       forcing_codes_ = forced && forced_codes_.count() > 0;
       if (!recorded_.contains(passage_key())) recorded_.emplace(passage_key(), record());
@@ -297,8 +302,8 @@ void CudaExecutor::pass(std::vector<double>* times) {
     for (size_t i = 0; i < us.size(); ++i) (*times)[cover_of(static_cast<int>(i))] += us[i];
     return;
   }
-  if (watch_) {
-    for (const double us : watched_us(*watch_)) watched_sum_us_ += us;
+  if (exchanges_sum_us_) {
+    for (const double us : watched_us(Watch::exchanges)) *exchanges_sum_us_ += us;
     return;
   }
   if (replayable()) return replay(recorded_.at(passage_key()));
@@ -384,6 +389,7 @@ std::string CudaExecutor::launched_name(const Task& task) const {
 
 void CudaExecutor::exchange(const Task& task, int layer) {
   if (splits_go_along(*(&task - 1))) merge_splits(*(&task - 1), how(task));
+  if (left_out_) return;
   const Launch launch = how(task);
   if (folds_next(task)) return exchange_->run_both(task, *(&task + 1), layer, launch);
   lanes_.at(lane_index(task.lane)).after_kernel = exchange_->run(task, launch);
@@ -391,11 +397,8 @@ void CudaExecutor::exchange(const Task& task, int layer) {
 
 // A task waits for the last one of the other lane whose result it reads.
 void CudaExecutor::wait_for_lane(const Task& task, int until) {
-  const bool watched = watching(Watch::waits) && task.lane == Lane::compute;
   lanes_.at(static_cast<size_t>(task.lane)).after_kernel = false;
-  if (watched) stamp(Watched::nothing);
   HELIX_CUDA(cudaStreamWaitEvent(stream(task.lane), issued_[static_cast<size_t>(until)].get(), 0));
-  if (watched) stamp(static_cast<int>(&task - schedule_.tasks.data()));
 }
 
 }  // namespace helix::cuda

@@ -36,7 +36,7 @@ class CudaExecutor final : public PassageExecutor {
   bool times_in_place() const override { return exchanges_on_card_; }
   std::vector<Span> traced_step() override;
   double exchanges_us() override;
-  double exposed_us() override;
+  bool leave_out_exchanges(bool out) override;
   void teach(std::vector<int32_t> tokens) override;
   std::span<const int32_t> sampled() const override;
   TensorView view(Id tensor, int chunk) override;
@@ -56,13 +56,12 @@ class CudaExecutor final : public PassageExecutor {
     const Task* task = nullptr;
   };
   // A passage with kernels in it that note the time: behind each cover, all on one lane, in the
-  // order of the schedule; around all exchanges, of them alone; or around each wait of the compute
-  // lane for the other.
-  enum class Watch : uint8_t { covers, exchanges, waits };
+  // order of the schedule; or around all exchanges, of them alone.
+  enum class Watch : uint8_t { covers, exchanges };
   struct Watched {
     Watch what;
     Buffer<int64_t> stamps;  // ns
-    std::vector<int> ends;   // with each of them: a task (or its wait), or one of these
+    std::vector<int> ends;   // with each of them: a task, or one of these
     std::vector<Piece> pieces = {};
     static constexpr int nothing = -1;
     static constexpr int stamp = -2;  // the one before
@@ -94,7 +93,6 @@ class CudaExecutor final : public PassageExecutor {
   void wait_for_lane(const Task& task, int until);
   void after(const Task& task, int layer);
   std::vector<double> watched_us(Watch what);  // of a passage, by task
-  double watched_step_us(Watch what);
   double time_on_host(const Task& task);
   void stamp(int ends);
   void stamp_stamps();
@@ -104,11 +102,15 @@ class CudaExecutor final : public PassageExecutor {
   void note_codes(int layer);
   int64_t codes_of_layer() const;
   // … replaying (replay.cpp) …
-  using PassageKey = std::tuple<int, bool, bool>;  // a micro-batch; judged choices, judged codes
-  PassageKey passage_key() const { return {store_.now_index(), forcing_, forcing_codes_}; }
+  // A micro-batch; judged choices, judged codes; exchanges left out.
+  using PassageKey = std::tuple<int, bool, bool, bool>;
+  PassageKey passage_key() const {
+    return {store_.now_index(), forcing_, forcing_codes_, left_out_};
+  }
   bool replayable() const;
   void replay(const std::vector<Piece>& pieces);
   void record_passages();
+  void record_missing();
   std::vector<Piece> record();
   // … and the launches of each kind of task (launches.cpp).
   void launch(const Task& task, int layer);
@@ -136,7 +138,7 @@ class CudaExecutor final : public PassageExecutor {
   int64_t layers_before(int layer) const { return layer - schedule_.segments.front().first_layer; }
   Format activations() const { return work_.precision.activations; }
   bool watching(Watch what) const { return watched_ != nullptr && watched_->what == what; }
-  bool one_lane() const { return watching(Watch::covers) || watching(Watch::exchanges); }
+  bool one_lane() const { return watched_ != nullptr; }
   size_t lane_index(Lane lane) const { return one_lane() ? 0 : static_cast<size_t>(lane); }
   bool two_lanes() const { return schedule_.chunks > 1 && !one_lane(); }
   cudaStream_t stream(Lane lane) const { return lanes_.at(lane_index(lane)).stream.get(); }
@@ -223,8 +225,8 @@ class CudaExecutor final : public PassageExecutor {
   std::map<PassageKey, std::vector<Piece>> recorded_;
   std::map<std::pair<Watch, int>, Watched> watched_passages_;  // a micro-batch
   Watched* watched_ = nullptr;                                 // the passage in hand
-  std::optional<Watch> watch_;  // of the passages that come, which add to this:
-  double watched_sum_us_ = 0;
+  std::optional<double> exchanges_sum_us_;  // of the passages that come, if these alone are timed
+  bool left_out_ = false;                   // the exchanges
   bool capturing_ = false;
   std::vector<OwnedEvent> marks_;
   size_t marked_ = 0;

@@ -47,15 +47,10 @@ std::vector<double> CudaExecutor::watched_us(Watch what) {
     for (const Segment& segment : schedule_.segments)
       tasks += int64_t{segment.layers} * (segment.end - segment.begin);
     watched.stamps = Buffer<int64_t>((tasks + 1) * (stamps_in_a_row + 2));  // each in its own graph
-    if (what != Watch::waits || graph_) watched.pieces = record();
+    watched.pieces = record();
   }
   exchange_->stage_barrier();
   std::vector<double> us(schedule_.tasks.size(), 0);
-  if (watched.pieces.empty()) {
-    watched.ends.clear();
-    stamp_stamps();
-    issue_passage();
-  }
   for (const Piece& piece : watched.pieces) {
     if (piece.task == nullptr)
       HELIX_CUDA(cudaGraphLaunch(piece.graph.get(), stream(Lane::compute)));
@@ -100,19 +95,19 @@ void CudaExecutor::stamp_stamps() {
   for (int i = 0; i < stamps_in_a_row; ++i) stamp(Watched::stamp);
 }
 
-double CudaExecutor::watched_step_us(Watch what) {
-  watch_ = what;
-  watched_sum_us_ = 0;
+double CudaExecutor::exchanges_us() {
+  exchanges_sum_us_ = 0;
   rewind();
   step();
-  watch_.reset();
-  return watched_sum_us_;
+  return *std::exchange(exchanges_sum_us_, std::nullopt);
 }
 
-double CudaExecutor::exchanges_us() { return watched_step_us(Watch::exchanges); }
-
-double CudaExecutor::exposed_us() {
-  return schedule_.chunks == 1 ? 0 : watched_step_us(Watch::waits);
+// A shard has none.
+bool CudaExecutor::leave_out_exchanges(bool out) {
+  if (work_.shard) return false;
+  left_out_ = out;
+  record_missing();
+  return true;
 }
 
 std::vector<Span> CudaExecutor::traced_step() {
