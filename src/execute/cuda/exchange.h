@@ -12,6 +12,12 @@
 
 namespace helix::cuda {
 
+// Does it run beside a later chunk's attention? Behind the last chunk's there is nothing to hide an
+// exchange: it stays on the compute lane, where kernels begin early.
+inline bool runs_beside(const Schedule& schedule, const Task& task) {
+  return task.lane == Lane::exchange && task.chunk + 1 < schedule.chunks;
+}
+
 class Exchange {
  public:
   virtual ~Exchange() = default;

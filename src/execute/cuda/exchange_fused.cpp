@@ -58,7 +58,7 @@ class FusedExchange final : public Exchange {
   }
   const Channel& channel(const Task& task) const { return channels_.at(key_of(task)).channel(); }
   Launch with_blocks(Launch how, const Task& task) const {
-    how.blocks = task.lane == Lane::exchange ? blocks_beside_ : blocks_;
+    how.blocks = runs_beside(schedule_, task) ? blocks_beside_ : blocks_;
     return how;
   }
 
@@ -116,19 +116,19 @@ Room FusedExchange::room_of(const Task& task, const StepState& most) const {
     return static_cast<int64_t>(bytes_of(schedule_[id], most, task.chunk));
   };
   const int64_t rounding = 8 * (2 + static_cast<int64_t>(std::max(most.stage_rows, most.all.rows)));
-  const auto in_pieces = [](int64_t bytes) { return bytes > most_word_bytes ? bytes : 0; };
   switch (task.op) {
     case Op::all_to_all: {
       int64_t all = 0;
       for (const Id id : task.writes) all += bytes(id);
-      return {all / task.group.size + rounding, in_pieces(all / task.group.size)};
+      all /= task.group.size;
+      return {all + rounding, all > most_word_bytes ? all : 0};
     }
     case Op::reduce_scatter:
     case Op::combine: return {bytes(task.writes[0]) + rounding};
     case Op::dispatch: return {bytes(task.reads[0]) + bytes(task.reads[1]) + rounding};
     // Of a row's owner: a share and its sum for each member.
     case Op::all_reduce:
-      return {2 * bytes(task.reads[0]) + 32 * rounding, 2 * in_pieces(bytes(task.reads[0]))};
+      return {2 * bytes(task.reads[0]) + 32 * rounding, 2 * bytes(task.reads[0])};
     default: return {bytes(task.reads[0]) + rounding};
   }
 }

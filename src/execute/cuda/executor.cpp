@@ -43,7 +43,7 @@ std::unique_ptr<Exchange> make_exchange(const ExecutorChoice& how, MPI_Comm rank
   }
   return make_fused_exchange(
       ranks, schedule, store, work,
-      {how.ranks_per_card == 1, exchange_blocks(how, 64), exchange_blocks(how, 16), patience_s});
+      {how.ranks_per_card == 1, exchange_blocks(how, 128), exchange_blocks(how, 16), patience_s});
 }
 
 }  // namespace
@@ -346,14 +346,14 @@ void CudaExecutor::issue(const Segment& segment, int layer) {
 }
 
 void CudaExecutor::issue(const Task& task, int layer) {
-  const auto mine = static_cast<size_t>(task.lane);
-  if (two_lanes() && task.after.at(1 - mine) >= 0) wait_for_lane(task, task.after.at(1 - mine));
+  LaneState& lane = lane_of(task);
+  if (two_lanes()) wait_for_lanes(task);
   std::optional<Range> range;
   if (!folded(task)) range.emplace(launched_name(task));
   Timed timed;
   if (spans_ != nullptr && !folded(task)) {
     timed = {make_event(), make_event()};
-    HELIX_CUDA(cudaEventRecord(timed.begin.get(), stream(task.lane)));
+    HELIX_CUDA(cudaEventRecord(timed.begin.get(), lane.stream.get()));
   }
   if (communicates(task.op)) {
     exchange(task, layer);
@@ -370,13 +370,13 @@ void CudaExecutor::issue(const Task& task, int layer) {
   }
   range.reset();
   if (spans_ != nullptr && !folded(task)) {
-    HELIX_CUDA(cudaEventRecord(timed.end.get(), stream(task.lane)));
-    lanes_.at(mine).after_kernel = false;
+    HELIX_CUDA(cudaEventRecord(timed.end.get(), lane.stream.get()));
+    lane.after_kernel = false;
     traced_.emplace_back(Span{&task, layer, 0, 0, folds_next(task)}, std::move(timed));
   }
   if (two_lanes())
     HELIX_CUDA(cudaEventRecord(issued_[static_cast<size_t>(&task - schedule_.tasks.data())].get(),
-                               stream(task.lane)));
+                               lane.stream.get()));
   if (capturing_) return;
   if (task.op == Op::route && forcing_) note_choices(task, layer);
   if (task.op == Op::append && judged_codes_) note_codes(layer);
@@ -392,13 +392,25 @@ void CudaExecutor::exchange(const Task& task, int layer) {
   if (left_out_) return;
   const Launch launch = how(task);
   if (folds_next(task)) return exchange_->run_both(task, *(&task + 1), layer, launch);
-  lanes_.at(lane_index(task.lane)).after_kernel = exchange_->run(task, launch);
+  lane_of(task).after_kernel = exchange_->run(task, launch);
 }
 
-// A task waits for the last one of the other lane whose result it reads.
-void CudaExecutor::wait_for_lane(const Task& task, int until) {
-  lanes_.at(static_cast<size_t>(task.lane)).after_kernel = false;
-  HELIX_CUDA(cudaStreamWaitEvent(stream(task.lane), issued_[static_cast<size_t>(until)].get(), 0));
+// A task waits for the last one of the other lane whose result it reads, and for the one before it
+// in its own, where these went to another stream.
+void CudaExecutor::wait_for_lanes(const Task& task) {
+  LaneState& lane = lane_of(task);
+  const auto wait_for = [&](const Task& before) {
+    if (&lane_of(before) == &lane) return;
+    lane.after_kernel = false;
+    const auto i = static_cast<size_t>(&before - schedule_.tasks.data());
+    HELIX_CUDA(cudaStreamWaitEvent(lane.stream.get(), issued_[i].get(), 0));
+  };
+  if (const int i = task.after.at(1 - static_cast<size_t>(task.lane)); i >= 0)
+    wait_for(schedule_.tasks[static_cast<size_t>(i)]);
+  if (task.lane != Lane::exchange || runs_beside(schedule_, task)) return;
+  const Task* before = &task - 1;
+  while (before->lane != Lane::exchange) --before;  // an earlier chunk's
+  wait_for(*before);
 }
 
 }  // namespace helix::cuda

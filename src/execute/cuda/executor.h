@@ -50,6 +50,11 @@ class CudaExecutor final : public PassageExecutor {
     Buffer<int64_t> met;               // by routing (moe.h), then by dispatch (travel.h)
     std::vector<AttentionPlan> plans;  // a chunk; none where it has no rows
   };
+  struct LaneState {
+    OwnedStream stream;
+    bool after_kernel =
+        false;  // the last thing launched, so that the next may start before its end
+  };
   // A part of a passage that is replayed: a graph, or a task that cannot stand in one.
   struct Piece {
     OwnedGraphExec graph;
@@ -90,7 +95,7 @@ class CudaExecutor final : public PassageExecutor {
   void begin_passage();
   void issue(const Segment& segment, int layer);
   void issue(const Task& task, int layer);
-  void wait_for_lane(const Task& task, int until);
+  void wait_for_lanes(const Task& task);
   void after(const Task& task, int layer);
   std::vector<double> watched_us(Watch what);  // of a passage, by task
   double time_on_host(const Task& task);
@@ -139,9 +144,11 @@ class CudaExecutor final : public PassageExecutor {
   Format activations() const { return work_.precision.activations; }
   bool watching(Watch what) const { return watched_ != nullptr && watched_->what == what; }
   bool one_lane() const { return watched_ != nullptr; }
-  size_t lane_index(Lane lane) const { return one_lane() ? 0 : static_cast<size_t>(lane); }
   bool two_lanes() const { return schedule_.chunks > 1 && !one_lane(); }
-  cudaStream_t stream(Lane lane) const { return lanes_.at(lane_index(lane)).stream.get(); }
+  LaneState& lane_of(const Task& task) {
+    return lanes_[!one_lane() && runs_beside(schedule_, task) ? 1 : 0];
+  }
+  cudaStream_t stream(Lane lane) const { return lanes_.at(static_cast<size_t>(lane)).stream.get(); }
   Launch how(const Task& task);
   // Carried out together with the task before it, where nobody looks at what stands between them.
   bool folded(const Task& task) const {
@@ -151,11 +158,11 @@ class CudaExecutor final : public PassageExecutor {
     return (&task - schedule_.tasks.data()) + 1 < std::ssize(schedule_.tasks) &&
            folded(*(&task + 1));
   }
-  // Where an exchange on the other lane comes next, attention's second half goes to that lane, so
-  // that the next chunk's attention follows at once.
+  // Where an exchange beside the next chunk's attention comes next, attention's second half goes to
+  // its stream, so that the next chunk's follows at once.
   bool splits_go_along(const Task& task) const {
     return task.op == Op::attend && two_lanes() && !hooks_.after &&
-           (&task + 1)->lane == Lane::exchange;
+           runs_beside(schedule_, *(&task + 1));
   }
   void merge_splits(const Task& attend, const Launch& launch);
   const AttentionPlan& plan_of(const Task& attend) const {
@@ -174,11 +181,6 @@ class CudaExecutor final : public PassageExecutor {
   }
   void synchronise() const;
 
-  struct LaneState {
-    OwnedStream stream;
-    bool after_kernel =
-        false;  // the last thing launched, so that the next may start before its end
-  };
   std::array<LaneState, 2> lanes_;
   std::unique_ptr<Exchange> exchange_;  // made first: a rank that runs out of memory must not leave
                                         // the others in a split

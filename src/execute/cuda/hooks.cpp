@@ -16,7 +16,7 @@ void CudaExecutor::after(const Task& task, int layer) {
   hooks_.after(task, layer);
   for (auto& [at, staged] : staged_)
     write(std::span<const std::byte>(staged.bytes), staged.on_card.data());
-  if (!staged_.empty()) lanes_.at(static_cast<size_t>(task.lane)).after_kernel = false;
+  if (!staged_.empty()) lane_of(task).after_kernel = false;
   staged_.clear();
   beat();
 }

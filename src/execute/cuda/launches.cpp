@@ -19,7 +19,7 @@ int narrow(int64_t value) { return static_cast<int>(value); }
 // The first kernel after anything else waits for it; from then on each may begin while the one
 // before it ends.
 Launch CudaExecutor::how(const Task& task) {
-  LaneState& lane = lanes_.at(lane_index(task.lane));
+  LaneState& lane = lane_of(task);
   const bool dependent = std::exchange(lane.after_kernel, true) && early_reads_;
   return {lane.stream.get(), blocks_, dependent, own_card_};
 }

@@ -185,11 +185,12 @@ void reduce_cases(const PeerChannel& peers, bool quick) {
     for (const Way way : {Way::pieces, Way::owners})
       for (const bool norm : {true, false}) reduce_case<Weight, T>(peers, way, rows, width, norm);
   if (quick) return;
-  for (const int more : {-1, 0, 1}) {
-    const int rows = static_cast<int>(most_word_bytes / (4096 * sizeof(T))) + more;
-    const Way way = best_way(world.size, rows, 4096, sizeof(T));
-    expect_everywhere((more > 0) == (way != Way::words), "the way chosen");
-    reduce_case<Weight, T>(peers, way, rows, 4096, true);
+  // Around the most rows and the most bytes that travel in words.
+  const int widest = most_word_bytes / 8 / sizeof(T);
+  for (const auto& [rows, width] : {std::pair(8, 4096), {9, 4096}, {8, widest}, {8, widest + 8}}) {
+    const Way way = best_way(world.size, rows, width, sizeof(T));
+    expect_everywhere((rows > 8 || width > widest) == (way != Way::words), "the way chosen");
+    reduce_case<Weight, T>(peers, way, rows, width, true);
   }
 }
 
