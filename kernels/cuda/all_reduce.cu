@@ -174,17 +174,19 @@ int worth_blocks(int64_t width) {
 
 }  // namespace
 
-// Words are for rows that 64 blocks have at once (16 rows of 4096: 9.4 us in words, 6.3 in pieces).
-// By way of its owner a row takes 3 us longer and (n - 1) (n - 2) / n less of it is sent: on four
-// H200 the better from 700 KB on.
-Way best_way(int members, int64_t rows, int64_t width, int64_t element_bytes) {
-  constexpr int64_t most_blocks = 64;
-  constexpr int64_t worth_bytes = 1 << 20;
+// Words are for rows that are all at work at once, on 64 SMs at most: two H200 take 9.4 us for 16
+// rows of 4096 values in words, 6.3 in pieces; eight ranks of one, which have 8 SMs each, 69
+// and 14. By way of its owner a row takes 3 us longer and (n - 1) (n - 2) / n less of it is sent:
+// on four H200 the better from 700 KB on.
+Way best_way(int blocks, int members, int64_t rows, int64_t width, int64_t element_bytes) {
+  constexpr int64_t most_in_words = 512 << 10;
+  constexpr int64_t worth_an_owner = 1 << 20;
   const int64_t row_bytes = width * element_bytes;
-  const int64_t bytes = rows * row_bytes;
+  const int64_t sent = (members - 1) * rows * row_bytes;
   if (width % 8 != 0 || row_bytes < Room::least_piece) return Way::words;
-  if (bytes <= most_word_bytes && rows * worth_blocks(width) <= most_blocks) return Way::words;
-  return (members - 1) * (members - 2) * bytes > members * worth_bytes ? Way::owners : Way::pieces;
+  if (sent <= most_in_words && rows * worth_blocks(width) <= std::clamp(blocks, cluster_blocks, 64))
+    return Way::words;
+  return sent * (members - 2) > members * worth_an_owner ? Way::owners : Way::pieces;
 }
 
 template <class Activation>

@@ -177,8 +177,10 @@ void exchange_parcels(const Channel& channel, int count, const Parcel* parcels, 
          count, parcels);
 }
 
-Way best_way(const PartialLayout& part) {
-  return part.bytes() > most_word_bytes && part.bytes() % 16 == 0 && part.value_size % 8 == 0
+// Measured on two and four H200, and by eight ranks of one: above 850, 530 and 90 KB for a member.
+Way best_way(int blocks, const PartialLayout& part) {
+  const int64_t most_in_words = std::min(blocks, 64) * (int64_t{10} << 10);
+  return part.bytes() > most_in_words && part.bytes() % 16 == 0 && part.value_size % 8 == 0
              ? Way::pieces
              : Way::words;
 }

@@ -36,13 +36,11 @@ struct Missing {
 
 // How payload travels.
 enum class Way : uint8_t {
-  words,   // 8 bytes and their flag together: the fastest up to some 100 KB
+  words,   // 8 bytes and their flag together: the fastest up to some 100 KB, where few rows are
+           // summed
   pieces,  // as it is, with a flag for each piece (a row of a sum)
   owners,  // so too, a row of a sum to its owner alone, and the row's sum from there to all
 };
-
-// More bytes for a member travel in pieces.
-inline constexpr int64_t most_word_bytes = 384 << 10;
 
 // Payload bytes of one sender in one exchange, multiples of 16.
 struct Room {
@@ -92,8 +90,8 @@ void exchange_merge(const Channel& channel, Way way, const PartialLayout& part,
 constexpr Room exchange_room(Way way, const PartialLayout& part) {
   return room_of(way, part.bytes());
 }
-// Not by owners.
-Way best_way(const PartialLayout& part);
+// For `blocks` SMs, as in Launch. All members must come to the same way.
+Way best_way(int blocks, const PartialLayout& part);
 
 // y [rows][width] of all members, added in order of the members and rounded once: the same bits on
 // every member. Then, where `hidden` is not null, hidden += that sum (rounded) and out = the norm
@@ -108,7 +106,7 @@ constexpr Room all_reduce_room(Way way, int members, int64_t rows, int64_t width
   const int64_t sent = way == Way::owners ? 2 * ((rows + members - 1) / members) : rows;
   return room_of(way, sent * width * element_bytes);
 }
-Way best_way(int members, int64_t rows, int64_t width, int64_t element_bytes);
+Way best_way(int blocks, int members, int64_t rows, int64_t width, int64_t element_bytes);
 
 // Any other collective: parcels between this rank and members (itself among them). `put_at` and
 // `take_at` are the words of an inbox's slot where a parcel stands, from 1 on, the same on both

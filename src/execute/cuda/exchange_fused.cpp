@@ -51,14 +51,15 @@ class FusedExchange final : public Exchange {
   Room room_of(const Task& task, const StepState& most) const;
   bool sums_rows(const Task& task) const;
   Way way_of(const Task& task, const Array& y) const {
-    return best_way(task.group.size, y.rows, y.width, element_bytes());
-  }
-  int64_t element_bytes() const {
-    return static_cast<int64_t>(bytes_of(work_.precision.activations));
+    return best_way(blocks_of(task), task.group.size, y.rows, y.width,
+                    static_cast<int64_t>(bytes_of(work_.precision.activations)));
   }
   const Channel& channel(const Task& task) const { return channels_.at(key_of(task)).channel(); }
+  int blocks_of(const Task& task) const {
+    return runs_beside(schedule_, task) ? blocks_beside_ : blocks_;
+  }
   Launch with_blocks(Launch how, const Task& task) const {
-    how.blocks = runs_beside(schedule_, task) ? blocks_beside_ : blocks_;
+    how.blocks = blocks_of(task);
     return how;
   }
 
@@ -121,7 +122,7 @@ Room FusedExchange::room_of(const Task& task, const StepState& most) const {
       int64_t all = 0;
       for (const Id id : task.writes) all += bytes(id);
       all /= task.group.size;
-      return {all + rounding, all > most_word_bytes ? all : 0};
+      return {all + rounding, all};
     }
     case Op::reduce_scatter:
     case Op::combine: return {bytes(task.writes[0]) + rounding};
@@ -207,7 +208,7 @@ void FusedExchange::run_both(const Task& task, const Task& next, int layer, cons
   if (task.op == Op::all_to_all)
     return with_type(work_.precision.activations, [&]<class A>(A*) {
       const PartialLayout part = store_.message(task.writes[0], task.chunk);
-      exchange_merge(channel(task), best_way(part), part, in.data, out.as<A>(), mine);
+      exchange_merge(channel(task), best_way(mine.blocks, part), part, in.data, out.as<A>(), mine);
     });
   const Id w = next.reads[2];
   const Stored gains{store_.weight(w, layer), out.width,

@@ -86,13 +86,13 @@ void merge_cases(const PeerChannel& peers, bool quick) {
         part_of<T>(13, 12, quick ? 64 : 512)})
     merge_case<T>(peers, Way::pieces, part);
   if (quick) return;
-  const int64_t vector_bytes = 128 * sizeof(T) + 4;
-  for (const int64_t more : {-1, 0, 1}) {
-    const auto part = part_of<T>(most_word_bytes / vector_bytes / 4 + more, 4, 128);
-    const Way way = best_way(part);
-    expect_everywhere((part.bytes() > most_word_bytes) == (way == Way::pieces), "the way chosen");
-    merge_case<T>(peers, way, part);
+  // On both sides of what best_way chooses.
+  for (const int64_t rows : {300, 310, 630, 640}) {
+    const auto part = part_of<T>(rows, 2, 128);
+    merge_case<T>(peers, best_way(16, part), part);
   }
+  expect_everywhere(best_way(16, part_of<T>(1, 4, 128)) == Way::words, "few go in words");
+  expect_everywhere(best_way(16, part_of<T>(9999, 4, 128)) == Way::pieces, "many in pieces");
 }
 
 // An odd number of exchanges of two sizes, in words and pieces, in a graph that is replayed on new
@@ -185,13 +185,16 @@ void reduce_cases(const PeerChannel& peers, bool quick) {
     for (const Way way : {Way::pieces, Way::owners})
       for (const bool norm : {true, false}) reduce_case<Weight, T>(peers, way, rows, width, norm);
   if (quick) return;
-  // Around the most rows and the most bytes that travel in words.
-  const int widest = most_word_bytes / 8 / sizeof(T);
-  for (const auto& [rows, width] : {std::pair(8, 4096), {9, 4096}, {8, widest}, {8, widest + 8}}) {
-    const Way way = best_way(world.size, rows, width, sizeof(T));
-    expect_everywhere((rows > 8 || width > widest) == (way != Way::words), "the way chosen");
-    reduce_case<Weight, T>(peers, way, rows, width, true);
-  }
+  // On both sides of what best_way chooses.
+  const auto way_of = [](int64_t rows, int64_t width) {
+    return best_way(64, world.size, rows, width, sizeof(T));
+  };
+  for (const auto& [rows, width] : {std::pair(1, 8192), {8, 4096}, {9, 4096}, {8, 32768}})
+    reduce_case<Weight, T>(peers, way_of(rows, width), rows, width, true);
+  expect_everywhere(way_of(1, 4096) == Way::words, "a row goes in words");
+  expect_everywhere(way_of(9, 4096) == Way::pieces, "rows in pieces");
+  expect_everywhere(way_of(9999, 4096) == (world.size > 2 ? Way::owners : Way::pieces),
+                    "many by their owners");
 }
 
 // Several parcels of any length, none, and odd addresses between every two ranks. Rank a's i-th
