@@ -117,26 +117,6 @@ void CudaExecutor::prepare() {
   record_passages();
 }
 
-void CudaExecutor::record_passages() {
-  recorded_.clear();
-  watched_passages_.clear();
-  record_missing();
-}
-
-void CudaExecutor::record_missing() {
-  for (int i = 0; graph_ && i < work_.layout.pp; ++i) {
-    store_.turn_to(i);
-    requests_ = store_.replicas()[static_cast<size_t>(schedule_.place.dp)];
-    for (const bool forced : {false, true}) {
-      if (forced && left_out_) continue;  // only timed
-      forcing_ = forced && forced_.count() > 0;
-      forcing_codes_ = forced && forced_codes_.count() > 0;
-      if (!recorded_.contains(passage_key())) recorded_.emplace(passage_key(), record());
-    }
-  }
-  forcing_ = forcing_codes_ = false;
-}
-
 // One plan memory for each chunk: micro-batches follow one another.
 void CudaExecutor::make_rows() {
   std::vector<int64_t> bytes(static_cast<size_t>(schedule_.chunks), 0);

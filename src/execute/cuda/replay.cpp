@@ -30,6 +30,26 @@ void CudaExecutor::replay(const std::vector<Piece>& pieces) {
   }
 }
 
+void CudaExecutor::record_passages() {
+  recorded_.clear();
+  watched_passages_.clear();
+  record_missing();
+}
+
+void CudaExecutor::record_missing() {
+  for (int i = 0; graph_ && i < work_.layout.pp; ++i) {
+    store_.turn_to(i);
+    requests_ = store_.replicas()[static_cast<size_t>(schedule_.place.dp)];
+    for (const bool forced : {false, true}) {
+      if (forced && left_out_) continue;  // only timed
+      forcing_ = forced && forced_.count() > 0;
+      forcing_codes_ = forced && forced_codes_.count() > 0;
+      if (!recorded_.contains(passage_key())) recorded_.emplace(passage_key(), record());
+    }
+  }
+  forcing_ = forcing_codes_ = false;
+}
+
 std::vector<CudaExecutor::Piece> CudaExecutor::record() {
   std::vector<Piece> pieces;
   const bool exchanges_alone = watching(Watch::exchanges);
