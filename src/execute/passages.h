@@ -99,7 +99,7 @@ class PassageExecutor : public Executor {
   Slice requests_;    // of this replica, in the micro-batch in hand
   int64_t step_ = 0;  // of the passage in hand
   std::vector<int32_t> teacher_;
-  double waited_us_ = 0;    // since the last rewind
+  double waited_us_ = 0;     // since the last rewind
   int64_t steps_taken_ = 0;  // likewise
 
  private:
