@@ -7,7 +7,8 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/attention_logits.h"
+#include "kernels/cpu/attention_values.h"
 #include "kernels/cpu/parallel.h"
 
 namespace helix::cpu {
@@ -49,6 +50,17 @@ const X* widened(const Values<const Kv>& from, int64_t stride, int64_t tokens, i
     }
   }
   return rows;
+}
+
+// One tile for Heads heads from h.
+template <int Heads, class X, class Kv>
+void attend_tile(const Group<X>& group, int64_t h, const Tile<Kv>& tile, const Ahead& values,
+                 const Ahead& keys) {
+  alignas(64) float logits[Heads * tile_tokens];
+  alignas(64) float keep[lane_count] = {};
+  logits_of<Heads>(group, h, tile, values, logits);
+  weigh<Heads>(logits, tile.tokens, group.running + h, keep, keys);
+  add_all_values<Heads>(group, logits, keep, tile, keys, group.out + h * group.value_stride);
 }
 
 // All heads over one tile: it is read from memory once, by the first heads, and from cache by the
@@ -217,16 +229,16 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
                  const Activation* from = q + split.pair * group_heads * shape.head_size;
                  for (int64_t h = 0; h < group_heads; ++h)
                    arrange<Kv>(from + h * shape.head_size, shape.head_size, queries + h * q_stride);
-                 X* const spread = queries + group_heads * q_stride;
+                 X* const beside_codes = queries + group_heads * q_stride;
                  if constexpr (std::is_same_v<X, bf16>) {
                    for (int64_t h = 0; decodes && h < group_heads; ++h)
-                     cpu::spread(queries + h * q_stride, q_stride, group_heads, h, spread);
+                     spread(queries + h * q_stride, q_stride, group_heads, h, beside_codes);
                  }
                  const Group<X> group{.heads = group_heads,
                                       .size = shape.head_size,
                                       .value_size = shape.value_size,
                                       .scale = shape.scale * kv[split.pair].k.scale,
-                                      .q = decodes ? spread : queries,
+                                      .q = decodes ? beside_codes : queries,
                                       .q_stride = q_stride,
                                       .out = wave_outs + i * split_values,
                                       .value_stride = value_stride,

@@ -16,38 +16,39 @@ HELIX_INLINE Bytes interleave_upper(const Bytes& a, const Bytes& b) {
   return each<Bytes>([&](int i) { return interleave_upper<Word>(a.v[i], b.v[i]); });
 }
 
-// Lines of four rows, transposed in every block of four lanes. use(p, j, pairs): of the pairs that
-// lane 4 b + j has in row r's p-th pairs (Line), lane 4 b + r has them.
-template <class T, class Read, class Use>
-HELIX_INLINE void for_four_lines(const Values<const T> (&rows)[4], Read read, Use&& use) {
-  // A word of fp8 is a pair.
-  using Word = std::conditional_t<std::is_same_v<T, fp8>, uint16_t, uint32_t>;
-  using Wide = std::conditional_t<std::is_same_v<T, fp8>, uint32_t, uint64_t>;
-  const Bytes row0 = read_bytes(rows[0], read);
-  const Bytes row1 = read_bytes(rows[1], read);
-  const Bytes row2 = read_bytes(rows[2], read);
-  const Bytes row3 = read_bytes(rows[3], read);
-  const auto decode = [&](int first, const Bytes& codes) __attribute__((always_inline)) {
-    if constexpr (std::is_same_v<T, fp8>) {
-      const E4m3Pairs pairs = decode_e4m3(codes);
-      use(first / 2, first % 2 * 2, pairs.lower);
-      use(first / 2, first % 2 * 2 + 1, pairs.upper);
-    } else {
-      use(0, first, decode_e2m1<0>(codes));
-      use(1, first, decode_e2m1<1>(codes));
-      use(2, first, decode_e2m1<2>(codes));
-      use(3, first, decode_e2m1<3>(codes));
-    }
-  };
-  const Bytes lower01 = interleave_lower<Word>(row0, row1);
-  const Bytes lower23 = interleave_lower<Word>(row2, row3);
-  decode(0, interleave_lower<Wide>(lower01, lower23));
-  decode(1, interleave_upper<Wide>(lower01, lower23));
-  const Bytes upper01 = interleave_upper<Word>(row0, row1);
-  const Bytes upper23 = interleave_upper<Word>(row2, row3);
-  decode(2, interleave_lower<Wide>(upper01, upper23));
-  decode(3, interleave_upper<Wide>(upper01, upper23));
-}
+// Lines of four rows, transposed in every block of four lanes: what lane 4 b + j has in row r's
+// p-th pairs (Line), lane 4 b + r has in pairs<p, j>().
+template <class T>
+class FourLines {
+ public:
+  template <class Read>
+  HELIX_INLINE FourLines(const Values<const T> (&rows)[4], Read read) {
+    // A word of fp8 is a pair.
+    using Word = std::conditional_t<std::is_same_v<T, fp8>, uint16_t, uint32_t>;
+    using Wide = std::conditional_t<std::is_same_v<T, fp8>, uint32_t, uint64_t>;
+    const Bytes row0 = read_bytes(rows[0], read);
+    const Bytes row1 = read_bytes(rows[1], read);
+    const Bytes row2 = read_bytes(rows[2], read);
+    const Bytes row3 = read_bytes(rows[3], read);
+    const Bytes lower01 = interleave_lower<Word>(row0, row1);
+    const Bytes lower23 = interleave_lower<Word>(row2, row3);
+    const Bytes upper01 = interleave_upper<Word>(row0, row1);
+    const Bytes upper23 = interleave_upper<Word>(row2, row3);
+    codes_[0] = interleave_lower<Wide>(lower01, lower23);
+    codes_[1] = interleave_upper<Wide>(lower01, lower23);
+    codes_[2] = interleave_lower<Wide>(upper01, upper23);
+    codes_[3] = interleave_upper<Wide>(upper01, upper23);
+  }
+  template <int P, int J>
+  HELIX_INLINE Pairs pairs() const {
+    if constexpr (std::is_same_v<T, nvfp4>) return decode_e2m1<P>(codes_[J]);
+    else if constexpr (J % 2 == 0) return decode_e4m3(codes_[2 * P + J / 2]).lower;
+    else return decode_e4m3(codes_[2 * P + J / 2]).upper;
+  }
+
+ private:
+  Bytes codes_[4];
+};
 
 // The scales of their blocks, nvfp4: of j < 2, and of the others.
 struct ScalesOfFour {
@@ -55,12 +56,20 @@ struct ScalesOfFour {
   static constexpr size_t block(size_t half, size_t lane) { return lane / 4 * 2 + half; }
 };
 
-// What they are multiplied with, of so many heads: `count` arranged values of one become the pairs
-// of use(p, j), each four times in its block, a head's beside the next one's, line after line.
+// What they are multiplied with, of so many heads: `count` arranged values of one become the
+// partners of pairs<p, j>(), each four times in its block, a head's beside the next one's, line
+// after line.
 inline void spread(const bf16* from, int64_t count, int64_t heads, int64_t head, bf16* to) {
-  for (int64_t i = 0; i < count; i += 2) {
-    bf16* const block = to + ((i / 32 * 4 + i / 2 % 4) * heads + head) * 32 + i % 32 / 8 * 8;
-    for (int64_t r = 0; r < 8; ++r) block[r] = from[i + r % 2];
+  to += 32 * head;
+  for (int64_t i = 0; i < count; i += 32, to += 128 * heads) {
+    for (int64_t j = 0; j < 4; ++j) {
+      for (int64_t b = 0; b < 4; ++b) {
+        uint32_t pair = 0;
+        std::memcpy(&pair, from + i + 8 * b + 2 * j, sizeof pair);
+        const uint32_t block[4] = {pair, pair, pair, pair};
+        std::memcpy(static_cast<void*>(to + 32 * j * heads + 8 * b), block, sizeof block);
+      }
+    }
   }
 }
 

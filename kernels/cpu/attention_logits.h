@@ -1,0 +1,162 @@
+// The logits of a tile, and the softmax that they are part of.
+#pragma once
+
+#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/dots.h"
+#include "kernels/cpu/tokens.h"
+
+namespace helix::cpu {
+
+// sums[f][i] += x[i] times rows [4 f, 4 f + 4), a block of four lanes having a row in each.
+template <int Heads, class Kv, class Read>
+HELIX_INLINE void add_eight(const bf16* x, const Values<const Kv> (&rows)[8], Read read,
+                            Lanes (&sums)[2][Heads]) {
+  const FourLines<Kv> first({rows[0], rows[1], rows[2], rows[3]}, read);
+  const FourLines<Kv> second({rows[4], rows[5], rows[6], rows[7]}, read);
+  const auto add = [&]<int P, int J>(Lanes(&to)[2][Heads]) __attribute__((always_inline)) {
+    const Pairs a = first.template pairs<P, J>();
+    const Pairs b = second.template pairs<P, J>();
+#pragma GCC unroll 4
+    for (int i = 0; i < Heads; ++i) {
+      const Pairs operand = load_pairs(x + ((4 * P + J) * Heads + i) * 32);
+      to[0][i] = multiply_add(a, operand, to[0][i]);
+      to[1][i] = multiply_add(b, operand, to[1][i]);
+    }
+  };
+  if constexpr (std::is_same_v<Kv, nvfp4>) {
+    const auto scales_of = [&](int f) __attribute__((always_inline)) {
+      const auto scales = [&](int r) { return read_scales(rows[4 * f + r].scales, read); };
+      return scales_of_rows<ScalesOfFour>({scales(0), scales(1), scales(2), scales(3)});
+    };
+    const BlockScales scales[2] = {scales_of(0), scales_of(1)};
+    const auto half = [&]<int Half>() __attribute__((always_inline)) {
+      Lanes products[2][Heads];
+#pragma GCC unroll 4
+      for (int i = 0; i < Heads; ++i) products[0][i] = products[1][i] = zero();
+      const auto four = [&]<int J>() __attribute__((always_inline)) {
+        add.template operator()<0, J>(products);
+        add.template operator()<1, J>(products);
+        add.template operator()<2, J>(products);
+        add.template operator()<3, J>(products);
+      };
+      four.template operator()<2 * Half>();
+      four.template operator()<2 * Half + 1>();
+#pragma GCC unroll 4
+      for (int i = 0; i < Heads; ++i) {
+        sums[0][i] = multiply_add(products[0][i], scales[0].halves[Half], sums[0][i]);
+        sums[1][i] = multiply_add(products[1][i], scales[1].halves[Half], sums[1][i]);
+      }
+    };
+    half.template operator()<0>();
+    half.template operator()<1>();
+  } else {
+    add.template operator()<0, 0>(sums);
+    add.template operator()<0, 1>(sums);
+    add.template operator()<0, 2>(sums);
+    add.template operator()<0, 3>(sums);
+    add.template operator()<1, 0>(sums);
+    add.template operator()<1, 1>(sums);
+    add.template operator()<1, 2>(sums);
+    add.template operator()<1, 3>(sums);
+  }
+}
+
+// x[i] times eight rows from t; lanes 4 b + r and 4 b + 8 + r … have those of row r and r + 4.
+template <int Heads, class Kv>
+HELIX_INLINE void dot_eight(const Group<bf16>& group, const Tile<Kv>& tile, const Ahead& values,
+                            int64_t t, Lanes (&dots)[Heads]) {
+  Lanes sums[2][Heads];
+#pragma GCC unroll 4
+  for (int i = 0; i < Heads; ++i) sums[0][i] = sums[1][i] = zero();
+  const int64_t first = t * tile.k_stride;
+  const int64_t last = (tile.tokens - 1) * tile.k_stride;
+  const auto step = [&](int64_t d, auto read) __attribute__((always_inline)) {
+    const auto row = [&](int64_t r) {
+      const int64_t at = std::min(first + r * tile.k_stride, last) + d;
+      if (at < 0) __builtin_unreachable();  // spares signed divisions
+      return tile.k.at(at);
+    };
+    values.fetch_rows<8>(t, d);
+    const bf16* x = group.q + 4 * Heads * d;
+    asm volatile("" : "+r"(x));  // Read anew: of so many values registers would hold only some.
+    add_eight<Heads>(x, {row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)}, read,
+                     sums);
+  };
+  int64_t d = 0;
+  for (; d + line_values<Kv> <= group.size; d += line_values<Kv>) step(d, Whole());
+  if (d < group.size) step(d, FirstBytes{(group.size - d) * 64 / line_values<Kv>});
+#pragma GCC unroll 4
+  for (int i = 0; i < Heads; ++i) dots[i] = fold_blocks(sums[0][i], sums[1][i]);
+}
+
+// Logits of sixteen tokens from t.
+template <int Heads, class Kv>
+HELIX_INLINE void logits_of_codes(const Group<bf16>& group, const Tile<Kv>& tile,
+                                  const Ahead& values, int64_t t, float* logits) {
+  Lanes eight[2][Heads];
+  dot_eight(group, tile, values, t, eight[0]);
+  dot_eight(group, tile, values, t + 8, eight[1]);
+#pragma GCC unroll 4
+  for (int i = 0; i < Heads; ++i)
+    store(fold_blocks(eight[0][i], eight[1][i]) * group.scale, logits + i * tile_tokens);
+}
+
+// Logits of Heads heads from h: logits[i][t] for t < tokens, -inf to the end of the tile.
+template <int Heads, class X, class Kv>
+[[gnu::noinline]] void logits_of(const Group<X>& group, int64_t h, const Tile<Kv>& tile,
+                                 const Ahead& values, float* logits) {
+  if constexpr (std::is_same_v<Kv, fp8> || std::is_same_v<Kv, nvfp4>) {
+    for (int64_t t = 0; t < tile.tokens; t += lane_count)
+      logits_of_codes<Heads>(group, tile, values, t, logits + t);
+  } else {
+    constexpr int columns = Heads == 1 ? 16 : Heads == 2 ? 8 : 4;
+    for (int64_t t = 0; t < tile.tokens; t += columns) {
+      Values<const Kv> rows[columns];
+      for (int64_t c = 0; c < columns; ++c)
+        rows[c] = tile.k.at(std::min(t + c, tile.tokens - 1) * tile.k_stride);
+      float sums[16];
+      store(dots<Heads, columns>(group.q + h * group.q_stride, group.q_stride, rows, group.size,
+                                 [&](int c, int64_t d) { values.fetch(t + c, d); }) *
+                group.scale,
+            sums);
+      for (int i = 0; i < Heads; ++i)
+        std::memcpy(logits + i * tile_tokens + t, sums + i * columns, columns * sizeof(float));
+    }
+  }
+  for (int i = 0; i < Heads; ++i)
+    std::fill(logits + i * tile_tokens + tile.tokens, logits + (i + 1) * tile_tokens,
+              -std::numeric_limits<float>::infinity());
+}
+
+// Turns a tile's logits into weights under the new maximum; keep: what the older sums are
+// multiplied by. Heads go side by side: each step alone waits for the one before.
+template <int Heads>
+[[gnu::noinline]] void weigh(float* logits, int64_t tokens, Running* running, float (&keep)[16],
+                             const Ahead& keys) {
+#pragma GCC unroll 4
+  for (int i = 0; i < Heads; ++i) {
+    Lanes most = all(running[i].max);
+    for (int64_t t = 0; t < tokens; t += lane_count)
+      most = larger(load(logits + i * tile_tokens + t), most);
+    const float max = largest(most);
+    keep[i] = running[i].max - max;
+    running[i].max = max;
+  }
+  store(exponential(load(keep)), keep);
+  Lanes total[Heads];
+  for (Lanes& lanes : total) lanes = zero();
+  for (int64_t t = 0; t < tokens; t += lane_count) {
+    for (int64_t row = t / 4; row < t / 4 + fetched_first / 4; ++row) keys.fetch_row(row);
+#pragma GCC unroll 4
+    for (int i = 0; i < Heads; ++i) {
+      float* const at = logits + i * tile_tokens + t;
+      const Lanes weight = exponential(load(at) - running[i].max);
+      store(weight, at);
+      total[i] = total[i] + weight;
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < Heads; ++i) running[i].sum = running[i].sum * keep[i] + sum(total[i]);
+}
+
+}  // namespace helix::cpu

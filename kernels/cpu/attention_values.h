@@ -1,0 +1,180 @@
+// The values of a tile, added to the outputs of its heads.
+#pragma once
+
+#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/tokens.h"
+
+namespace helix::cpu {
+
+// Heads x Vectors sums of an output, `apart` from each other: multiplied by what they keep, and
+// stored back after `add` has added to them.
+template <int Heads, int Vectors, class Add>
+HELIX_INLINE void update(float* out, int64_t stride, int64_t apart, const float* keep, Add&& add) {
+  Lanes sum[Heads][Vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < Heads; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < Vectors; ++j) sum[i][j] = load(out + i * stride + j * apart) * keep[i];
+  }
+  add(sum);
+#pragma GCC unroll 16
+  for (int i = 0; i < Heads; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < Vectors; ++j) store(sum[i][j], out + i * stride + j * apart);
+  }
+}
+
+// out[i][d] = keep[i] out[i][d] + sum over t of weights[i][t] v[t][d], in order of t, for Vectors
+// times sixteen values from d.
+template <int Heads, int Vectors, class Read>
+[[gnu::noinline]] void add_values(const float* weights, const float* keep, const Tile<float>& tile,
+                                  const Ahead& keys, int64_t d, float* out, int64_t stride,
+                                  Read&& read) {
+  update<Heads, Vectors>(out + d, stride, lane_count, keep, [&](Lanes(&sum)[Heads][Vectors]) {
+    for (int64_t t = 0; t < tile.tokens; ++t) {
+      const float* const row = tile.v.data + t * tile.v_stride + d;
+      Lanes value[Vectors];
+#pragma GCC unroll 16
+      for (int j = 0; j < Vectors; ++j) {
+        if (t >= fetched_first) keys.fetch(t, d + j * lane_count);
+        value[j] = read(row + j * lane_count);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < Heads; ++i) {
+        const Lanes weight = all(weights[i * tile_tokens + t]);
+#pragma GCC unroll 16
+        for (int j = 0; j < Vectors; ++j) sum[i][j] = multiply_add(weight, value[j], sum[i][j]);
+      }
+    }
+  });
+}
+template <int Heads>
+void add_all_values(const Group<float>& group, const float* weights, const float* keep,
+                    const Tile<float>& tile, const Ahead& keys, float* out) {
+  const auto add = [&]<int Vectors>(int64_t d, auto read) {
+    add_values<Heads, Vectors>(weights, keep, tile, keys, d, out, group.value_stride, read);
+  };
+  int64_t d = 0;
+  for (; d + 4 * lane_count <= group.value_size; d += 4 * lane_count)
+    add.template operator()<4>(d, Load{});
+  for (; d + lane_count <= group.value_size; d += lane_count) add.template operator()<1>(d, Load{});
+  if (d < group.value_size) add.template operator()<1>(d, LoadTail{group.value_size - d});
+}
+
+// Weights of V's rows, rounded to bf16.
+template <int Heads, class Kv>
+class Rounded {
+ public:
+  Rounded(const float* weights, const Tile<Kv>&, int64_t /*d*/, int64_t /*size*/) {
+    for (int64_t t = 0; t < Heads * tile_tokens; t += 2 * lane_count)
+      store_rounded(load(weights + t), load(weights + t + lane_count), values_ + t);
+  }
+  // Of tokens t and t + 1.
+  template <int Part>
+  HELIX_INLINE Pairs at(int i, int64_t t) const {
+    return broadcast_pair(values_ + i * tile_tokens + t);
+  }
+
+ private:
+  alignas(64) uint16_t values_[Heads * tile_tokens];
+};
+// nvfp4: times the scales of the line at d of `size`.
+template <int Heads>
+class Rounded<Heads, nvfp4> {
+ public:
+  Rounded(const float* weights, const Tile<nvfp4>& tile, int64_t d, int64_t size) {
+    if (size - d >= line_values<nvfp4>) multiply(weights, tile, d, Whole());
+    else multiply(weights, tile, d, FirstBytes{(size - d) / 2});
+  }
+  template <int Part>
+  HELIX_INLINE Pairs at(int i, int64_t t) const {
+    return load_weights<Part>(values_ + index(i, t));
+  }
+
+ private:
+  static constexpr int64_t index(int64_t i, int64_t t) {  // four tokens of all heads stand together
+    return (t / 4 * 4 * Heads + i * 4 + t % 4) * block_weights;
+  }
+  template <class Read>
+  [[gnu::noinline]] void multiply(const float* weights, const Tile<nvfp4>& tile, int64_t d,
+                                  Read read) {
+    const fp8* row = tile.v.at(d).scales;
+    const int64_t stride = tile.v_stride / nvfp4_block;
+    const auto four = [&](int64_t t, int64_t rows) __attribute__((always_inline)) {
+      const auto codes = [&](int64_t r) {
+        return read_scales(row + std::min(r, rows - 1) * stride, read);
+      };
+      const BlockScales scales =
+          scales_of_rows<ScalesOfPairs>({codes(0), codes(1), codes(2), codes(3)});
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < Heads; ++i)
+        store_weights(weights + i * tile_tokens + t, scales, values_ + index(i, t));
+      row += 4 * stride;
+    };
+    int64_t t = 0;
+    for (; t + 4 <= tile.tokens; t += 4) four(t, 4);
+    if (t < tile.tokens) four(t, tile.tokens - t);
+  }
+
+  alignas(64) uint16_t values_[Heads * tile_tokens * block_weights];
+};
+
+// The same in bf16, two tokens at once, for sixteen times Vectors values of the lines from d.
+// GoesOn: the row does, to the end of these lines.
+template <int Heads, int Part, int Vectors, bool GoesOn, class Kv>
+[[gnu::noinline]] void add_values(const Rounded<Heads, Kv>& weights, const float* keep,
+                                  const Tile<Kv>& tile, const Ahead& keys, int64_t d, int64_t size,
+                                  float* out, int64_t stride) {
+  // nvfp4's other Part stands between.
+  constexpr int64_t apart = std::is_same_v<Kv, nvfp4> ? 2 * lane_count : lane_count;
+  update<Heads, Vectors>(out + d + Part * lane_count, stride, apart, keep, [&](auto& sum) {
+    const auto add_two = [&](int64_t t, int64_t next) __attribute__((always_inline)) {
+      Pairs values[Vectors];
+#pragma GCC unroll 2
+      for (int j = 0; j < Vectors; j += loaded_beside<Kv>) {
+        const int64_t from = d + j / loaded_beside<Kv> * line_values<Kv>;
+        const int64_t at = t * tile.v_stride + from;
+        if (at < 0 || next < 0) __builtin_unreachable();  // spares signed divisions
+        const auto first = tile.v.at(at);
+        const auto second = tile.v.at(at + next);
+        if constexpr (GoesOn) {
+          load_beside<Part>(first, second, Whole(), values + j);
+        } else {
+          const int64_t count = std::clamp<int64_t>(size - from, 0, line_values<Kv>);
+          load_beside<Part>(first, second, FirstBytes{count * 64 / line_values<Kv>}, values + j);
+        }
+        if (Part == 0 && t >= fetched_first) keys.fetch_rows<2>(t, from);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < Heads; ++i) {
+        const Pairs weight = weights.template at<Part>(i, t);
+#pragma GCC unroll 4
+        for (int j = 0; j < Vectors; ++j) sum[i][j] = multiply_add(weight, values[j], sum[i][j]);
+      }
+    };
+    int64_t t = 0;
+    for (; t + 2 <= tile.tokens; t += 2) add_two(t, tile.v_stride);
+    if (t < tile.tokens) add_two(t, 0);  // beyond the last the weight is 0
+  });
+}
+template <int Heads, class Kv>
+void add_all_values(const Group<bf16>& group, const float* weights, const float* keep,
+                    const Tile<Kv>& tile, const Ahead& keys, float* out) {
+  const auto add = [&]<int Vectors, bool GoesOn>(const Rounded<Heads, Kv>& rounded, int64_t d) {
+    add_values<Heads, 0, Vectors, GoesOn>(rounded, keep, tile, keys, d, group.value_size, out,
+                                          group.value_stride);
+    if constexpr (std::is_same_v<Kv, nvfp4>)
+      add_values<Heads, 1, Vectors, GoesOn>(rounded, keep, tile, keys, d, group.value_size, out,
+                                            group.value_stride);
+  };
+  constexpr int64_t step = std::max<int64_t>(64, line_values<Kv>);
+  for (int64_t d = 0; d < group.value_size; d += step) {
+    const Rounded<Heads, Kv> rounded(weights, tile, d, group.value_size);
+    if (d + step <= group.value_size) add.template operator()<4, true>(rounded, d);
+    else if (std::is_same_v<Kv, bf16> && group.value_size - d <= 32)
+      add.template operator()<2, false>(rounded, d);
+    else add.template operator()<4, false>(rounded, d);
+  }
+}
+
+}  // namespace helix::cpu
