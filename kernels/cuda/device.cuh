@@ -197,14 +197,22 @@ inline constexpr float fp8_in_fp16 = 0x1p8F;  // what the value is to be multipl
 __device__ inline uint32_t upper_halves(uint32_t codes) {
   return (codes & 0x80008000U) | (codes >> 1 & 0x3f803f80U);
 }
-// Bytes 0 and 1 (from 0) or 2 and 3 (from 2), as bf16; exact, subnormals too.
-__device__ inline uint32_t widen(uint32_t codes, int from) {
-  const uint32_t apart = __byte_perm(codes, 0, from == 0 ? 0x1404 : 0x3424);
-  return multiply_pairs((apart & 0x80008000U) | (apart >> 4 & 0x07f007f0U), 0x7b807b80U);  // 2^120
+// Four of the bytes of a and b (a: 0 to 3, b: 4 to 7) that the selector's digits name, lowest
+// first; 8 + n: the sign of byte n, eight times.
+__device__ inline uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  uint32_t picked;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(picked) : "r"(a), "r"(b), "r"(selector));
+  return picked;
 }
+// Two of the bytes, as bf16: exact, subnormals too; NaN as 480.
+__device__ inline uint32_t widen(uint32_t codes, int low, int high) {
+  const uint32_t apart = pick_bytes(codes, 0, 0x8080 | 0x11 * low | 0x1100 * high);
+  return multiply_pairs(apart << 4 & 0x87f087f0U, 0x7b807b80U);  // 2^120
+}
+// Has the sign of a byte that is NaN's code: one more has the other sign.
+__device__ inline uint32_t turned(uint32_t codes) { return codes ^ (codes + 0x01010101U); }
 __device__ inline bool any_nan(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  const auto carries = [](uint32_t codes) { return (codes & 0x7f7f7f7fU) + 0x01010101U; };
-  return ((carries(a) | carries(b) | carries(c) | carries(d)) & 0x80808080U) != 0;
+  return ((turned(a) | turned(b) | turned(c) | turned(d)) & 0x80808080U) != 0;
 }
 // Puts the NaN of `nan` (two of them for a format of two bytes) where a code is NaN.
 __device__ inline uint32_t with_nan(uint32_t pair, uint32_t low_code, uint32_t high_code,

@@ -132,20 +132,23 @@ void time_attention(const AttentionCase& c) {
                            std::to_string(c.tokens) + ", " + std::to_string(c.heads) +
                            (c.latent() ? "" : "/" + std::to_string(c.kv_heads)) +
                            (std::is_same_v<Activation, float> ? " fp32 activations" : "") +
-                           (std::is_same_v<Kv, fp8> ? " fp8 KV" : "");
+                           (std::is_same_v<Kv, fp8>     ? " fp8 KV"
+                            : std::is_same_v<Kv, nvfp4> ? " nvfp4 KV"
+                                                        : "");
   if (!wanted(name)) return;
   const AttentionShape shape{c.rows,      c.heads,      c.kv_heads,
                              c.head_size, c.value_size, 1 / std::sqrt(1.0F * c.head_size)};
   const int64_t pair_values = int64_t{c.tokens} * (c.head_size + (c.latent() ? 0 : c.value_size));
   const int64_t values = shape.pairs() * pair_values;
-  const double bytes = static_cast<double>(values) * sizeof(Kv);
+  const double bytes = static_cast<double>(bytes_for<Kv>(values));
   const double flops = 2.0 * c.rows * c.tokens * c.heads * (c.head_size + c.value_size);
   const int turns = std::max(2, static_cast<int>(std::ceil(256e6 / bytes)));
-  std::vector<Buffer<Kv>> kv;
+  std::vector<Buffer<std::byte>> kv;
   for (int i = 0; i < turns; ++i) {
-    kv.emplace_back(values);
+    kv.emplace_back(bytes_for<Kv>(values));
     generate({.stream = combine(99, static_cast<uint64_t>(i)), .scale = 1.7320508F},
-             {.width = values}, Values<Kv>(kv.back().data(), 1), {stream.get(), sms, false});
+             {.width = values}, values_at<Kv>(kv.back().data(), values, 1),
+             {stream.get(), sms, false});
   }
   const auto q = drawn<Activation>(int64_t{c.rows} * c.heads * c.head_size, 4);
   std::vector<int64_t> keys, at_values;
@@ -163,10 +166,13 @@ void time_attention(const AttentionCase& c) {
   cut_attention(plan, tokens.data(), how());
   const double us = node_us(nodes_for(bytes), [&](int i) {
     const KvView view{.base = kv[i % turns].data(),
-                      .format = std::is_same_v<Kv, fp8> ? Format::fp8 : Format::bf16,
+                      .format = std::is_same_v<Kv, fp8>     ? Format::fp8
+                                : std::is_same_v<Kv, nvfp4> ? Format::nvfp4
+                                                            : Format::bf16,
                       .keys = k.data(),
                       .values = v.data(),
-                      .tokens = tokens.data()};
+                      .tokens = tokens.data(),
+                      .block_scales = reinterpret_cast<fp8*>(kv[i % turns].data() + values / 2)};
     decode_attention(plan, q.data(), view, part, out.data(), how());
   });
   print(name, bytes, flops, us, c.quoted, c.peer);
@@ -291,13 +297,15 @@ void time_all() {
       {1, 16384, 128, 1, {37, 38.4}, flash},    {1, 65536, 128, 1, {52.9, 55.2}, flash},
       {1, 131072, 128, 1, {77.3, 82.7}, flash}, {8, 16384, 128, 1, {70.8, 76.9}, flash},
       {8, 65536, 128, 1, {220, 242}, flash},    {32, 32768, 128, 1, {433, 481}, flash},
-      {8, 65536, 64, 1, {160, 227}, flash},     {32, 32768, 16, 1, {278, 411}, flash}};
+      {8, 65536, 64, 1, {160, 227}, flash},     {32, 32768, 16, 1, {278, 411}, flash},
+      {64, 16384, 128, 1, {433, 481}, flash}};  // the peer's at 32 x 32768: as many tokens
   for (AttentionCase c : latent) {
     c.head_size = 576;
     c.value_size = 512;
     time_attention<bf16>(c);
     c.quoted = {};
     time_attention<bf16, fp8>(c);
+    if (c.tokens == 16384) time_attention<bf16, nvfp4>(c);
   }
   for (AttentionCase c : attention) {
     c.quoted = {};

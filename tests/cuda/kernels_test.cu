@@ -189,6 +189,7 @@ void all_cases(bool quick) {
   attention_nans<float>();
   attention_nans<bf16>();
   attention_nans<bf16, fp8>();
+  attention_nans<bf16, nvfp4>();
 }
 
 }  // namespace
