@@ -15,14 +15,18 @@ struct Segment {
   int last;
   int slot;  // of the partial results
 };
+// What is the same in all lanes, said to nvcc: it keeps it in a uniform register.
+__device__ inline int same(int value) { return __shfl_sync(~0U, value, 0); }
+__device__ inline Cut same(Cut cut) { return {same(cut.pair), same(cut.tile)}; }
+
 template <class Body>
 __device__ void for_segments(const AttentionPlan& plan, const int32_t* tokens, int share,
                              int tile_tokens, Body&& body) {
-  const Cut begin = plan.cuts[share];
-  const Cut end = plan.cuts[share + 1];
+  const Cut begin = same(plan.cuts[share]);
+  const Cut end = same(plan.cuts[share + 1]);
   for (int pair = begin.pair; pair < end.pair + (end.tile > 0 ? 1 : 0); ++pair) {
     const int row = pair / plan.shape.kv_heads;
-    const int count = tokens[row];
+    const int count = same(tokens[row]);
     const int first = pair == begin.pair ? begin.tile : 0;
     const int last = pair == end.pair ? end.tile : (count + tile_tokens - 1) / tile_tokens;
     if (first < last) body(Segment{pair, row, count, first, last, share + pair});

@@ -27,8 +27,14 @@ namespace {
 
 using namespace latent;
 
-constexpr int threads = 3 * group_threads;
+constexpr int threads = 2 * group_threads + copiers;
 
+// nvcc computes nothing of it ahead, which registers would have to keep.
+__device__ int thread_anew() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
 __device__ void meet_both() { meet(5, 2 * group_threads); }
 
 // One of the first two warpgroups, which has this half of the value, over one segment. Thread
@@ -37,10 +43,10 @@ template <int half>
 struct Attender {
   Shared& shared;
   const int before;  // tiles of the block before this segment's
-  const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int row = static_cast<int>(threadIdx.x) % group_threads / 32 * 16 + lane / 4;
-  float out[128] = {};
-  float sum[2] = {};  // of this thread's tokens, under the maximum so far
+  const int lane = thread_anew() & 31;
+  const int row = thread_anew() % group_threads / 32 * 16 + lane / 4;
+  float out[2][64] = {};  // of 128 values each
+  float sum[2] = {};      // of this thread's tokens, under the maximum so far
 
   // Of a factor. Lane 0's, so that the compiler keeps it in a uniform register.
   __device__ static uint32_t address_of(const unsigned char* factor) {
@@ -125,7 +131,7 @@ struct Attender {
   __device__ void rescale(const float (&keep)[2]) {
     if (!__any_sync(~0U, keep[0] != 1 || keep[1] != 1)) return;
 #pragma unroll
-    for (int n = 0; n < 128; ++n) out[n] *= keep[n / 2 % 2];
+    for (int n = 0; n < 128; ++n) out[n / 64][n % 64] *= keep[n / 2 % 2];
   }
   // Adds tile i's values, by the other's weights or its own.
   __device__ void start_values(int i) {
@@ -139,7 +145,10 @@ struct Attender {
     begin_products();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      multiply_columns(out, weights + step * 32 / 16, values + step * values_step);
+      for (int n = 0; n < 2; ++n) {
+        multiply_columns(out[n], weights + step * 32 / 16,
+                         values + step * values_step + n * values_apart);
+      }
     }
     commit_products();
   }
@@ -149,14 +158,18 @@ struct Attender {
     begin_products();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      multiply_columns(out, weights[step], values + step * values_step);
+      for (int n = 0; n < 2; ++n) {
+        multiply_columns(out[n], weights[step], values + step * values_step + n * values_apart);
+      }
     }
     commit_products();
   }
   __device__ uint64_t values_of(int i) const {
     return factor(tile(i) + 4 * half * block_bytes, block_bytes);
   }
-  static constexpr int values_step = 16 * 128 / 16;  // 16 tokens, in a factor's units
+  // In a factor's units: 16 tokens, 128 values.
+  static constexpr int values_step = 16 * 128 / 16;
+  static constexpr int values_apart = 2 * block_bytes / 16;
   __device__ void finish_values(int i) {
     wait_for_products();
     leave(i, half);
@@ -193,6 +206,8 @@ struct Attender {
 
   __device__ void write(const AttentionPlan& plan, const Segment& at, int first_head, int heads,
                         float scale) {
+    const int lane = thread_anew() & 31;
+    const int row = thread_anew() % group_threads / 32 * 16 + lane / 4;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       sum[r] += __shfl_xor_sync(~0U, sum[r], 1);
@@ -211,7 +226,8 @@ struct Attender {
 #pragma unroll
       for (int n = 0; n < 32; ++n) {
         __stcg(reinterpret_cast<float2*>(to + 8 * n),
-               make_float2(out[4 * n + 2 * r] * part, out[4 * n + 2 * r + 1] * part));
+               make_float2(out[n / 16][4 * n % 64 + 2 * r] * part,
+                           out[n / 16][4 * n % 64 + 2 * r + 1] * part));
       }
       if (half == 0 && (lane & 3) == 0) {
         plan.lses[head * plan.slots() + at.slot] =
@@ -223,9 +239,10 @@ struct Attender {
 
 __device__ void load_queries(const bf16* q, int heads, Shared& shared) {
   meet_both();  // nobody reads the earlier ones, or their maxima
-  fetch_blocks<blocks, 2 * group_threads>(q, heads, shared_address(shared.queries), 0);
+  const int thread = thread_anew();
+  fetch_blocks<blocks>(thread, q, heads, shared_address(shared.queries), 0);
   commit_copies();
-  if (threadIdx.x < block_heads) shared.maxima[1][threadIdx.x] = -FLT_MAX;  // "after tile -1"
+  if (thread < block_heads) shared.maxima[1][thread] = -FLT_MAX;  // "after tile -1"
   wait_for_copies<0>();
   show_to_tensor_cores();
   meet_both();
@@ -259,12 +276,12 @@ __global__ void __launch_bounds__(threads, 1) attend(AttentionPlan plan, const b
   release_next();
   if (threadIdx.x < 2 * parts) {
     const int part = static_cast<int>(threadIdx.x) % parts;
-    make_barrier(&shared.full[threadIdx.x / parts][part], group_threads);
+    make_barrier(&shared.full[threadIdx.x / parts][part], copiers);
     make_barrier(&shared.empty[threadIdx.x / parts][part], group_threads / 32);
   }
   __syncthreads();
-  if (warpgroup == 2) {
-    give_registers<104>();
+  if (warpgroup >= 2) {
+    give_registers<64>();
     int before = 0;
     for_segments(plan, kv.tokens, share, tile_tokens, [&](const Segment& at) {
       Copier<Kv>{shared, kv, at, before}.copy();
@@ -272,7 +289,7 @@ __global__ void __launch_bounds__(threads, 1) attend(AttentionPlan plan, const b
     });
     wait_for_copies<0>();
   } else {
-    take_registers<200>();
+    take_registers<192>();
     wait_for_previous();
     warpgroup == 0 ? attend_half<0>(plan, q, kv, share, head_block, shared)
                    : attend_half<1>(plan, q, kv, share, head_block, shared);

@@ -13,6 +13,7 @@
 namespace helix::cuda::latent {
 
 inline constexpr int group_threads = 128;  // of a warpgroup
+inline constexpr int copiers = 2 * group_threads;
 inline constexpr int block_heads = 64;
 inline constexpr int head_size = 576;
 inline constexpr int value_size = 512;
@@ -46,9 +47,8 @@ struct Place {
 
 // Blocks [first, first + count) of 64 rows of 576 numbers, which stand one after another; zeros
 // from row `there` on.
-template <int count, int copiers>
-__device__ void fetch_blocks(const bf16* from, int there, uint32_t to, int first) {
-  const int thread = static_cast<int>(threadIdx.x) % copiers;
+template <int count>
+__device__ void fetch_blocks(int thread, const bf16* from, int there, uint32_t to, int first) {
   const int my_row = thread / 8;
   from += (my_row < there ? my_row * head_size : 0) + thread % 8 * 8 + first * 64;
   to += first * block_bytes + swizzled(my_row, thread % 8, 128);
@@ -63,25 +63,13 @@ __device__ void fetch_blocks(const bf16* from, int there, uint32_t to, int first
   }
 }
 
-// 16 quantised values as they are read, or zeros: codes, nvfp4 also with their block's scale. Said
-// in assembly: nvcc would load into other registers, and wait to copy them.
-__device__ inline uint4 read16(const Values<const fp8>& from, bool valid) {
-  uint4 v{};
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n"
-      "@p ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
-      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
-      : "l"(from.data), "r"(static_cast<int>(valid)));
-  return v;
+// 16 quantised values as they are read: codes, nvfp4 also with their block's scale.
+__device__ inline uint4 read16(const Values<const fp8>& from) {
+  return __ldcg(reinterpret_cast<const uint4*>(from.data));
 }
-__device__ inline uint4 read16(const Values<const nvfp4>& from, bool valid) {
-  uint4 v{};
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n"
-      "@p ld.global.cg.v2.u32 {%0, %1}, [%3];\n@p ld.global.u8 %2, [%4];\n}"
-      : "+r"(v.x), "+r"(v.y), "+r"(v.z)
-      : "l"(from.codes), "l"(from.scales), "r"(static_cast<int>(valid)));
-  return v;
+__device__ inline uint4 read16(const Values<const nvfp4>& from) {
+  const uint2 codes = __ldcg(reinterpret_cast<const uint2*>(from.codes));
+  return make_uint4(codes.x, codes.y, from.scales->bits, 0);
 }
 // The same as bf16; fp8: NaN as 480, and `nan` gets signs (nvfp4: a value times its block's scale
 // has 6 bits).
@@ -94,14 +82,12 @@ __device__ inline void widen16(const uint4& read, const fp8*, uint32_t& nan, uin
   }
 }
 __device__ inline void widen16(const uint4& read, const nvfp4*, uint32_t&, uint32_t (&to)[8]) {
-  // A code in bf16's exponent is 2^126 too small; the scale makes good for 2^119 of it.
-  const uint32_t scale = (read.z & 0x7f) == 0x7f ? 0x7fc07fc0U : widen(read.z, 0, 0);
-  const uint32_t scales = multiply_pairs(scale, 0x7b007b00U);  // 2^119
+  const uint32_t scales = (read.z & 0x7f) == 0x7f ? 0x7fc07fc0U : widen(read.z, 0, 0);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const uint32_t word = i < 4 ? read.x : read.y;
     const uint32_t apart = pick_bytes(word << 4, word, 0xc480 + 0x1111 * (i & 3));
-    to[i] = multiply_pairs(multiply_pairs(apart << 2 & 0x81c081c0U, scales), 0x43004300U);  // 2^7
+    to[i] = multiply_pairs(multiply_pairs(apart << 2 & 0x81c081c0U, 0x7e807e80U), scales);  // 2^126
   }
 }
 
@@ -112,11 +98,12 @@ struct Copier {
   const KvView& kv;
   const Segment& at;
   const int before;  // tiles of the block before this segment's
-  const int thread = static_cast<int>(threadIdx.x) % group_threads;
+  const int thread = static_cast<int>(threadIdx.x) % copiers;
+  const int64_t keys = kv.keys[at.pair];
 
   __device__ Values<const Kv> rows_of(int i) const {
     return values_of<Kv>(kv, 1).at(
-        kv.keys[at.pair] + token_offset(kv, at.row, (at.first + i) * tile_tokens, head_size));
+        keys + token_offset(kv, at.row, (at.first + i) * tile_tokens, head_size));
   }
   __device__ int there(int i) const { return at.tokens - (at.first + i) * tile_tokens; }
   // The newest token alone may not be read ahead.
@@ -136,13 +123,13 @@ struct Copier {
       wait_for_newest(i);
       const bf16* const from = rows_of(i).data;
       wait_for_room(place, rotated);
-      fetch_blocks<1, group_threads>(from, there(i), to, 8);
+      fetch_blocks<1>(thread, from, there(i), to, 8);
       arrive_with_copies(&shared.full[place.slot][rotated]);
 #pragma unroll 1
       for (int n = 0; n < 2; ++n) {
         const int half = n ^ (i & 1);
         wait_for_room(place, half);
-        fetch_blocks<4, group_threads>(from, there(i), to, 4 * half);
+        fetch_blocks<4>(thread, from, there(i), to, 4 * half);
         arrive_with_copies(&shared.full[place.slot][half]);
       }
     }
@@ -151,16 +138,15 @@ struct Copier {
   // Quantised: values become bf16 on their way through registers. A thread has 16 values of two
   // tokens in each block, and the next tile's are under way while these are written. No fence here:
   // it would wait for them. Who reads the tile has one.
-  __device__ unsigned char* place_of(int i, int block, int r, int half) const {
+  __device__ unsigned char* place_of(int i, int block, int half) const {
     return shared.tiles[Place(before + i).slot] + block * block_bytes +
-           swizzled(thread / 4 + 32 * r, thread % 4 * 2 + half, 128);
+           swizzled(thread / 4, thread % 4 * 2 + half, 128);
   }
   // fp8 has no 480: where it was written, NaN was read.
   __device__ void mend(int i, int part) const {
 #pragma unroll 1
-    for (int n = 0; n < 4 * blocks_of(part); ++n) {
-      auto* const words =
-          reinterpret_cast<uint32_t*>(place_of(i, 4 * part + n / 4, n / 2 % 2, n % 2));
+    for (int n = 0; n < 2 * blocks_of(part); ++n) {
+      auto* const words = reinterpret_cast<uint32_t*>(place_of(i, 4 * part + n / 2, n % 2));
 #pragma unroll 1
       for (int w = 0; w < 4; ++w) {
         if ((words[w] & 0x7fffU) == 0x43f0) words[w] |= 0x7fc0;
@@ -169,54 +155,51 @@ struct Copier {
     }
   }
   __device__ void copy() const requires(!std::is_same_v<Kv, bf16>) {
-    uint4 held[parts][4][2];
+    uint4 held[parts][4];
     const auto part_of = [](int i, int nth) { return nth == 0 ? rotated : (nth - 1) ^ (i & 1); };
-    const auto for_blocks = [](int nth, auto&& body) {  // of the part that comes nth
-#pragma unroll
-      for (int block = 0; block < (nth == 0 ? 1 : 4); ++block) {
-#pragma unroll
-        for (int r = 0; r < 2; ++r) body(block, r);
-      }
+    // Beyond the last token the last one again, which weighs nothing: without a branch, or nvcc
+    // loads into other registers and waits to copy them.
+    Values<const Kv> mine;
+    const auto turn_to = [&](int i) {
+      wait_for_newest(i);
+      const int row = min(thread / 4, there(i) - 1);
+      mine = rows_of(i).at(row * head_size + thread % 4 * 16);
     };
-    const auto mine_of = [&](int i) {
-      return rows_of(i).at(thread / 4 * head_size + thread % 4 * 16);
+    const auto go_to = [&](int i, int nth) {  // the part that comes nth, from the one before
+      const int parts_on = part_of(i, nth) - (nth == 0 ? 0 : part_of(i, nth - 1));
+      mine = mine.at(4 * 64 * parts_on);
     };
-    wait_for_newest(0);
-    Values<const Kv> mine = mine_of(0);
-    int rows = there(0) - thread / 4;  // of this thread's and those below it
-    const auto read = [&](int part, int block, int r) {
-      return read16(mine.at(32 * head_size * r + 64 * (4 * part + block)), 32 * r < rows);
-    };
+    turn_to(0);
 #pragma unroll
     for (int nth = 0; nth < parts; ++nth) {
-      for_blocks(nth,
-                 [&](int block, int r) { held[nth][block][r] = read(part_of(0, nth), block, r); });
+      go_to(0, nth);
+#pragma unroll
+      for (int block = 0; block < (nth == 0 ? 1 : 4); ++block) {
+        held[nth][block] = read16(mine.at(64 * block));
+      }
     }
 #pragma unroll 1
     for (int i = 0; i < tiles(); ++i) {
       const Place place(before + i);
-      rows = 0;
-      if (i + 1 < tiles()) {
-        wait_for_newest(i + 1);
-        mine = mine_of(i + 1);
-        rows = there(i + 1) - thread / 4;
-      }
+      turn_to(min(i + 1, tiles() - 1));
 #pragma unroll
       for (int nth = 0; nth < parts; ++nth) {
         const int part = part_of(i, nth);
         wait_for_room(place, part);
+        go_to(i + 1, nth);
         uint32_t nan = 0;
-        for_blocks(nth, [&](int block, int r) {
-          uint4& of = held[nth][block][r];
+#pragma unroll
+        for (int block = 0; block < (nth == 0 ? 1 : 4); ++block) {
+          uint4& of = held[nth][block];
           uint32_t v[8];
           widen16(of, static_cast<const Kv*>(nullptr), nan, v);
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            *reinterpret_cast<uint4*>(place_of(i, 4 * part + block, r, half)) =
+            *reinterpret_cast<uint4*>(place_of(i, 4 * part + block, half)) =
                 make_uint4(v[4 * half], v[4 * half + 1], v[4 * half + 2], v[4 * half + 3]);
           }
-          of = read(part_of(i + 1, nth), block, r);
-        });
+          of = read16(mine.at(64 * block));
+        }
         if ((nan & 0x80808080U) != 0) mend(i, part);
         arrive(&shared.full[place.slot][part]);
       }

@@ -81,18 +81,12 @@ __device__ inline void give_registers() {
 
 #define HELIX_4(s, i) "+f"(s[i]), "+f"(s[(i) + 1]), "+f"(s[(i) + 2]), "+f"(s[(i) + 3])
 #define HELIX_16(s, i) HELIX_4(s, i), HELIX_4(s, (i) + 4), HELIX_4(s, (i) + 8), HELIX_4(s, (i) + 12)
-#define HELIX_64(s, i) \
-  HELIX_16(s, i), HELIX_16(s, (i) + 16), HELIX_16(s, (i) + 32), HELIX_16(s, (i) + 48)
 // clang-format off
-#define HELIX_TO_127 \
+#define HELIX_TO_63 \
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
 // clang-format on
 
 // sum [64][64] = (add ? sum : 0) + a [64][16] b [64][16]^T: rows of both along the contraction.
@@ -110,24 +104,23 @@ __device__ inline void multiply_rows(float (&sum)[32], uint64_t a, uint64_t b, b
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 
-// sum [64][256] += a [64][16] b [16][256]: b is contracted along its rows. a in shared memory, or
+// sum [64][128] += a [64][16] b [16][128]: b is contracted along its rows. a in shared memory, or
 // in registers as mma.m16n8k16 has it.
-__device__ inline void multiply_columns(float (&sum)[128], uint64_t a, uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " HELIX_TO_127
-               "%128, %129, 1, 1, 1, 0, 1;"
-               : HELIX_64(sum, 0), HELIX_64(sum, 64)
+__device__ inline void multiply_columns(float (&sum)[64], uint64_t a, uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " HELIX_TO_63
+               "%64, %65, 1, 1, 1, 0, 1;"
+               : HELIX_16(sum, 0), HELIX_16(sum, 16), HELIX_16(sum, 32), HELIX_16(sum, 48)
                : "l"(a), "l"(b));
 }
-__device__ inline void multiply_columns(float (&sum)[128], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " HELIX_TO_127
-               "{%128, %129, %130, %131}, %132, 1, 1, 1, 1;"
-               : HELIX_64(sum, 0), HELIX_64(sum, 64)
+__device__ inline void multiply_columns(float (&sum)[64], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " HELIX_TO_63
+               "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+               : HELIX_16(sum, 0), HELIX_16(sum, 16), HELIX_16(sum, 32), HELIX_16(sum, 48)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 #undef HELIX_4
 #undef HELIX_16
-#undef HELIX_64
-#undef HELIX_TO_127
+#undef HELIX_TO_63
 
 }  // namespace helix::cuda
