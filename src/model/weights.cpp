@@ -78,6 +78,7 @@ Format format_of(const Precision& p, W weight) {
     case W::down:
     case W::shared_up:
     case W::shared_down: return p.weights;
+    case W::router_bias: return Format::fp32;  // as checkpoints have it: it decides near ties
     default: return p.small();
   }
 }

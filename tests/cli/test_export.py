@@ -38,6 +38,23 @@ def test_files(bench, changes):
     assert decode["history.3.2.key"]["shape"] == [4, 20, 16]
 
 
+def test_the_bias_of_a_router_is_fp32(bench):
+    """As in DeepSeek's checkpoints, whatever the weights are: not what bf16 would make of it."""
+    result = bench("export", point(bench, model="tiny-deepseek", tpf=2, ep=1), "-o", "out", ranks=2)
+    assert result.code == 0, result
+    path = bench.folder / "out" / "model.safetensors"
+    biases = {name: tensor for name, tensor in header(path).items()
+              if name.endswith("e_score_correction_bias")}
+    data = path.read_bytes()
+    begin = 8 + struct.unpack("<Q", data[:8])[0]
+    assert biases
+    for tensor in biases.values():
+        assert tensor["dtype"] == "F32"
+        first, last = tensor["data_offsets"]
+        words = struct.unpack(f"<{(last - first) // 4}I", data[begin + first:begin + last])
+        assert any(word & 0xffff for word in words)
+
+
 def test_nothing_is_overwritten(bench):
     (bench.folder / "out").mkdir()
     (bench.folder / "out" / "mine").touch()

@@ -250,10 +250,10 @@ TEST_F(HandTable, EveryRowAgrees) {
     }
     EXPECT_EQ(kinds, row["layers"].json().size());
     check_times();
-    const double elements = row["rank_weight_elements"].number(0, 1e18) +
-                            row["rank_router_bias_elements"].number(0, 1e18);
+    const double bytes = 2 * row["rank_weight_elements"].number(0, 1e18) +
+                         4 * row["rank_router_bias_elements"].number(0, 1e18);  // fp32
     EXPECT_EQ(memory(schedule_, state_).kv, history);
-    EXPECT_EQ(memory(schedule_, capacity_).weights, 2 * elements);
+    EXPECT_EQ(memory(schedule_, capacity_).weights, bytes);
   }
 }
 

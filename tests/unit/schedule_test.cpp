@@ -128,8 +128,10 @@ TEST(Schedule, OneRankHoldsTheModelOnce) {
   for (const Model& model : models()) {
     const std::vector<int64_t> one = {0};
     const Schedule s = build(model, canonical(model, Layout{}));
+    const int64_t biases =
+        model.experts.bias ? (model.layers - model.dense_layers) * model.experts.count : 0;
     EXPECT_EQ(memory(s, capacity_of(s, model, {one}, 1)).weights,
-              2.0 * static_cast<double>(parameters(model)))
+              2.0 * static_cast<double>(parameters(model) + biases))  // they are fp32
         << model.name;
   }
 }

@@ -18,15 +18,13 @@ void CpuExecutor::route(const Task& task, int layer) {
   const auto experts = static_cast<size_t>(routing.experts);
   const auto chosen = static_cast<size_t>(routing.chosen);
   std::vector<float> logits(static_cast<size_t>(in.rows) * experts);
-  std::vector<float> bias;
   with_types(
       weight_format(task.reads[1]), work_.precision.activations, [&]<class T, class A>(T*, A*) {
         router_logits(routing, in.rows, in.width, in.as<A>(),
                       reinterpret_cast<const T*>(weight(task.reads[1], layer)), logits.data());
-        if (task.reads.size() < 3) return;
-        const T* values = reinterpret_cast<const T*>(weight(task.reads[2], layer));
-        for (size_t i = 0; i < experts; ++i) bias.push_back(to_float(values[i]));
       });
+  std::span<const float> bias;
+  if (task.reads.size() > 2) bias = {stored(task.reads[2], layer).as<float>().data, experts};
   const bool gathered = schedule_[task.reads[0]].dims[0].fill == Fill::stage_rows;
   const int64_t first_request = store_.now().requests.first + (gathered ? 0 : requests_.first);
   std::vector<float> scores = logits;
