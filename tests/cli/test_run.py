@@ -30,7 +30,7 @@ def check_line(line):
     assert line["tokens_per_s_per_user"] == 1e6 / ttl["median"]
     assert line["gpus"] is None and line["tokens_per_s_per_gpu"] is None
     assert line["tasks_us"]["attention"] > 0
-    assert line["exchange_us"]["alone"] > 0
+    assert line["exchange_us"]["alone"] > 0 and line["exchange_us"]["back_to_back"] > 0
     assert all(line["bytes_per_rank"][kind] > 0 for kind in ("weights", "kv", "buffers"))
     assert line["peak_resident_bytes"] > sum(line["bytes_per_rank"].values())
     roofline = line["roofline"]

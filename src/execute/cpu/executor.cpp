@@ -71,11 +71,13 @@ std::optional<StepState> CpuExecutor::observed(int micro_batch) const {
 
 void CpuExecutor::pass(std::vector<double>* times) {
   present_ = store_.capacity();
-  observed_[static_cast<size_t>(store_.now_index())] = {};
+  if (!only_exchanges_) observed_[static_cast<size_t>(store_.now_index())] = {};
   for (const Segment& segment : schedule_.segments)
-    for (int i = 0; i < segment.layers; ++i)
-      times == nullptr ? run_layer(segment, segment.first_layer + i)
-                       : run_timed(segment, segment.first_layer + i, *times);
+    for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer) {
+      if (only_exchanges_) run_exchanges(segment, layer);
+      else if (times != nullptr) run_timed(segment, layer, *times);
+      else run_layer(segment, layer);
+    }
 }
 
 void CpuExecutor::shift_alone() {
@@ -143,6 +145,27 @@ void CpuExecutor::run_timed(const Segment& segment, int layer, std::vector<doubl
       }
     times[c] += now_us() - began;
   }
+}
+
+void CpuExecutor::run_exchanges(const Segment& segment, int layer) {
+  for (int i = segment.begin; i < segment.end; ++i) {
+    const Task& task = schedule_.tasks[static_cast<size_t>(i)];
+    while (communicates(task.op) && !carry_out(task, layer)) {
+    }
+  }
+}
+
+double CpuExecutor::exchanges_us() {
+  rewind();
+  only_exchanges_ = true;
+  fill();
+  exchange_->barrier();
+  const double began = now_us();
+  step();
+  const double took = now_us() - began;
+  only_exchanges_ = false;
+  rewind();
+  return took;
 }
 
 std::vector<Span> CpuExecutor::traced_step() {

@@ -17,6 +17,7 @@ class CpuExecutor final : public PassageExecutor {
   // executor cannot do, on all ranks alike.
   CpuExecutor(MPI_Comm ranks, const Assignment& work);
 
+  double exchanges_us() override;
   std::vector<Span> traced_step() override;
   double waited_us() override {
     return steps_taken_ == 0 ? 0 : waited_us_ / static_cast<double>(steps_taken_);
@@ -42,6 +43,7 @@ class CpuExecutor final : public PassageExecutor {
   };
   void run_layer(const Segment& segment, int layer);
   void run_timed(const Segment& segment, int layer, std::vector<double>& times);
+  void run_exchanges(const Segment& segment, int layer);
   bool advance_lane(Lane lane);  // true when the lane has nothing left
   void to_next(Lane lane, int from);
   bool carry_out(const Task& task, int layer);  // false while its messages are under way
@@ -84,7 +86,8 @@ class CpuExecutor final : public PassageExecutor {
   float scale_;
   std::vector<int32_t> sampled_;
   Lanes lanes_ = {};
-  std::function<void()> poll_;  // attention lets the exchange lane advance between its tiles
+  std::function<void()> poll_;   // attention lets the exchange lane advance between its tiles
+  bool only_exchanges_ = false;  // in the passages that come, of whatever is in their tensors
   std::vector<Span>* spans_ = nullptr;
   std::array<double, 2> began_us_ = {-1, -1};  // of the task in hand, a lane
 
