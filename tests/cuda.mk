@@ -27,7 +27,11 @@ $(CUDA_DIR)/%.o: %.cpp tests/cuda.mk
 	$(Q)$(CCACHE) $(CXX) -std=c++20 -O3 -fopenmp -Wall -Wextra $(CXX_CUDA_FLAGS) -iquote src -iquote . -MMD -MP -c $< -o $@
 $(CUDA_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_DIR)/kernels/cpu/reference.o
 	@echo "link $@"
-	$(Q)$(CUDA_NVCC) $(CUDA_GENCODE) $^ -Xcompiler -fopenmp -ldl -o $@
+	$(Q)$(CUDA_NVCC) $(CUDA_GENCODE) $^ -Xcompiler -fopenmp -ldl $(LIBRARIES) -o $@
+$(CUDA_DIR)/tests/cuda/kernels_test: $(CUDA_DIR)/kernels/cpu/reference_moe.o
+# A peer of products, where it is found.
+$(CUDA_DIR)/tests/bench/cuda_kernels: LIBRARIES := $(if $(wildcard $(CUDA_HOME)/include/cublas_v2.h),-lcublas \
+  -Xlinker -rpath=$(CUDA_HOME)/lib64)
 # Between ranks: MPI, and NCCL to compare with.
 MPICXX ?= mpicxx
 NCCL_LIB := $(firstword $(wildcard $(addsuffix /libnccl.so,$(NCCL_HOME)/lib $(CUDA_HOME)/lib $(CUDA_HOME)/lib64 \

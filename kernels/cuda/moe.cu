@@ -1,254 +1,179 @@
-// Routing: a block an expert, which reads its weights once for all rows; then a warp a row chooses.
-// Products: a warp an output of one expert, eight of its rows at a time.
+// Routing: logits are a product (plain.h); then a block a row chooses, a thread an expert. Pairs:
+// one block lists them all.
 #include "kernels/cuda/moe.h"
 
 #include <cassert>
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/plain.h"
 
 namespace helix::cuda {
 namespace {
 
-constexpr int warps = 8;
-constexpr int threads = 32 * warps;
 constexpr int max_experts = 512;
+constexpr int max_warps = max_experts / 32;
 
-// The index of the largest value that is not taken, by one warp; equals: the lowest index. NaN
-// loses.
-__device__ int largest_of(const float* values, const bool* taken, int count, int lane) {
-  float best = -INFINITY;
-  int at = count;
-  for (int i = lane; i < count; i += 32) {
-    if (taken[i]) continue;
-    if (at == count || values[i] > best) {
-      best = values[i];
-      at = i;
-    }
-  }
-  for (int step = 16; step > 0; step /= 2) {
-    const float other = __shfl_xor_sync(~0U, best, step);
-    const int other_at = __shfl_xor_sync(~0U, at, step);
-    const bool wins =
-        other_at != count && (at == count || other > best || (!(best > other) && other_at < at));
-    if (wins) {
-      best = other;
-      at = other_at;
-    }
-  }
-  return at;
-}
-// Marks the `count` largest of `size` values.
-__device__ void mark_largest(const float* values, bool* taken, int size, int count, int lane) {
-  for (int i = lane; i < size; i += 32) taken[i] = false;
-  __syncwarp();
-  for (int i = 0; i < count; ++i) {
-    const int next = largest_of(values, taken, size, lane);
-    if (lane == 0 && next < size) taken[next] = true;
-    __syncwarp();
-  }
-}
+__device__ int lane_of_thread() { return static_cast<int>(threadIdx.x) & 31; }
+__device__ int warp_of_thread() { return static_cast<int>(threadIdx.x) >> 5; }
+__device__ unsigned lanes_before() { return (1U << lane_of_thread()) - 1; }
 
-__device__ float sum_of_warp(float value) {
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0U, value, step);
+// All threads' values joined in a fixed order, for all of them.
+template <class Join>
+__device__ float over_block(float value, Join&& join) {
+  __shared__ float of_warps[max_warps];
+  for (int step = 16; step > 0; step /= 2) value = join(value, __shfl_xor_sync(~0U, value, step));
+  __syncthreads();  // what stood there was read
+  if (lane_of_thread() == 0) of_warps[warp_of_thread()] = value;
+  __syncthreads();
+  value = of_warps[0];
+  for (int warp = 1; warp < static_cast<int>(blockDim.x) / 32; ++warp) {
+    value = join(value, of_warps[warp]);
+  }
   return value;
 }
-
-// logits become scores, by one warp.
-__device__ void score(const Routing& routing, float* scores, int lane) {
-  if (routing.sigmoid) {
-    for (int i = lane; i < routing.experts; i += 32) scores[i] = 1 / (1 + expf(-scores[i]));
-    return;
-  }
-  float top = -INFINITY;
-  for (int i = lane; i < routing.experts; i += 32) top = fmaxf(top, scores[i]);
-  for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0U, top, step));
-  float sum = 0;
-  for (int i = lane; i < routing.experts; i += 32) sum += scores[i] = expf(scores[i] - top);
-  sum = sum_of_warp(sum);
-  for (int i = lane; i < routing.experts; i += 32) scores[i] /= sum;
+__device__ float score_of(const Routing& routing, float logit) {
+  if (routing.sigmoid) return 1 / (1 + expf(-logit));
+  const float top = over_block(logit, [](float a, float b) { return fmaxf(a, b); });
+  const float size = expf(logit - top);
+  return size / over_block(size, [](float a, float b) { return a + b; });
 }
 
-// Groups beyond the best, by the sum of their two best experts, are out of the running.
-__device__ void mask_groups(const Routing& routing, float* compared, float* sums, bool* taken,
-                            int lane) {
+// How many of values [begin, end) come before the i-th: larger ones, and as large ones before it.
+__device__ int rank_of(const float* values, int begin, int end, int i) {
+  const float mine = values[i];
+  int rank = 0;
+#pragma unroll 8
+  for (int j = begin; j < end; ++j) {
+    rank += values[j] > mine || (values[j] == mine && j < i) ? 1 : 0;
+  }
+  return rank;
+}
+
+// Experts of groups beyond the best, by the sum of their two best experts, are out of the running.
+__device__ void mask_groups(const Routing& routing, float* compared, int expert) {
+  __shared__ float best[2][max_experts], sums[max_experts];
   const int size = routing.experts / routing.groups;
-  for (int group = lane; group < routing.groups; group += 32) {
-    float first = -INFINITY, second = -INFINITY;
-    for (int i = group * size; i < (group + 1) * size; ++i) {
-      if (compared[i] > first) {
-        second = first;
-        first = compared[i];
-      } else if (compared[i] > second) {
-        second = compared[i];
-      }
-    }
-    sums[group] = first + second;
-  }
-  __syncwarp();
-  mark_largest(sums, taken, routing.groups, routing.chosen_groups, lane);
-  for (int i = lane; i < routing.experts; i += 32) {
-    if (!taken[i / size]) compared[i] = -INFINITY;
-  }
-  __syncwarp();
-}
-
-// A thread keeps `vectors` times 8 of its expert's weights; a row's sum goes over a thread's
-// values, the lanes of a warp, then the warps in order. Rows in tiles of `tile_rows`, along the
-// grid.
-constexpr int vectors = 4;
-constexpr int tile_rows = 64;
-__global__ void __launch_bounds__(threads)
-    router_logits(Format format, int rows, int width, const void* x, Stored w, const float* skew,
-                  float* logits) {
-  __shared__ float of_warps[warps][tile_rows];
-  release_next();
-  const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int expert = static_cast<int>(blockIdx.x);
-  const int first = static_cast<int>(blockIdx.y) * tile_rows;
-  const int here = min(tile_rows, rows - first);
-  for (int begin = 0; begin < width; begin += vectors * threads * 8) {
-    float gains[vectors][8];
-#pragma unroll
-    for (int v = 0; v < vectors; ++v) {
-      const int i = begin + (v * threads + static_cast<int>(threadIdx.x)) * 8;
-      if (i < width) load8(w, int64_t{expert} * width + i, gains[v]);
-    }
-    if (begin == 0) wait_for_previous();
-    for (int row = 0; row < here; ++row) {
-      float sum = 0;
-#pragma unroll
-      for (int v = 0; v < vectors; ++v) {
-        const int i = begin + (v * threads + static_cast<int>(threadIdx.x)) * 8;
-        if (i >= width) break;
-        float values[8];
-        const int64_t at = int64_t{first + row} * width + i;
-        format == Format::bf16 ? load8(static_cast<const bf16*>(x) + at, values)
-                               : load8(static_cast<const float*>(x) + at, values);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) sum += values[j] * gains[v][j];
-      }
-      sum = sum_of_warp(sum);
-      if (lane == 0) of_warps[warp][row] = (begin == 0 ? 0 : of_warps[warp][row]) + sum;
-    }
+  const int group = expert / size;
+  const bool there = group < routing.groups;
+  if (there) {
+    const int rank = rank_of(compared, group * size, (group + 1) * size, expert);
+    if (rank < 2) best[rank][group] = compared[expert];
   }
   __syncthreads();
-  for (int row = static_cast<int>(threadIdx.x); row < here; row += threads) {
-    float sum = 0;
-    for (const auto& partial : of_warps) sum += partial[row];
-    logits[int64_t{first + row} * gridDim.x + expert] = sum + (skew == nullptr ? 0 : skew[expert]);
+  if (expert < routing.groups) sums[expert] = best[0][expert] + best[1][expert];
+  __syncthreads();
+  if (there && rank_of(sums, 0, routing.groups, group) >= routing.chosen_groups) {
+    compared[expert] = -INFINITY;
   }
+  __syncthreads();
 }
 
-__global__ void __launch_bounds__(32)
-    choose(Routing routing, const float* logits, Stored bias, RoutingTrace trace, Choice* out) {
-  __shared__ float scores[max_experts], compared[max_experts], sums[max_experts];
-  __shared__ bool taken[max_experts];
-  __shared__ int chosen[max_experts];
+__global__ void __launch_bounds__(max_experts)
+    choose(Routing routing, float* logits, Stored bias, RoutingTrace trace, Choice* out) {
+  __shared__ float scores[max_experts], compared[max_experts];
+  __shared__ int chosen[max_experts], of_warps[max_warps];
   release_next();
+  const int expert = static_cast<int>(threadIdx.x);
+  const bool there = expert < routing.experts;
+  const float skew = there && routing.skew != nullptr ? routing.skew[expert] : 0;
+  const float raise = there && bias.base != nullptr ? plain_at(bias, expert) : 0;
   wait_for_previous();
-  const int lane = static_cast<int>(threadIdx.x);
   const int64_t row = blockIdx.x;
-  for (int i = lane; i < routing.experts; i += 32)
-    scores[i] = __ldcg(logits + row * routing.experts + i);
-  score(routing, scores, lane);
-  for (int i = lane; i < routing.experts; i += 32)
-    compared[i] = scores[i] + (bias.base == nullptr ? 0 : plain_at(bias, i));
-  __syncwarp();
-  if (routing.groups > 1) mask_groups(routing, compared, sums, taken, lane);
-  mark_largest(compared, taken, routing.experts, routing.chosen, lane);
-  if (lane > 0) return;
+  float* const mine = logits + row * routing.experts + expert;
+  const float logit = there ? __ldcg(mine) + skew : -INFINITY;
+  if (there) *mine = logit;
+  scores[expert] = score_of(routing, logit);
+  const float value = scores[expert] + raise;
+  compared[expert] = isnan(value) ? -INFINITY : value;
+  __syncthreads();
+  if (routing.groups > 1) mask_groups(routing, compared, expert);
+
+  // The chosen ones, by ascending expert.
+  const bool takes = there && rank_of(compared, 0, routing.experts, expert) < routing.chosen;
+  const unsigned taken = __ballot_sync(~0U, takes);
+  if (lane_of_thread() == 0) of_warps[warp_of_thread()] = __popc(taken);
+  __syncthreads();
+  int at = __popc(taken & lanes_before());
+  for (int warp = 0; warp < warp_of_thread(); ++warp) at += of_warps[warp];
+  if (takes) chosen[at] = expert;
+  __syncthreads();
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= routing.chosen) return;
+  if (trace.own != nullptr) trace.own[row * routing.chosen + i] = chosen[i];
   const int32_t* const forced =
       trace.forced == nullptr ? nullptr : trace.forced + row * routing.chosen;
-  for (int i = 0, next = 0; i < routing.experts && next < routing.chosen; ++i) {
-    if (!taken[i]) continue;
-    if (trace.own != nullptr) trace.own[row * routing.chosen + next] = i;
-    chosen[next++] = i;
-  }
+  const int32_t* const goes_on = forced != nullptr && forced[0] >= 0 ? forced : chosen;
   float sum = 1e-20F;
-  for (int i = 0; i < routing.chosen; ++i) {
-    if (forced != nullptr && forced[0] >= 0) chosen[i] = forced[i];
-    sum += scores[chosen[i]];
-  }
+  for (int j = 0; j < routing.chosen; ++j) sum += scores[goes_on[j]];
   const float factor = routing.renormalise ? routing.scale / sum : routing.scale;
-  for (int i = 0; i < routing.chosen; ++i) {
-    out[row * routing.chosen + i] = {chosen[i], scores[chosen[i]] * factor};
-  }
+  out[row * routing.chosen + i] = {goes_on[i], scores[goes_on[i]] * factor};
 }
 
-// One block; a thread an expert. Rows are few: every thread reads all choices.
+// One block; a thread an expert, and a choice. Where a choice goes: behind those of earlier tiles,
+// of earlier warps, of earlier lanes.
 __global__ void __launch_bounds__(max_experts)
     list_pairs(int rows, const int32_t* rows_there, int chosen, const Choice* choices, int first,
                int count, Pairs pairs, int64_t* met) {
-  __shared__ int counts[max_experts];
+  __shared__ int counts[max_experts], totals[max_warps];
+  __shared__ int of_warps[max_warps][max_experts];
   release_next();
   wait_for_previous();
-  const int expert = static_cast<int>(threadIdx.x);
-  const int there = rows_there == nullptr ? rows : *rows_there;
-  int mine = 0;
-  for (int i = 0; i < there * chosen; ++i) mine += choices[i].expert == first + expert ? 1 : 0;
-  counts[expert] = expert < count ? mine : 0;
-  for (int i = expert; i < rows * chosen; i += max_experts) {
-    const int chose = i < there * chosen ? choices[i].expert - first : -1;
-    if (chose < 0 || chose >= count) pairs.pair_of[i] = -1;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = lane_of_thread();
+  const int warp = warp_of_thread();
+  const int there = (rows_there == nullptr ? rows : *rows_there) * chosen;
+  const auto expert_of = [&](int i) {
+    const int expert = i < there ? choices[i].expert - first : -1;
+    return expert < count ? expert : -1;
+  };
+  counts[thread] = 0;
+  __syncthreads();
+  for (int i = thread; i < there; i += max_experts) {
+    if (const int expert = expert_of(i); expert >= 0) atomicAdd(&counts[expert], 1);
   }
   __syncthreads();
-  if (expert >= count) return;
-  int at = 0;
-  for (int i = 0; i < expert; ++i) at += counts[i];
-  pairs.begins[expert] = at;
-  if (mine > 0) atomicAdd(reinterpret_cast<unsigned long long*>(met + 1), 1ULL);
-  if (expert == count - 1) {
-    pairs.begins[count] = at + mine;
-    atomicAdd(reinterpret_cast<unsigned long long*>(met),
-              static_cast<unsigned long long>(at + mine));
-    atomicAdd(reinterpret_cast<unsigned long long*>(met + 2), 1ULL);
+  int end = counts[thread];
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(~0U, end, step);
+    if (lane >= step) end += other;
   }
-  for (int i = 0; i < there * chosen && mine > 0; ++i) {
-    if (choices[i].expert != first + expert) continue;
-    pairs.row_of[at] = i / chosen;
-    pairs.pair_of[i] = at++;
-    --mine;
+  if (lane == 31) totals[warp] = end;
+  const int touched = __syncthreads_count(counts[thread] > 0);
+  for (int i = 0; i < warp; ++i) end += totals[i];
+  int next = end - counts[thread];  // pair of this thread's expert
+  if (thread < count) pairs.begins[thread] = next;
+  if (thread == count - 1) {
+    pairs.begins[count] = end;
+    met[0] += end;
+    met[1] += touched;
+    met[2] += 1;
   }
-}
-
-template <class Activation>
-__global__ void __launch_bounds__(threads)
-    multiply(const int32_t* begins, const int32_t* row_of, int outputs, int inputs,
-             const Activation* x, Stored w, void* y, bool wide_out) {
-  constexpr int rows_at_once = 8;
-  release_next();
-  wait_for_previous();
-  const int expert = static_cast<int>(blockIdx.y);
-  const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int output = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
-  if (output >= outputs) return;
-  const int end = begins[expert + 1];
-  with_stored(w.format, [&]<class Weight>(Weight*) {
-    const auto mine = w.as<Weight>().at((int64_t{expert} * outputs + output) * inputs);
-    for (int first = begins[expert]; first < end; first += rows_at_once) {
-      const Activation* rows[rows_at_once];
-      float sums[rows_at_once] = {};
-#pragma unroll
-      for (int r = 0; r < rows_at_once; ++r) {
-        const int pair = min(first + r, end - 1);
-        rows[r] = x + int64_t{row_of == nullptr ? pair : row_of[pair]} * inputs;
-      }
-      for (int k = lane; k < inputs; k += 32) {
-        const float weight = value_at(mine, k);
-#pragma unroll
-        for (int r = 0; r < rows_at_once; ++r) sums[r] += weight * to_float(rows[r][k]);
-      }
-#pragma unroll
-      for (int r = 0; r < rows_at_once; ++r) {
-        const float sum = sum_of_warp(sums[r]);
-        if (lane > 0 || first + r >= end) continue;
-        const int64_t to = int64_t{first + r} * outputs + output;
-        if (wide_out) static_cast<float*>(y)[to] = sum;
-        else static_cast<Activation*>(y)[to] = from_float<Activation>(sum);
+  for (int tile = 0; tile < rows * chosen; tile += max_experts) {
+    const int i = tile + thread;
+    const int expert = expert_of(i);
+    const unsigned same = __match_any_sync(~0U, expert);
+    const int before = __popc(same & lanes_before());
+    if (thread < count) {
+      for (auto& of_warp : of_warps) of_warp[thread] = 0;
+    }
+    __syncthreads();
+    if (expert >= 0 && before == 0) of_warps[warp][expert] = __popc(same);
+    __syncthreads();
+    if (thread < count) {
+      for (auto& of_warp : of_warps) {
+        const int here = of_warp[thread];
+        of_warp[thread] = next;
+        next += here;
       }
     }
-  });
+    __syncthreads();
+    if (i < rows * chosen) {
+      const int pair = expert < 0 ? -1 : of_warps[warp][expert] + before;
+      pairs.pair_of[i] = pair;
+      if (pair >= 0) pairs.row_of[pair] = i / chosen;
+    }
+    __syncthreads();
+  }
 }
 
 template <class Activation>
@@ -274,14 +199,11 @@ void route(const Routing& routing, int rows, int width, const Activation* x, con
            const Stored& bias, const RoutingTrace& trace, float* logits, Choice* out,
            const Launch& how) {
   assert(rows > 0 && routing.experts <= max_experts && routing.chosen <= routing.experts);
-  assert(width % 8 == 0);
-  const dim3 grid(static_cast<unsigned>(routing.experts),
-                  static_cast<unsigned>((rows + tile_rows - 1) / tile_rows));
-  launch("router logits", router_logits, grid, threads, 0, how, 1,
-         std::is_same_v<Activation, bf16> ? Format::bf16 : Format::fp32, rows, width, x, w,
-         routing.skew, logits);
-  launch("choose", choose, dim3(static_cast<unsigned>(rows)), 32, 0, how, 1, routing, logits, bias,
-         trace, out);
+  assert(routing.groups == 1 || routing.experts >= 2 * routing.groups);
+  const ProductShape shape{rows, routing.experts, width, width, routing.experts};
+  any_experts_product(shape, {.count = 1, .rows_each = rows}, x, w, logits, how);
+  launch("choose", choose, dim3(static_cast<unsigned>(rows)), (routing.experts + 31) / 32 * 32, 0,
+         how, 1, routing, logits, bias, trace, out);
 }
 
 void pair_up(int rows, const int32_t* rows_there, int chosen, const Choice* choices, int first,
@@ -289,39 +211,6 @@ void pair_up(int rows, const int32_t* rows_there, int chosen, const Choice* choi
   assert(count > 0 && count <= max_experts);
   launch("pair up", list_pairs, dim3(1), max_experts, 0, how, 1, rows, rows_there, chosen, choices,
          first, count, pairs, met);
-}
-
-namespace {
-
-template <class Out>
-bool by_tiles(const ProductShape& shape, const Experts& experts, const bf16* x, const Stored& w,
-              Out* y, const Launch& how) {
-  const auto start = [&]<class Weight>(Weight*) {
-    if (served<Weight>(shape)) experts_product(shape, experts, x, w.as<Weight>(), y, how);
-    return served<Weight>(shape);
-  };
-  switch (w.format) {
-    case Format::bf16: return start(static_cast<bf16*>(nullptr));
-    case Format::fp8: return start(static_cast<fp8*>(nullptr));
-    case Format::nvfp4: return start(static_cast<nvfp4*>(nullptr));
-    default: return false;
-  }
-}
-bool by_tiles(const ProductShape&, const Experts&, const float*, const Stored&, float*,
-              const Launch&) {
-  return false;
-}
-
-}  // namespace
-
-template <class Activation, class Out>
-void any_experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
-                         const Stored& w, Out* y, const Launch& how) {
-  if (by_tiles(shape, experts, x, w, y, how)) return;
-  const dim3 grid(static_cast<unsigned>((shape.outputs + warps - 1) / warps),
-                  static_cast<unsigned>(experts.count));
-  launch("experts", multiply<Activation>, grid, threads, 0, how, 1, experts.begins, experts.row_of,
-         shape.outputs, shape.inputs, x, w, y, std::is_same_v<Out, float>);
 }
 
 template <class Activation>
@@ -335,14 +224,10 @@ void sum_pairs(int rows, int chosen, int width, const Choice* choices, const int
 #define INSTANTIATE(Activation)                                                                    \
   template void route(const Routing&, int, int, const Activation*, const Stored&, const Stored&,   \
                       const RoutingTrace&, float*, Choice*, const Launch&);                        \
-  template void any_experts_product(const ProductShape&, const Experts&, const Activation*,        \
-                                    const Stored&, float*, const Launch&);                         \
   template void sum_pairs(int, int, int, const Choice*, const int32_t*, const float*, Activation*, \
                           const Launch&);
 INSTANTIATE(float)
 INSTANTIATE(bf16)
 #undef INSTANTIATE
-template void any_experts_product(const ProductShape&, const Experts&, const bf16*, const Stored&,
-                                  bf16*, const Launch&);
 
 }  // namespace helix::cuda

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "base/format.h"
-#include "kernels/cuda/product.h"
+#include "kernels/cuda/launch.h"
 
 namespace helix::cuda {
 
@@ -32,7 +32,7 @@ struct RoutingTrace {
 // As cpu::router_logits and cpu::choose, row by row: choices by ascending expert, ties to the
 // lowest index. Sums in a fixed order: ranks that hold the same x decide the same. x:
 // [rows][width], w: [experts][width], bias: [experts] or nowhere, logits: [rows][experts], out:
-// [rows][chosen]. width: a multiple of 8.
+// [rows][chosen].
 template <class Activation>
 void route(const Routing& routing, int rows, int width, const Activation* x, const Stored& w,
            const Stored& bias, const RoutingTrace& trace, float* logits, Choice* out,
@@ -48,12 +48,6 @@ struct Pairs {
 // that some row chose, and 1.
 void pair_up(int rows, const int32_t* rows_there, int chosen, const Choice* choices, int first,
              int count, const Pairs& pairs, int64_t* met, const Launch& launch);
-
-// As experts_product (product.h), for any alignment and format; by tensor cores where they serve
-// (plain.h, any_product).
-template <class Activation, class Out>
-void any_experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
-                         const Stored& w, Out* y, const Launch& launch);
 
 // out[r] = sum over the experts of row r, ascending, of gate * y[pair], rounded once; zero where
 // there is none. y: [pairs][width], out: [rows][width].

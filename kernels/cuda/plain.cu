@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/product_jobs.cuh"
 
 namespace helix::cuda {
 namespace {
@@ -14,62 +15,71 @@ constexpr int warps = 8;
 constexpr int threads = 32 * warps;
 constexpr int rows_at_once = 8;
 
-// sums[r] = x[r] w over `inputs`, on all lanes; rows beyond `rows` repeat the last.
-template <class Weight, class Activation>
-__device__ void dots(float (&sums)[rows_at_once], int rows, int inputs, const Activation* x,
-                     int64_t x_stride, const Values<const Weight>& w, int lane) {
+// sums[r] = x[r] w over `inputs`, on all lanes; x(r) is where row r stands. Rows beyond `rows`
+// repeat the last.
+template <class X>
+__device__ void dots(float (&sums)[rows_at_once], int rows, int inputs, X&& x, const Stored& w,
+                     int64_t first, int lane) {
 #pragma unroll
   for (int r = 0; r < rows_at_once; ++r) sums[r] = 0;
-  for (int k = lane; k < inputs; k += 32) {
-    const float weight = value_at(w, k);
+  with_stored(w.format, [&]<class Weight>(Weight*) {
+    const auto mine = w.as<Weight>().at(first);
+    for (int k = lane; k < inputs; k += 32) {
+      const float weight = value_at(mine, k);
 #pragma unroll
-    for (int r = 0; r < rows_at_once; ++r) {
-      sums[r] += weight * to_float(x[min(r, rows - 1) * x_stride + k]);
+      for (int r = 0; r < rows_at_once; ++r) sums[r] += weight * to_float(x(min(r, rows - 1))[k]);
     }
-  }
+  });
 #pragma unroll
   for (int r = 0; r < rows_at_once; ++r) {
     for (int step = 16; step > 0; step /= 2) sums[r] += __shfl_xor_sync(~0U, sums[r], step);
   }
 }
 
-template <class Activation>
-__device__ void dots(float (&sums)[rows_at_once], int rows, int inputs, const Activation* x,
-                     int64_t x_stride, const Stored& w, int64_t first, int lane) {
-  with_stored(w.format, [&]<class Weight>(Weight*) {
-    dots(sums, rows, inputs, x, x_stride, w.as<Weight>().at(first), lane);
-  });
-}
-
+// Along the grid: outputs, matrices, and for each its rows, eight at a time.
 template <class Activation>
 __global__ void __launch_bounds__(threads)
-    multiply(ProductShape shape, const Activation* x, Stored w, Activation* y) {
+    multiply(ProductShape shape, Experts experts, const Activation* x, Stored w, void* y,
+             bool wide_out) {
   release_next();
   wait_for_previous();
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int output = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+  const int matrix = static_cast<int>(blockIdx.y);
   if (output >= shape.outputs) return;
-  const int first = static_cast<int>(blockIdx.y) * rows_at_once;
-  const int rows = min(rows_at_once, shape.rows - first);
-  float sums[rows_at_once];
-  dots(sums, rows, shape.inputs, x + first * shape.x_stride, shape.x_stride, w,
-       int64_t{output} * shape.inputs, lane);
+  const bool chosen = experts.begins != nullptr;
+  const int end = chosen ? experts.begins[matrix + 1] : experts.rows_each;
+  for (int first =
+           (chosen ? experts.begins[matrix] : 0) + static_cast<int>(blockIdx.z) * rows_at_once;
+       first < end; first += static_cast<int>(gridDim.z) * rows_at_once) {
+    const Job job{matrix, first, min(rows_at_once, end - first)};
+    const Activation* rows[rows_at_once];
 #pragma unroll
-  for (int r = 0; r < rows_at_once; ++r) {
-    if (lane == 0 && r < rows) {
-      y[(first + r) * shape.y_stride + output] = from_float<Activation>(sums[r]);
+    for (int r = 0; r < rows_at_once; ++r) {
+      rows[r] = x + row_of_x(experts, job, min(r, job.rows - 1)) * shape.x_stride;
+    }
+    float sums[rows_at_once];
+    dots(
+        sums, job.rows, shape.inputs, [&](int r) { return rows[r]; }, w,
+        (int64_t{matrix} * shape.outputs + output) * shape.inputs, lane);
+#pragma unroll
+    for (int r = 0; r < rows_at_once; ++r) {
+      if (lane > 0 || r >= job.rows) continue;
+      const int64_t to = row_of_y(experts, job, r) * shape.y_stride + output;
+      if (wide_out) static_cast<float*>(y)[to] = sums[r];
+      else static_cast<Activation*>(y)[to] = from_float<Activation>(sums[r]);
     }
   }
 }
 
-// Warps of one head take its outputs in turn, from `begin` on, then what is only carried along.
+// Warps of one head take its outputs in turn, then what is only carried along.
 template <class Activation>
 __global__ void __launch_bounds__(threads)
-    multiply_heads(PerHeadShape shape, int begin, const Activation* x, Stored w, std::byte* y) {
+    multiply_heads(PerHeadShape shape, const Activation* x, Stored w, std::byte* y) {
   release_next();
   wait_for_previous();
   const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int n = begin + static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+  const int n = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
   const int head = static_cast<int>(blockIdx.y);
   if (n >= shape.y_size) return;
   std::byte* const message = y + head / shape.part_heads * shape.part_bytes;
@@ -82,8 +92,9 @@ __global__ void __launch_bounds__(threads)
     const int rows = min(rows_at_once, shape.rows - first);
     float sums[rows_at_once];
     if (n < shape.made) {
-      dots(sums, rows, shape.inputs, x + first * x_stride, x_stride, w,
-           (int64_t{head} * shape.made + n) * shape.inputs, lane);
+      dots(
+          sums, rows, shape.inputs, [&](int r) { return x + (first + r) * x_stride; }, w,
+          (int64_t{head} * shape.made + n) * shape.inputs, lane);
     }
 #pragma unroll
     for (int r = 0; r < rows_at_once; ++r) {
@@ -99,6 +110,18 @@ __global__ void __launch_bounds__(threads)
       }
     }
   }
+}
+
+// What all heads carry along, where they stand in one part; a warp a (row, head).
+__global__ void __launch_bounds__(threads) carry(PerHeadShape shape, const bf16* x, bf16* y) {
+  release_next();
+  wait_for_previous();
+  const int64_t vector = int64_t{blockIdx.x} * warps + static_cast<int>(threadIdx.x) / 32;
+  if (vector >= int64_t{shape.rows} * shape.heads) return;
+  x += vector * shape.x_size + shape.inputs;
+  y += vector * shape.y_size + shape.made;
+  for (int i = static_cast<int>(threadIdx.x) & 31; i < shape.y_size - shape.made; i += 32)
+    y[i] = x[i];
 }
 
 // A warp a (row, head).
@@ -133,51 +156,49 @@ __global__ void __launch_bounds__(threads)
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // By tensor cores; false where they do not serve.
-template <class Weight>
-bool multiply_tiles(const ProductShape& shape, const bf16* x, const Stored& w, bf16* y,
-                    const Launch& how) {
+template <class Weight, class Out>
+bool by_tiles_of(const ProductShape& shape, const Experts& experts, const bf16* x, const Stored& w,
+                 Out* y, const Launch& how) {
   if (!served<Weight>(shape) || !aligned(x) || !aligned(w.base) || shape.x_stride % 8 != 0)
     return false;
-  product(shape, x, w.as<Weight>(), y, how);
+  experts_product(shape, experts, x, w.as<Weight>(), y, how);
   return true;
 }
-bool by_tiles(const ProductShape& shape, const bf16* x, const Stored& w, bf16* y,
-              const Launch& how) {
+template <class Out>
+bool by_tiles(const ProductShape& shape, const Experts& experts, const bf16* x, const Stored& w,
+              Out* y, const Launch& how) {
   switch (w.format) {
-    case Format::bf16: return multiply_tiles<bf16>(shape, x, w, y, how);
-    case Format::fp8: return multiply_tiles<fp8>(shape, x, w, y, how);
-    case Format::nvfp4: return multiply_tiles<nvfp4>(shape, x, w, y, how);
+    case Format::bf16: return by_tiles_of<bf16>(shape, experts, x, w, y, how);
+    case Format::fp8: return by_tiles_of<fp8>(shape, experts, x, w, y, how);
+    case Format::nvfp4: return by_tiles_of<nvfp4>(shape, experts, x, w, y, how);
     default: return false;
   }
 }
-bool by_tiles(const ProductShape&, const float*, const Stored&, float*, const Launch&) {
+bool by_tiles(const ProductShape&, const Experts&, const float*, const Stored&, float*,
+              const Launch&) {
   return false;
 }
 
-// By tensor cores, where all heads stand in one part; not what is only carried along.
-template <class Weight>
-bool heads_by_tiles(const PerHeadShape& shape, const bf16* x, const Stored& w, std::byte* y,
-                    const Launch& how) {
-  const ProductShape one{.rows = shape.rows,
-                         .outputs = shape.made,
-                         .inputs = shape.inputs,
-                         .x_stride = shape.x_size,
-                         .y_stride = shape.y_size};
-  const bool together = shape.part_heads == shape.heads && shape.lses == nullptr;
-  if (!together || !served<Weight>(one) || !aligned(x) || !aligned(w.base) || shape.x_size % 8 != 0)
-    return false;
-  experts_product(one, {.count = shape.heads, .rows_each = shape.rows}, x, w.as<Weight>(),
-                  reinterpret_cast<bf16*>(y), how);
-  return true;
+unsigned blocks_for(int64_t count, int each) {
+  return static_cast<unsigned>((count + each - 1) / each);
 }
-bool heads_by_tiles(const PerHeadShape& shape, const bf16* x, const Stored& w, std::byte* y,
+
+// Where all heads stand in one part.
+bool heads_by_tiles(const PerHeadShape& shape, const bf16* x, const Stored& w, std::byte* to,
                     const Launch& how) {
-  switch (w.format) {
-    case Format::bf16: return heads_by_tiles<bf16>(shape, x, w, y, how);
-    case Format::fp8: return heads_by_tiles<fp8>(shape, x, w, y, how);
-    case Format::nvfp4: return heads_by_tiles<nvfp4>(shape, x, w, y, how);
-    default: return false;
-  }
+  auto* const y = reinterpret_cast<bf16*>(to);
+  if (shape.part_heads != shape.heads || shape.lses != nullptr ||
+      !by_tiles({.rows = shape.rows,
+                 .outputs = shape.made,
+                 .inputs = shape.inputs,
+                 .x_stride = shape.x_size,
+                 .y_stride = shape.y_size},
+                {.count = shape.heads, .rows_each = shape.rows}, x, w, y, how))
+    return false;
+  if (shape.made < shape.y_size)
+    launch("carry", carry, dim3(blocks_for(int64_t{shape.rows} * shape.heads, warps)), threads, 0,
+           how, 1, shape, x, y);
+  return true;
 }
 bool heads_by_tiles(const PerHeadShape&, const float*, const Stored&, std::byte*, const Launch&) {
   return false;
@@ -185,24 +206,32 @@ bool heads_by_tiles(const PerHeadShape&, const float*, const Stored&, std::byte*
 
 }  // namespace
 
+template <class Activation, class Out>
+void any_experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
+                         const Stored& w, Out* y, const Launch& how) {
+  if (shape.rows == 0 || shape.outputs == 0 || by_tiles(shape, experts, x, w, y, how)) return;
+  const auto blocks = [](int count, int of) {
+    return static_cast<unsigned>((count + of - 1) / of);
+  };
+  const dim3 grid(blocks(shape.outputs, warps), static_cast<unsigned>(experts.count),
+                  blocks(experts.begins != nullptr ? 1 : experts.rows_each, rows_at_once));
+  launch("plain product", multiply<Activation>, grid, threads, 0, how, 1, shape, experts, x, w, y,
+         std::is_same_v<Out, float>);
+}
+
 template <class Activation>
 void any_product(const ProductShape& shape, const Activation* x, const Stored& w, Activation* y,
                  const Launch& how) {
-  if (shape.rows == 0 || shape.outputs == 0 || by_tiles(shape, x, w, y, how)) return;
-  const dim3 grid(static_cast<unsigned>((shape.outputs + warps - 1) / warps),
-                  static_cast<unsigned>((shape.rows + rows_at_once - 1) / rows_at_once));
-  launch("plain product", multiply<Activation>, grid, threads, 0, how, 1, shape, x, w, y);
+  any_experts_product(shape, {.count = 1, .rows_each = shape.rows}, x, w, y, how);
 }
 
 template <class Activation>
 void per_head(const PerHeadShape& shape, const Activation* x, const Stored& w, std::byte* y,
               const Launch& how) {
   assert(shape.heads % shape.part_heads == 0 && shape.made <= shape.y_size);
-  const int begin = heads_by_tiles(shape, x, w, y, how) ? shape.made : 0;
-  if (begin == shape.y_size) return;
-  const dim3 grid(static_cast<unsigned>((shape.y_size - begin + warps - 1) / warps),
-                  static_cast<unsigned>(shape.heads));
-  launch("per head", multiply_heads<Activation>, grid, threads, 0, how, 1, shape, begin, x, w, y);
+  if (heads_by_tiles(shape, x, w, y, how)) return;
+  const dim3 grid(blocks_for(shape.y_size, warps), static_cast<unsigned>(shape.heads));
+  launch("per head", multiply_heads<Activation>, grid, threads, 0, how, 1, shape, x, w, y);
 }
 
 template <class Activation>
@@ -210,13 +239,15 @@ void rescale_partial(const cpu::PartialLayout& part, int parts, const std::byte*
                      const float* lses, Activation* out, const Launch& how) {
   const int64_t vectors = part.rows * part.heads;
   if (vectors == 0) return;
-  launch("rescale", rescale<Activation>, dim3(static_cast<unsigned>((vectors + warps - 1) / warps)),
-         threads, 0, how, 1, part, parts, message, lses, out);
+  launch("rescale", rescale<Activation>, dim3(blocks_for(vectors, warps)), threads, 0, how, 1, part,
+         parts, message, lses, out);
 }
 
 #define INSTANTIATE(Activation)                                                                 \
   template void any_product(const ProductShape&, const Activation*, const Stored&, Activation*, \
                             const Launch&);                                                     \
+  template void any_experts_product(const ProductShape&, const Experts&, const Activation*,     \
+                                    const Stored&, float*, const Launch&);                      \
   template void per_head(const PerHeadShape&, const Activation*, const Stored&, std::byte*,     \
                          const Launch&);                                                        \
   template void rescale_partial(const cpu::PartialLayout&, int, const std::byte*, const float*, \
@@ -224,5 +255,7 @@ void rescale_partial(const cpu::PartialLayout& part, int parts, const std::byte*
 INSTANTIATE(float)
 INSTANTIATE(bf16)
 #undef INSTANTIATE
+template void any_experts_product(const ProductShape&, const Experts&, const bf16*, const Stored&,
+                                  bf16*, const Launch&);
 
 }  // namespace helix::cuda

@@ -13,6 +13,11 @@ template <class Activation>
 void any_product(const ProductShape& shape, const Activation* x, const Stored& w, Activation* y,
                  const Launch& launch);
 
+// As experts_product, in the same way.
+template <class Activation, class Out>
+void any_experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
+                         const Stored& w, Out* y, const Launch& launch);
+
 // A matrix a head: y[row][head][n] = sum over k < inputs of x[row][head][k] w[head][n][k], n <
 // made. x: [rows][heads][x_size]; w: [heads][made][inputs]; y: vectors of y_size values, whose rest
 // is what stands behind x's first `inputs`. y stands in messages of part_heads heads a row

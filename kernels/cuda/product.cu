@@ -1,4 +1,5 @@
-// y [m][n] = x [m][k] w [n][k]^T for few rows m: the time is that of reading w once.
+// y [m][n] = x [m][k] w [n][k]^T for few rows m: the time is that of reading w once. Here up to
+// eight rows at a time; more: product_wide.cu.
 //
 // All outputs (of all matrices that have rows, eight rows at a time) stand in one line, cut evenly
 // over clusters of 1 to 8 blocks (more where outputs are few), so that every SM reads the same. The
@@ -9,11 +10,6 @@
 // Up to Tiles slots of one chunk follow each other and share its x. The warps' sums meet in the
 // cluster's shared memory and are added in order of the warps. w is read ahead of the kernel
 // before, x is not, nor are experts, which the kernel before may have chosen.
-//
-// Where k stands in a fragment is free, as long as w and x agree: a lane (g, t) takes a quarter of
-// the chunk, in steps of 16 values that lie side by side in memory, of output g (+ 8) and of row g.
-// Quantised weights become bf16 in registers, exactly; what all have in common is multiplied in at
-// the end.
 #include "kernels/cuda/product.h"
 
 #include <cooperative_groups.h>
@@ -22,24 +18,20 @@
 #include <cassert>
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/product_jobs.cuh"
+#include "kernels/cuda/product_slots.cuh"
 
 namespace helix::cuda {
 namespace {
 
-constexpr int warps = 8;
-constexpr int threads = 32 * warps;
-constexpr int tile_rows = 16;
-constexpr int max_experts = 512;
+constexpr int warps = product_warps;
+constexpr int threads = product_threads;
+constexpr int most_rows = max_product_rows;
 
-// A slot's chunk of w: rows of `row_bytes`, and what a step of 16 values becomes.
+// Where k stands in a fragment is free, as long as w and x agree: a lane (g, t) takes a quarter of
+// the chunk, in steps of 16 values that lie side by side in memory, of output g (+ 8) and of row g.
 template <class Weight>
-struct Chunk {
-  static constexpr int inputs = std::is_same_v<Weight, nvfp4> ? 256 : 128;
-  static constexpr int row_bytes = std::is_same_v<Weight, bf16> ? 2 * inputs : 128;
-  static constexpr int row_scales = std::is_same_v<Weight, nvfp4> ? inputs / 16 : 0;
-  static constexpr int bytes = tile_rows * (row_bytes + row_scales);
-  static constexpr int steps = inputs / 4 / 16;
-};
+constexpr int steps = Chunk<Weight>::inputs / 4 / 16;
 
 // Which step a lane takes s-th: so that the lanes of a load lie in different banks.
 template <int Steps>
@@ -72,8 +64,7 @@ __device__ void load_pairs(const unsigned char* slot, int row, int step, int lan
     pairs[i] = multiply_pairs((w & 0x80008000U) | (w >> 4 & 0x07f007f0U), 0x7b807b80U);
   }
 }
-// Codes 3 and 7, 2 and 6, 1 and 5, 0 and 4 of each eight, times the block's scale. An e2m1 code in
-// bf16's exponent is 2^126 too small; the scale makes good for 2^119 of it.
+// Codes 3 and 7, 2 and 6, 1 and 5, 0 and 4 of each eight, times the block's scale.
 __device__ void load_pairs(const unsigned char* slot, int row, int step, int lane, const nvfp4*,
                            uint32_t (&pairs)[8]) {
   const uint2 v = *reinterpret_cast<const uint2*>(
@@ -87,10 +78,6 @@ __device__ void load_pairs(const unsigned char* slot, int row, int step, int lan
     const uint32_t w = (i < 4 ? v.x : v.y) << (4 * (i & 3));
     pairs[i] = multiply_pairs((w & 0x80008000U) | (w >> 6 & 0x01c001c0U), scales);
   }
-}
-template <class Weight>
-__device__ float rest_of_scale(float scale) {
-  return std::is_same_v<Weight, nvfp4> ? scale * 0x1p7F : scale;
 }
 template <class Weight>
 __device__ void order_pairs(uint32_t (&x)[8]) {
@@ -117,17 +104,17 @@ __device__ void order_pairs(uint32_t (&x)[8]) {
 template <class Weight>
 struct Inputs {
   using C = Chunk<Weight>;
-  uint32_t pairs[C::steps][8];
+  uint32_t pairs[steps<Weight>][8];
 
   __device__ void load(const unsigned char* from, int rows, int lane) {
     const int row = min(lane >> 2, rows - 1);
 #pragma unroll
-    for (int s = 0; s < C::steps; ++s) {
-      const int step = step_of<C::steps>(s, lane);
+    for (int s = 0; s < steps<Weight>; ++s) {
+      const int step = step_of<steps<Weight>>(s, lane);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const uint4 v = *reinterpret_cast<const uint4*>(
-            from + swizzled(row, (lane & 3) * 2 * C::steps + 2 * step + i, 2 * C::inputs));
+            from + swizzled(row, (lane & 3) * 2 * steps<Weight> + 2 * step + i, C::x_row_bytes));
         pairs[s][4 * i] = v.x;
         pairs[s][4 * i + 1] = v.y;
         pairs[s][4 * i + 2] = v.z;
@@ -142,8 +129,8 @@ template <class Weight>
 __device__ void add_tile(float (&sum)[4], const unsigned char* slot, const Inputs<Weight>& x,
                          int lane) {
 #pragma unroll
-  for (int s = 0; s < Chunk<Weight>::steps; ++s) {
-    const int step = step_of<Chunk<Weight>::steps>(s, lane);
+  for (int s = 0; s < steps<Weight>; ++s) {
+    const int step = step_of<steps<Weight>>(s, lane);
     uint32_t low[8], high[8];
     load_pairs(slot, lane >> 2, step, lane, static_cast<const Weight*>(nullptr), low);
     load_pairs(slot, (lane >> 2) + 8, step, lane, static_cast<const Weight*>(nullptr), high);
@@ -153,59 +140,6 @@ __device__ void add_tile(float (&sum)[4], const unsigned char* slot, const Input
       multiply_add(sum, a, x.pairs[s][i], x.pairs[s][i + 1]);
     }
   }
-}
-
-// Rows of x that share one matrix: at most 8 of them.
-struct Job {
-  int matrix;
-  int first;  // row, or pair
-  int rows;
-};
-// The jobs of all experts: eight pairs each.
-struct Jobs {
-  int of_warps[warps];  // first: read 16 bytes at a time, nothing else that is written among them
-  int before[max_experts + 1];  // of each expert
-};
-__device__ void list_jobs(const Experts& experts, Jobs& jobs) {
-  const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int warp = static_cast<int>(threadIdx.x) >> 5;
-  // Two experts a thread, side by side.
-  int counts[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int expert = 2 * static_cast<int>(threadIdx.x) + i;
-    counts[i] =
-        expert < experts.count ? (experts.begins[expert + 1] - experts.begins[expert] + 7) / 8 : 0;
-  }
-  int sum = counts[0] + counts[1];
-  for (int step = 1; step < 32; step *= 2) {
-    const int other = __shfl_up_sync(~0U, sum, step);
-    if (lane >= step) sum += other;
-  }
-  if (lane == 31) jobs.of_warps[warp] = sum;
-  __syncthreads();
-  for (int i = 0; i < warp; ++i) sum += jobs.of_warps[i];
-  jobs.before[2 * threadIdx.x + 1] = sum - counts[1];
-  jobs.before[2 * threadIdx.x + 2] = sum;
-  if (threadIdx.x == 0) jobs.before[0] = 0;
-  __syncthreads();
-}
-__device__ Job job_at(const Experts& experts, const Jobs& jobs, int index) {
-  int low = 0, high = experts.count - 1;  // the last expert with before <= index
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (jobs.before[middle] <= index) low = middle;
-    else high = middle - 1;
-  }
-  const int first = experts.begins[low] + 8 * (index - jobs.before[low]);
-  return {low, first, min(8, experts.begins[low + 1] - first)};
-}
-
-// The same where each has as many rows.
-__device__ __host__ int jobs_each(const Experts& experts) { return (experts.rows_each + 7) / 8; }
-__device__ Job equal_job_at(const Experts& experts, int index) {
-  const int first = 8 * (index % jobs_each(experts));
-  return {index / jobs_each(experts), first, min(8, experts.rows_each - first)};
 }
 
 // Which part of w a slot holds: 16 rows of one chunk. Counted, not computed: divisions by the
@@ -224,21 +158,19 @@ struct Place {
   }
 };
 
-template <int Tiles, int slots, class Weight>
+template <int Tiles, class Weight>
 __global__ void __launch_bounds__(threads, 2)
     multiply(ProductShape shape, Experts experts, const bf16* x, Values<const Weight> w, void* y,
-             bool wide_out) {
+             bool wide_out, int slots) {
   using C = Chunk<Weight>;
-  constexpr int ring_bytes = slots * C::bytes;  // of one warp
-  static_assert(ring_bytes >= Tiles * 8 * tile_rows * 4, "a warp's sums reuse its ring");
-  constexpr int x_row_bytes = C::inputs * sizeof(bf16);
-  constexpr int x_row_chunks = x_row_bytes / 16;
+  static_assert(2 * C::bytes >= Tiles * most_rows * tile_rows * 4, "a warp's sums reuse its ring");
+  const int ring_bytes = slots * C::bytes;  // of one warp
   extern __shared__ __align__(128) unsigned char shared[];
-  __shared__ Jobs jobs;
+  __shared__ Jobs<most_rows> jobs;
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int warp = static_cast<int>(threadIdx.x) >> 5;
   unsigned char* const ring = shared + warp * ring_bytes;
-  const int x_slot_bytes = shape.rows * x_row_bytes;
+  const int x_slot_bytes = shape.rows * C::x_row_bytes;
   unsigned char* const x_ring = shared + warps * ring_bytes + warp * slots * x_slot_bytes;
   const auto cluster = cooperative_groups::this_cluster();
   const int blocks = static_cast<int>(cluster.num_blocks());
@@ -255,27 +187,12 @@ __global__ void __launch_bounds__(threads, 2)
   const int first_chunk = (block * warps + warp) % sharers;
 
   release_next();
-  const bool chosen = experts.begins != nullptr;
-  if (chosen) {
+  if (experts.begins != nullptr) {
     wait_for_previous();
-    list_jobs(experts, jobs);
+    jobs.list(experts);
   }
-  const int64_t outputs = int64_t{shape.outputs} * (chosen ? jobs.before[experts.count]
-                                                           : experts.count * jobs_each(experts));
-  const int64_t end = outputs * (index + 1) / clusters;
-  int64_t stop = 0;
-#pragma unroll 1
-  for (int64_t begin = outputs * index / clusters; begin < end; begin = stop) {
-    const int number = static_cast<int>(begin / shape.outputs);
-    const Job job = chosen ? job_at(experts, jobs, number) : equal_job_at(experts, number);
-    const auto place_of = [&](int row) {
-      return chosen ? int64_t{job.first + row}
-                    : int64_t{job.first + row} * experts.count + job.matrix;
-    };
-    const int first = static_cast<int>(begin - int64_t{number} * shape.outputs);
-    const int last = static_cast<int>(min(min(end - begin, int64_t{shape.outputs - first}),
-                                          int64_t{Tiles} * tile_rows * tile_step));
-    stop = begin + last;
+  const int most = Tiles * tile_rows * tile_step;
+  for_passes(shape, experts, jobs, index, clusters, most, [&](const Job& job, int first, int last) {
     const int tiles = (last + tile_rows - 1) / tile_rows;
 
     // The slots in order; copies run `slots` of them ahead of the products.
@@ -288,48 +205,22 @@ __global__ void __launch_bounds__(threads, 2)
     const auto fetch_w = [&](const Place& place) {
       const int k = place.chunk * C::inputs;
       if (k >= shape.inputs) return;
-      constexpr int row_chunks = C::row_bytes / 16;
-      constexpr int values = C::inputs / row_chunks;  // of 16 bytes
-      const uint32_t to = shared_address(ring + place.slot * C::bytes);
-      const int column = lane % row_chunks;
-      const bool inside = k + column * values < shape.inputs;
-      const auto from = w.at((row_0 + place.tile * tile_rows) * shape.inputs + k);
-#pragma unroll
-      for (int i = 0; i < tile_rows * row_chunks / 32; ++i) {
-        const int row = lane / row_chunks + 32 / row_chunks * i;
-        const bool valid = inside && place.tile * tile_rows + row < last;
-        const auto source = from.at(valid ? int64_t{row} * shape.inputs + column * values : 0);
-        if constexpr (std::is_same_v<Weight, nvfp4>) {
-          copy_chunk(to + swizzled(row, column, 128), source.codes, valid);
-        } else {
-          copy_chunk(to + swizzled(row, column, C::row_bytes), source.data, valid);
-        }
-      }
-      if constexpr (std::is_same_v<Weight, nvfp4>) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int row = lane / 4 + 8 * i;
-          const bool valid =
-              k + lane % 4 * 64 < shape.inputs && place.tile * tile_rows + row < last;
-          const auto source = from.at(valid ? int64_t{row} * shape.inputs + lane % 4 * 64 : 0);
-          copy_word(to + tile_rows * 128 + row * 16 + lane % 4 * 4, source.scales, valid);
-        }
-      }
+      fetch_tile(ring + place.slot * C::bytes,
+                 w.at((row_0 + place.tile * tile_rows) * shape.inputs + k), shape.inputs,
+                 last - place.tile * tile_rows, shape.inputs - k, lane);
     };
     const auto fetch_x = [&](const Place& place) {
       const int k = place.chunk * C::inputs;
       if (k >= shape.inputs || place.tile != first_tile) return;
+      constexpr int row_chunks = C::x_row_bytes / 16;
       const uint32_t to = shared_address(x_ring + place.slot * x_slot_bytes);
+      const int chunk = lane % row_chunks;
+      const int input = k + chunk * 8;
+      const bool valid = input < shape.inputs;
 #pragma unroll 1
-      for (int i = lane; i < job.rows * x_row_chunks; i += 32) {
-        const int row = i / x_row_chunks;
-        const int chunk = i % x_row_chunks;
-        const int input = k + chunk * (16 / static_cast<int>(sizeof(bf16)));
-        const bool valid = input < shape.inputs;
-        const int64_t from =
-            experts.row_of == nullptr ? place_of(row) : experts.row_of[job.first + row];
-        copy_chunk(to + swizzled(row, chunk, x_row_bytes),
-                   valid ? x + from * shape.x_stride + input : x, valid);
+      for (int row = lane / row_chunks; row < job.rows; row += 32 / row_chunks) {
+        copy_chunk(to + swizzled(row, chunk, C::x_row_bytes),
+                   x + row_of_x(experts, job, row) * shape.x_stride + input, valid);
       }
     };
 #pragma unroll 1
@@ -354,7 +245,7 @@ __global__ void __launch_bounds__(threads, 2)
 #pragma unroll
       for (int tile = 0; tile < Tiles; ++tile) {
         if (first_tile + tile * tile_step >= tiles) break;
-        wait_for_copies<slots - 1>();
+        slots == 3 ? wait_for_copies<2>() : wait_for_copies<1>();
         if (tile == 0) {
           inputs.load(x_ring + at.slot * x_slot_bytes, job.rows, lane);
         }
@@ -376,7 +267,7 @@ __global__ void __launch_bounds__(threads, 2)
     for (int tile = 0; tile < Tiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        own[(tile * 8 + 2 * (lane & 3) + (i & 1)) * tile_rows + lane / 4 + 8 * (i >> 1)] =
+        own[(tile * most_rows + 2 * (lane & 3) + (i & 1)) * tile_rows + lane / 4 + 8 * (i >> 1)] =
             sums[tile][i];
       }
     }
@@ -394,7 +285,7 @@ __global__ void __launch_bounds__(threads, 2)
       const int m = i / (tiles * tile_rows);
       const int n = i % (tiles * tile_rows);
       const int tile = n / tile_rows;
-      const int place = (tile / tile_step * 8 + m) * tile_rows + n % tile_rows;
+      const int place = (tile / tile_step * most_rows + m) * tile_rows + n % tile_rows;
       float sum = 0;
 #pragma unroll 8  // so many are asked for at once
       for (int sharer = 0; sharer < sharers; ++sharer) {
@@ -405,12 +296,12 @@ __global__ void __launch_bounds__(threads, 2)
       }
       if (n >= last) continue;
       sum *= rest_of_scale<Weight>(w.scale);
-      const int64_t to = place_of(m) * shape.y_stride + first + n;
+      const int64_t to = row_of_y(experts, job, m) * shape.y_stride + first + n;
       if (wide_out) static_cast<float*>(y)[to] = sum;
       else static_cast<bf16*>(y)[to] = to_bf16(sum);
     }
     meet();
-  }
+  });
   wait_for_previous();
 }
 
@@ -419,9 +310,10 @@ void start(ProductShape shape, const Experts& experts, const bf16* x, const Valu
            void* y, bool wide_out, const Launch& how) {
   using C = Chunk<Weight>;
   assert(served<Weight>(shape) && shape.rows > 0);
-  shape.rows = std::min(shape.rows, max_product_rows);  // at once
   assert(shape.x_stride * static_cast<int64_t>(sizeof(bf16)) % 16 == 0 && how.blocks > 0);
   assert(experts.begins == nullptr || experts.count <= max_experts);
+  if (shape.rows > most_rows) return start_wide(shape, experts, x, w, y, wide_out, how);
+  if (experts.begins != nullptr) shape.rows = most_rows;  // some expert may have as many
   const bool single = experts.begins == nullptr && experts.count == 1;
   // A block with fewer than 16 outputs leaves its slots half empty. How many outputs the experts
   // have that were chosen, only the device knows.
@@ -430,26 +322,21 @@ void start(ProductShape shape, const Experts& experts, const bf16* x, const Valu
   while (single && cluster < 8 && 2 * cluster * outputs <= how.blocks * tile_rows) {
     cluster *= 2;
   }
-  const int clusters =
-      single ? std::clamp(how.blocks / cluster, 1, shape.outputs * jobs_each(experts)) : how.blocks;
-  const auto start = [&](auto kernel, int slots) {
-    const int x_bytes = shape.rows * C::inputs * static_cast<int>(sizeof(bf16));
-    const int ring_bytes = warps * slots * (C::bytes + x_bytes);
+  const int clusters = single ? std::clamp(how.blocks / cluster, 1, shape.outputs) : how.blocks;
+  // Of bf16, two slots and eight rows of x leave room for a second block.
+  const int slots = std::is_same_v<Weight, bf16> && shape.rows > 2 ? 2 : 3;
+  const int ring_bytes = warps * slots * (C::bytes + shape.rows * C::x_row_bytes);
+  const auto start = [&](auto kernel) {
     // Clusters of blocks that each want an SM of their own would not all find room at once.
     launch("product", kernel, dim3(static_cast<unsigned>(clusters * cluster)), threads,
            cluster > 1 ? ring_bytes : lone_block_bytes(ring_bytes, how), how, cluster, shape,
-           experts, x, w, y, wide_out);
+           experts, x, w, y, wide_out, slots);
   };
   if constexpr (std::is_same_v<Weight, bf16>) {
-    const bool one = single && outputs * jobs_each(experts) <= clusters * tile_rows;
-    if (shape.rows <= 2) {
-      start(one ? multiply<1, 3, Weight> : multiply<8, 3, Weight>, 3);
-    } else {
-      start(one ? multiply<1, 2, Weight> : multiply<8, 2, Weight>, 2);
-    }
+    start(single && outputs <= clusters * tile_rows ? multiply<1, Weight> : multiply<8, Weight>);
   } else {
     // Twice the inputs take the registers of more sums.
-    start(multiply < std::is_same_v<Weight, nvfp4> ? 3 : 8, 3, Weight >, 3);
+    start(multiply < std::is_same_v<Weight, nvfp4> ? 3 : 8, Weight >);
   }
 }
 

@@ -24,8 +24,9 @@ __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned
 __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
+template <int Pending = 0>
 __device__ inline void wait_for_products() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 // What ordinary stores and copies wrote, the tensor cores may read after the next barrier.
 __device__ inline void show_to_tensor_cores() {
@@ -102,6 +103,17 @@ __device__ inline void multiply_rows(float (&sum)[32], uint64_t a, uint64_t b, b
       "}"
       : HELIX_16(sum, 0), HELIX_16(sum, 16)
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+
+// sum [64][64] += a [64][16] b [64][16]^T; a in registers, as mma.m16n8k16 has it.
+__device__ inline void multiply_rows(float (&sum)[32], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
+      : HELIX_16(sum, 0), HELIX_16(sum, 16)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 // sum [64][128] += a [64][16] b [16][128]: b is contracted along its rows. a in shared memory, or

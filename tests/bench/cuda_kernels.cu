@@ -9,84 +9,15 @@
 #include <string>
 #include <vector>
 
-#include "base/random.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/generate.h"
-#include "kernels/cuda/product.h"
+#include "tests/bench/cuda_products.h"
+#include "tests/bench/cuda_timing.h"
 
 namespace helix::cuda {
 namespace {
-
-OwnedStream stream;
-int sms = 0;
-std::string only;
-double ceiling = 0;  // bytes a microsecond
-bool h200 = false;
-// Microseconds that a peer was measured to take on an H200 and on an H100; 0: not measured.
-struct Quoted {
-  double on_h200 = 0, on_h100 = 0;
-  double here() const { return h200 ? on_h200 : on_h100; }
-};
-constexpr double matrix_rate = 780e6;  // bf16 FLOPs a microsecond (measured, 8192^3)
-
-Launch how() { return {stream.get(), sms, true}; }
-
-bool wanted(const std::string& name) { return name.find(only) != std::string::npos; }
-
-// Median microseconds of a graph of `nodes` launches; node(i) launches the i-th.
-template <class Node>
-double graph_us(int nodes, Node&& node) {
-  const OwnedGraphExec graph = capture(stream.get(), [&] {
-    for (int i = 0; i < nodes; ++i) node(i);
-  });
-  const OwnedEvent begin = make_event(), end = make_event();
-  std::vector<float> times;
-  for (int i = 0; i < 23; ++i) {
-    HELIX_CUDA(cudaEventRecord(begin.get(), stream.get()));
-    HELIX_CUDA(cudaGraphLaunch(graph.get(), stream.get()));
-    HELIX_CUDA(cudaEventRecord(end.get(), stream.get()));
-    HELIX_CUDA(cudaEventSynchronize(end.get()));
-    float ms = 0;
-    HELIX_CUDA(cudaEventElapsedTime(&ms, begin.get(), end.get()));
-    if (i >= 3) times.push_back(ms * 1000);
-  }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
-// Microseconds of a launch in steady state: what 2 n more of them add to a graph of n.
-template <class Node>
-double node_us(int nodes, Node&& node) {
-  return (graph_us(3 * nodes, node) - graph_us(nodes, node)) / (2 * nodes);
-}
-
-int nodes_for(double bytes) { return std::clamp(static_cast<int>(3e9 / bytes), 8, 100); }
-
-template <class T>
-Buffer<T> drawn(int64_t count, float scale) {
-  static uint64_t stream_key = 1;
-  Buffer<T> buffer(count);
-  generate({.stream = combine(stream_key++, 0), .scale = scale}, {.width = count}, buffer.data(),
-           {stream.get(), sms, false});
-  return buffer;
-}
-
-void print(const std::string& name, double bytes, double flops, double us, const Quoted& quoted,
-           const char* peer) {
-  const double floor = std::max(bytes / ceiling, flops / matrix_rate);
-  std::printf(
-      "{\"case\": \"%s\", \"bytes\": %.0f, \"us\": %.2f, \"floor_us\": %.2f, \"over_floor\": %.3f, "
-      "\"gb_per_s\": %.0f",
-      name.c_str(), bytes, us, floor, us / floor, bytes / us / 1e3);
-  if (const double peer_us = quoted.here(); peer_us > 0) {
-    std::printf(", \"peer\": \"%s\", \"peer_us\": %.1f, \"peer_over_ours\": %.2f", peer, peer_us,
-                peer_us / us);
-  }
-  std::printf("}\n");
-  std::fflush(stdout);
-}
 
 __global__ void __launch_bounds__(256) read_all(const uint4* from, int64_t count, uint32_t* to) {
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
@@ -178,74 +109,6 @@ void time_attention(const AttentionCase& c) {
   print(name, bytes, flops, us, c.quoted, c.peer);
 }
 
-struct ProductCase {
-  int outputs, inputs;
-  Quoted quoted;
-};
-template <class Weight>
-constexpr const char* by_weight() {
-  return std::is_same_v<Weight, fp8> ? ", fp8" : std::is_same_v<Weight, nvfp4> ? ", nvfp4" : "";
-}
-// Weights in turn, more than L2 holds. Codes: any bits.
-template <class Weight>
-struct Turns {
-  int64_t values;
-  std::vector<Buffer<bf16>> memory;
-  explicit Turns(int64_t count) : values(count) {
-    const double bytes = bytes_per_value * static_cast<double>(count);
-    const int turns = std::max(2, static_cast<int>(std::ceil(256e6 / bytes)));
-    for (int i = 0; i < turns; ++i) {
-      memory.push_back(drawn<bf16>(static_cast<int64_t>(bytes) / 2 + 8, 0.02F));
-    }
-  }
-  Values<const Weight> at(int i) const {
-    const Buffer<bf16>& buffer = memory[i % memory.size()];
-    return values_at<const Weight>(reinterpret_cast<const std::byte*>(buffer.data()), values, 1);
-  }
-  static constexpr double bytes_per_value = std::is_same_v<Weight, fp8>     ? 1
-                                            : std::is_same_v<Weight, nvfp4> ? 0.5625
-                                                                            : 2;
-};
-
-template <class Weight>
-void time_product(int rows, const ProductCase& c) {
-  const std::string name = "product " + std::to_string(rows) + " x " + std::to_string(c.outputs) +
-                           " x " + std::to_string(c.inputs) + by_weight<Weight>();
-  if (!wanted(name)) return;
-  const Turns<Weight> w(int64_t{c.outputs} * c.inputs);
-  const double bytes = w.bytes_per_value * static_cast<double>(w.values);
-  const auto x = drawn<bf16>(int64_t{rows} * c.inputs, 1);
-  const Buffer<bf16> y(int64_t{rows} * c.outputs);
-  const double us = node_us(nodes_for(bytes), [&](int i) {
-    product({rows, c.outputs, c.inputs, c.inputs, c.outputs}, x.data(), w.at(i), y.data(), how());
-  });
-  print(name, bytes, 2.0 * rows * static_cast<double>(w.values), us,
-        std::is_same_v<Weight, bf16> ? c.quoted : Quoted{}, "cuBLAS");
-}
-
-// `touched` of `held` experts have `each` pairs.
-template <class Weight>
-void time_experts(int held, int touched, int each, int outputs, int inputs) {
-  const std::string name = "experts " + std::to_string(touched) + " of " + std::to_string(held) +
-                           ", " + std::to_string(each) + " x " + std::to_string(outputs) + " x " +
-                           std::to_string(inputs) + by_weight<Weight>();
-  if (!wanted(name)) return;
-  const Turns<Weight> w(int64_t{held} * outputs * inputs);
-  const double bytes = w.bytes_per_value * touched * outputs * inputs;
-  std::vector<int32_t> begins = {0}, row_of(touched * each, 0);
-  for (int e = 0; e < held; ++e) {
-    begins.push_back(begins.back() + (e * touched / held < (e + 1) * touched / held ? each : 0));
-  }
-  const Buffer<int32_t> b{std::span<const int32_t>(begins)}, r{std::span<const int32_t>(row_of)};
-  const auto x = drawn<bf16>(inputs, 1);
-  const Buffer<bf16> y(int64_t{touched} * each * outputs);
-  const double us = node_us(nodes_for(bytes), [&](int i) {
-    experts_product({max_product_rows, outputs, inputs, inputs, outputs},
-                    Experts{held, b.data(), r.data()}, x.data(), w.at(i), y.data(), how());
-  });
-  print(name, bytes, 0, us, {}, "");
-}
-
 void time_small() {
   if (!wanted("small")) return;
   const int width = 16384;
@@ -311,39 +174,7 @@ void time_all() {
     c.quoted = {};
     if (c.kv_heads == 1) time_attention<bf16, fp8>(c);
   }
-  for (const int rows : {1, 2, 4, 8}) {
-    for (const ProductCase& c : {ProductCase{53248, 16384, {447, 629}},
-                                 {16384, 16384, {133, 195}},
-                                 {6656, 16384, {64, 89}},
-                                 {2048, 16384, {28.5, 36}},
-                                 {16384, 2048, {26.8, 35}},
-                                 {2048, 7168, {19.7, 23}},
-                                 {512, 16384, {}},
-                                 {128, 16384, {}}}) {
-      if (rows == 1 || rows == 8 || c.inputs * int64_t{c.outputs} < 40000000) {
-        time_product<bf16>(rows, c);
-      }
-    }
-  }
-  for (const int rows : {1, 8}) {
-    for (const ProductCase& c : {ProductCase{16384, 16384, {}},
-                                 {6656, 16384, {}},
-                                 {2048, 16384, {}},
-                                 {16384, 2048, {}},
-                                 {16384, 832, {}},
-                                 {2048, 7168, {}},
-                                 {512, 16384, {}}}) {
-      time_product<fp8>(rows, c);
-      time_product<nvfp4>(rows, c);
-    }
-  }
-  // DeepSeek-R1, TPF 8 x EP 8: 3 of 32 experts at batch 1, 15 at batch 8.
-  for (const auto& [touched, each] : {std::pair{3, 1}, {15, 1}, {30, 2}}) {
-    time_experts<bf16>(32, touched, each, 512, 7168);
-    time_experts<bf16>(32, touched, each, 7168, 256);
-    time_experts<nvfp4>(32, touched, each, 512, 7168);
-    time_experts<nvfp4>(32, touched, each, 7168, 256);
-  }
+  time_products();
   time_small();
 }
 

@@ -14,6 +14,7 @@
 #include "tests/cuda/append_cases.h"
 #include "tests/cuda/attention_cases.h"
 #include "tests/cuda/product_cases.h"
+#include "tests/cuda/route_cases.h"
 #include "tests/cuda/testing.h"
 #include "tests/cuda/travel_cases.h"
 
@@ -164,6 +165,9 @@ void all_cases(bool quick) {
   per_head_cases<nvfp4, bf16>();
   per_head_cases<float, float>();
   per_head_cases<nvfp4, float>();
+  route_cases<float>(quick);
+  route_cases<bf16>(quick);
+  pair_cases();
   travel_cases<float>(quick);
   travel_cases<bf16>(quick);
   experts_cases<float, bf16, bf16>(true);

@@ -31,6 +31,11 @@ struct Weights {
   }
 };
 
+// The fewest rows for which a row has the bits that it has among `rows`.
+inline int fewest_with_bits_of(int rows) {
+  return rows > max_product_rows ? max_product_rows + 1 : 1;
+}
+
 template <class Weight, class Activation>
 void product_cases(bool quick) {
   struct Case {
@@ -38,7 +43,22 @@ void product_cases(bool quick) {
   };
   std::vector<Case> cases = {{1, 1, 8},      {3, 200, 136},  {8, 1000, 512}, {2, 131, 1032},
                              {5, 3000, 264}, {1, 17, 4096},  {4, 33, 64},    {17, 300, 192},
-                             {2, 40, 3200},  {6, 2500, 128}, {8, 700, 832},  {9, 50, 48}};
+                             {2, 40, 3200},  {6, 2500, 128}, {8, 700, 832},  {9, 50, 48},
+                             {64, 33, 320},  {48, 300, 32},  {16, 1, 64},    {129, 40, 576}};
+  if constexpr (std::is_same_v<Activation, bf16>) {  // more than eight rows, of any number
+    for (int i = 0; i < (quick ? 4 : 16); ++i) {
+      cases.push_back({integer(9, quick ? 70 : 200), integer(1, 600), 32 * integer(1, 40)});
+    }
+    // As many outputs as blocks take in one pass, and more; one chunk of inputs, and many.
+    if (!quick) {
+      cases.insert(cases.end(), {{64, 20000, 64},
+                                 {64, 40000, 96},
+                                 {17, 2048, 4096},
+                                 {33, 256, 7168},
+                                 {64, 9000, 256},
+                                 {64, 64, 9216}});
+    }
+  }
   if (!quick) {
     cases.push_back({1, 256, 7168});
     cases.push_back({8, 2560, 4096});
@@ -72,8 +92,9 @@ void product_cases(bool quick) {
                              std::to_string(c.outputs) + " x " + std::to_string(c.inputs);
     const auto all = run(c.rows);
     expect_close(all, expected, product_tolerance<Activation>, what);
-    expect(same_bits(run(1), {all.begin(), all.begin() + y_stride}),
-           what + ": row 0 alone has the same bits");
+    const int fewest = fewest_with_bits_of(c.rows);
+    expect(same_bits(run(fewest), {all.begin(), all.begin() + fewest * y_stride}),
+           what + ": rows 0 to " + std::to_string(fewest - 1) + " alone have the same bits");
   }
 }
 
@@ -84,17 +105,22 @@ void experts_cases(bool quick) {
     std::vector<int32_t> counts;  // of pairs, an expert each
     int outputs, inputs;
     bool gathered;
+    int expected = 1;  // pairs of an expert
   };
   std::vector<Case> cases = {{{0, 3, 1, 0, 17}, 48, 192, true},
                              {{2}, 130, 64, false},
                              {{2, 11}, 70, 48, true},
                              {{0, 0}, 16, 64, true},
-                             {{1, 0, 0, 8, 0, 9}, 1000, 128, false}};
+                             {{0, 0}, 16, 64, true, 9},
+                             {{1, 0, 0, 8, 0, 9}, 1000, 128, false},
+                             {{1, 0, 70, 8, 0, 9, 64}, 200, 288, true, 20},
+                             {{33}, 17, 512, false, 33}};
   if (!quick) {
     std::vector<int32_t> many(300, 0);
     for (int i = 0; i < 40; ++i) ++many[integer(0, 299)];
     cases.push_back({many, 64, 256, true});
     cases.push_back({{1, 0, 2, 1, 0, 0, 4, 0}, 3000, 256, false});
+    cases.push_back({{130, 0, 9, 1, 40, 0, 64, 65}, 1100, 800, true, 40});
   }
   for (const Case& c : cases) {
     std::vector<int32_t> begins = {0};
@@ -133,8 +159,8 @@ void experts_cases(bool quick) {
     const Buffer<Out> y{std::span<const Out>(before)};
     const Experts experts{static_cast<int>(c.counts.size()), b.data(),
                           c.gathered ? r.data() : nullptr};
-    any_experts_product({max_product_rows, c.outputs, c.inputs, c.inputs, c.outputs}, experts,
-                        xs.data(), w.view(), y.data(), how());
+    any_experts_product({c.expected, c.outputs, c.inputs, c.inputs, c.outputs}, experts, xs.data(),
+                        w.view(), y.data(), how());
     HELIX_CUDA(cudaStreamSynchronize(stream.get()));
     expect_close(y.read(), expected, product_tolerance<Out>,
                  std::string("experts ") + name_of<Activation> + " by " + name_of<Weight> + " to " +
@@ -155,6 +181,8 @@ void per_head_cases() {
                         {17, 5, 24, 128, 0, 5},
                         {8, 2, 128, 512, 0, 2},
                         {9, 6, 20, 48, 16, 6},
+                        {64, 9, 512, 128, 64, 9},
+                        {75, 3, 40, 96, 8, 3},
                         {5, 8, 16, 64, 8, 2}}) {
     if (std::is_same_v<Weight, nvfp4> && c.inputs % nvfp4_block != 0) continue;
     const int x_size = c.inputs + c.carried, y_size = c.made + c.carried;

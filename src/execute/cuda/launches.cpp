@@ -262,8 +262,10 @@ void CudaExecutor::experts(const Task& task, int layer) {
             schedule_[task.reads[1]].dims[0].fill == Fill::arrived ? exchange_->arrived() : nullptr,
             chosen, choice.as<const Choice>(), narrow(mine.first), narrow(mine.count), pairs_,
             rows_now().met.data(), how(task));
-  const ProductShape shape{max_product_rows, narrow(out.width), narrow(in.width), in.width,
-                           out.width};
+  // Pairs of an expert, were all chosen alike.
+  const int64_t each = choice.rows * chosen / work_.model->experts.count;
+  const ProductShape shape{narrow(std::max<int64_t>(each, 1)), narrow(out.width), narrow(in.width),
+                           in.width, out.width};
   const Stored weights = stored(w, layer);
   with_type(activations(), [&]<class A>(A*) {
     if (up)

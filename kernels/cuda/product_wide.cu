@@ -1,0 +1,377 @@
+// y [m][n] = x [m][k] w [n][k]^T for more than eight rows m: up to 64 at a time share what is read
+// of w, and what it becomes as bf16. Hopper's tensor cores, a warpgroup a tile:
+//   y^T [64 outputs][64 m] += w [64][16] x^T [16][64]:   w in registers, x in shared memory
+//
+// The line of outputs is cut over clusters as in product.cu, and taken in passes of up to 4 tiles;
+// the blocks of a cluster take chunks of k in turn. A stage of a block's ring holds one chunk: x of
+// all rows, and slots of w (product_slots.cuh), four a tile. One warpgroup fills stages, two
+// multiply, each up to 2 tiles. The blocks' sums meet in the cluster's shared memory and are added
+// in order of the blocks. What is read ahead: as in product.cu.
+#include <cooperative_groups.h>
+
+#include <algorithm>
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/product_jobs.cuh"
+#include "kernels/cuda/product_slots.cuh"
+#include "kernels/cuda/warpgroup.cuh"
+
+namespace helix::cuda {
+namespace {
+
+constexpr int group_threads = 128;
+constexpr int multipliers = 2;  // warpgroups
+constexpr int threads = (multipliers + 1) * group_threads;
+constexpr int most_rows = 64;
+constexpr int tile_outputs = 64;
+constexpr int tile_slots = tile_outputs / tile_rows;  // a warp's each
+constexpr int group_tiles = 2;
+constexpr int most_tiles = multipliers * group_tiles;
+constexpr int most_stages = 4;
+constexpr int block_bytes = most_rows * 128;  // 64 values of each row of x
+
+// A block's memory: stages, and the sums of a pass.
+struct Ring {
+  int stages;  // at least 2
+  int tiles;   // of a pass
+  template <class Weight>
+  __device__ __host__ int stage_bytes() const {
+    return most_rows * Chunk<Weight>::x_row_bytes + tiles * tile_slots * Chunk<Weight>::bytes;
+  }
+  // Of a row of sums: so that the rows of a fragment lie in different banks.
+  __device__ __host__ int pitch() const { return tiles * tile_outputs + 4; }
+  __device__ __host__ int sums_bytes() const { return most_rows * pitch() * 4; }
+  template <class Weight>
+  int bytes() const {
+    return stages * stage_bytes<Weight>() + sums_bytes();
+  }
+};
+// A stage in its turn, and the parity of that turn.
+struct Turn {
+  int stage = 0;
+  int parity = 0;
+  __device__ void next(int stages) {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+// w [16 outputs][32 inputs] of a slot as bf16, in two fragments of 16 inputs: lane (g, t) has
+// outputs g and g + 8, inputs 2 t, 2 t + 1 and 8 more.
+using Fragments = uint32_t[2][4];
+
+__device__ void load_fragments(const unsigned char* slot, int part, int lane, const bf16*,
+                               Fragments& to) {
+  const int row = lane & 15;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    load_matrices(to[i], shared_address(slot + swizzled(row, 4 * part + 2 * i + (lane >> 4), 256)));
+  }
+}
+// An e4m3 code in the upper byte of a half; its exponent put into bf16's is 2^120 too small.
+__device__ uint32_t widen_upper(uint32_t codes) {
+  return multiply_pairs((codes & 0x80008000U) | (codes >> 4 & 0x07f007f0U), 0x7b807b80U);
+}
+__device__ void load_fragments(const unsigned char* slot, int part, int lane, const fp8*,
+                               Fragments& to) {
+  const uint32_t own = 0x1100U + (lane & 3) * 0x2222U;  // bytes 2 t and 2 t + 1 of eight
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint4 v = *reinterpret_cast<const uint4*>(
+          slot + swizzled((lane >> 2) + 8 * half, 2 * part + i, 128));
+      to[i][half] = widen_upper(__byte_perm(v.x, v.y, own));
+      to[i][half + 2] = widen_upper(__byte_perm(v.z, v.w, own));
+    }
+  }
+}
+// Byte t of eight codes is a pair. Times the block's scale, and 2^119: rest_of_scale.
+__device__ uint32_t widen_codes(uint32_t codes, uint32_t own, uint32_t scale) {
+  const uint32_t pair = __byte_perm(codes << 4, codes, own);
+  return multiply_pairs((pair & 0x80008000U) | (pair >> 6 & 0x01c001c0U), scale);
+}
+__device__ void load_fragments(const unsigned char* slot, int part, int lane, const nvfp4*,
+                               Fragments& to) {
+  const uint32_t own = 0x4400U + (lane & 3) * 0x1111U;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = (lane >> 2) + 8 * half;
+    const uint4 v = *reinterpret_cast<const uint4*>(slot + swizzled(row, part, 128));
+    const uint32_t codes = *reinterpret_cast<const uint16_t*>(
+        slot + tile_rows * 128 + row * Chunk<nvfp4>::row_scales + 2 * part);
+    const uint32_t both =
+        multiply_pairs(widen_upper(__byte_perm(codes, 0, 0x1404)), 0x7b007b00U);  // 2^119
+    const uint32_t first = __byte_perm(both, 0, 0x1010), second = __byte_perm(both, 0, 0x3232);
+    to[0][half] = widen_codes(v.x, own, first);
+    to[0][half + 2] = widen_codes(v.y, own, first);
+    to[1][half] = widen_codes(v.z, own, second);
+    to[1][half + 2] = widen_codes(v.w, own, second);
+  }
+}
+
+// Products read registers for as long as they run: none may be used anew before.
+__device__ void keep(Fragments& a) {
+#pragma unroll
+  for (auto& fragment : a) {
+    asm volatile("" : "+r"(fragment[0]), "+r"(fragment[1]), "+r"(fragment[2]), "+r"(fragment[3]));
+  }
+}
+
+// Adds the products of a warpgroup's tiles over one chunk: `slot` is the warp's of the first one.
+template <int Tiles, class Weight>
+__device__ void add_chunk(float (&sums)[group_tiles][32], const unsigned char* slot, uint32_t x,
+                          int lane) {
+  using C = Chunk<Weight>;
+  constexpr int apart = multipliers * tile_slots * C::bytes;
+  Fragments a[2][Tiles] = {};
+#pragma unroll 2
+  for (int part = 0; part < C::inputs / 32; ++part) {
+#pragma unroll
+    for (int tile = 0; tile < Tiles; ++tile) {
+      load_fragments(slot + tile * apart, part, lane, static_cast<const Weight*>(nullptr),
+                     a[part % 2][tile]);
+    }
+    begin_products();
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint64_t b = factor(x + part / 2 * block_bytes + (part % 2 * 2 + i) * 32);
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile) multiply_rows(sums[tile], a[part % 2][tile][i], b);
+    }
+    commit_products();
+    wait_for_products<1>();  // those before these
+#pragma unroll
+    for (int tile = 0; tile < Tiles; ++tile) keep(a[(part + 1) % 2][tile]);
+  }
+  wait_for_products();
+#pragma unroll
+  for (int tile = 0; tile < Tiles; ++tile) keep(a[1][tile]);
+}
+
+// What a block's threads know of a launch.
+template <class Weight>
+struct Block {
+  using C = Chunk<Weight>;
+  const ProductShape& shape;
+  const Experts& experts;
+  const Ring& ring;
+  unsigned char* memory;
+  uint64_t* full;   // [stages]
+  uint64_t* empty;  // [stages]
+  int rank;         // in the cluster
+  int blocks;
+  int warp = static_cast<int>(threadIdx.x) / 32;
+  int lane = static_cast<int>(threadIdx.x) % 32;
+
+  __device__ unsigned char* x(int stage) const {
+    return memory + stage * ring.stage_bytes<Weight>();
+  }
+  __device__ unsigned char* w(int stage) const { return x(stage) + most_rows * C::x_row_bytes; }
+  __device__ float* sums() const { return reinterpret_cast<float*>(x(ring.stages)); }
+  // The chunks that are this block's, and where the i-th begins.
+  __device__ int chunks() const {
+    return ((shape.inputs + C::inputs - 1) / C::inputs - rank + blocks - 1) / blocks;
+  }
+  __device__ int input(int i) const { return (rank + i * blocks) * C::inputs; }
+
+  __device__ void fetch_w(int i, int stage, const Values<const Weight>& from, int rows) const {
+#pragma unroll 1
+    for (int slot = warp % 4; slot * tile_rows < rows; slot += 4) {
+      fetch_tile(w(stage) + slot * C::bytes,
+                 from.at(slot * tile_rows * int64_t{shape.inputs} + input(i)), shape.inputs,
+                 rows - slot * tile_rows, shape.inputs - input(i), lane);
+    }
+  }
+  __device__ void fetch_x(int i, int stage, const bf16* from, const Job& job) const {
+    constexpr int row_chunks = C::x_row_bytes / 16;
+    constexpr int step = group_threads / row_chunks;
+    const int row = static_cast<int>(threadIdx.x) % group_threads / row_chunks;
+    const int chunk = static_cast<int>(threadIdx.x) % row_chunks;
+    const uint32_t to = shared_address(x(stage)) + chunk / 8 * block_bytes;
+    fetch_inputs<128, step, most_rows / step>(to + swizzled(row, chunk % 8, 128), shape, experts,
+                                              job, from, input(i) + chunk * 8, row);
+  }
+  // The stages of one pass, by one warpgroup.
+  __device__ void fill(Turn& turn, const bf16* from, const Values<const Weight>& weights,
+                       const Job& job, int first, int last) const {
+    const auto mine = weights.at((int64_t{job.matrix} * shape.outputs + first) * shape.inputs);
+    const auto take = [&](int i, const Turn& next) {
+      wait_for_phase(&empty[next.stage], next.parity ^ 1);
+      fetch_w(i, next.stage, mine, last);
+    };
+    const int at_once = min(ring.stages, chunks());
+    Turn ahead = turn;
+#pragma unroll 1
+    for (int i = 0; i < at_once; ++i, ahead.next(ring.stages)) take(i, ahead);
+    wait_for_previous();
+#pragma unroll 1
+    for (int i = 0; i < chunks(); ++i, turn.next(ring.stages)) {
+      if (i >= at_once) take(i, turn);
+      fetch_x(i, turn.stage, from, job);
+      arrive_with_copies(&full[turn.stage]);
+      arrive(&full[turn.stage]);  // what was stored without a copy
+    }
+  }
+
+  // The products of a pass, [m][outputs], to this block's sums. Thread (g, t) of a warp holds
+  // outputs g and g + 8 of a slot, of m = 2 t and 2 t + 1 of each eight.
+  __device__ void multiply(Turn& turn, const Job& job, int last) const {
+    const int tiles = (last + tile_outputs - 1) / tile_outputs - warp / 4;
+    float found[group_tiles][32] = {};
+#pragma unroll 1
+    for (int i = 0; i < chunks(); ++i, turn.next(ring.stages)) {
+      wait_for_phase(&full[turn.stage], turn.parity);
+      show_to_tensor_cores();
+      const unsigned char* const slot = w(turn.stage) + warp * C::bytes;
+      const uint32_t xs = shared_address(x(turn.stage));
+      if (tiles > multipliers) add_chunk<2, Weight>(found, slot, xs, lane);
+      else if (tiles > 0) add_chunk<1, Weight>(found, slot, xs, lane);
+      __syncwarp();
+      if (lane == 0) arrive(&empty[turn.stage]);
+    }
+#pragma unroll
+    for (int tile = 0; tile < group_tiles; ++tile) {
+      if (tile * multipliers >= tiles) break;
+      float* const to = sums() + (tile * multipliers * tile_slots + warp) * tile_rows + lane / 4;
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        const int m = 8 * (i / 4) + 2 * (lane & 3) + (i & 1);
+        if (m < job.rows) to[m * ring.pitch() + 8 * (i / 2 % 2)] = found[tile][i];
+      }
+    }
+  }
+};
+
+template <class Weight>
+__global__ void __launch_bounds__(threads, 1)
+    multiply(ProductShape shape, Experts experts, const bf16* x, Values<const Weight> w, void* y,
+             bool wide_out, Ring ring) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  __shared__ Jobs<most_rows> jobs;
+  __shared__ uint64_t full[most_stages], empty[most_stages];
+  const auto cluster = cooperative_groups::this_cluster();
+  const int blocks = static_cast<int>(cluster.num_blocks());
+  const Block<Weight> block{
+      shape, experts, ring, memory, full, empty, static_cast<int>(cluster.block_rank()), blocks};
+  const int64_t index = blockIdx.x / blocks;
+  const int64_t clusters = gridDim.x / blocks;
+  const int most = ring.tiles * tile_outputs;
+
+  release_next();
+  if (threadIdx.x < most_stages) {
+    make_barrier(&full[threadIdx.x], 2 * group_threads);
+    make_barrier(&empty[threadIdx.x], 4 * multipliers);
+  }
+  if (experts.begins != nullptr) {
+    wait_for_previous();
+    jobs.list(experts);
+  }
+  __syncthreads();
+  Turn turn;
+  if (block.warp >= 4 * multipliers) {
+    give_registers<120>();
+    for_passes(shape, experts, jobs, index, clusters, most,
+               [&](const Job& job, int first, int last) {
+                 block.fill(turn, x, w, job, first, last);
+                 if (blocks == 1) return;
+                 cluster.sync();  // a cluster's barriers are for all of its threads
+                 cluster.sync();
+               });
+    return;
+  }
+  take_registers<192>();
+  const auto meet_all = [&] {
+    if (blocks == 1) meet(1, multipliers * group_threads);
+    else cluster.sync();
+  };
+  for_passes(shape, experts, jobs, index, clusters, most, [&](const Job& job, int first, int last) {
+    block.multiply(turn, job, last);
+    meet_all();
+#pragma unroll 1
+    for (int m = block.rank * 4 * multipliers + block.warp; m < job.rows;
+         m += blocks * 4 * multipliers) {
+      const int64_t to = row_of_y(experts, job, m) * shape.y_stride + first;
+      const float* const mine = block.sums() + m * ring.pitch();
+#pragma unroll 4
+      for (int n = block.lane; n < last; n += 32) {
+        float sum = blocks == 1 ? mine[n] : 0;
+#pragma unroll 8  // so many are asked for at once
+        for (int other = 0; other < (blocks == 1 ? 0 : blocks); ++other) {
+          sum += cluster.map_shared_rank(mine, other)[n];
+        }
+        sum *= rest_of_scale<Weight>(w.scale);
+        if (wide_out) static_cast<float*>(y)[to + n] = sum;
+        else static_cast<bf16*>(y)[to + n] = to_bf16(sum);
+      }
+    }
+    meet_all();
+  });
+  wait_for_previous();
+}
+
+// How many clusters of so many blocks find room at once: an SM has one block, and a cluster the SMs
+// of one part of the card.
+template <class Weight>
+int clusters_at_once(int cluster, int bytes) {
+  cudaLaunchAttribute size{};
+  size.id = cudaLaunchAttributeClusterDimension;
+  size.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(cluster));
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
+  config.attrs = &size;
+  config.numAttrs = 1;
+  int count = 0;
+  HELIX_CUDA(
+      cudaFuncSetAttribute(multiply<Weight>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  HELIX_CUDA(cudaOccupancyMaxActiveClusters(&count, multiply<Weight>, &config));
+  return std::max(count, 1);
+}
+
+}  // namespace
+
+template <class Weight>
+void start_wide(const ProductShape& shape, const Experts& experts, const bf16* x,
+                const Values<const Weight>& w, void* y, bool wide_out, const Launch& how) {
+  constexpr int most_bytes = 224 * 1024;  // beside the list of jobs
+  const int chunks = (shape.inputs + Chunk<Weight>::inputs - 1) / Chunk<Weight>::inputs;
+  const bool chosen = experts.begins != nullptr;
+  // Not by the number of rows, on which bits may not depend.
+  int cluster = 1;
+  while (!chosen && experts.count == 1 && cluster < 8 && 2 * cluster <= chunks &&
+         2 * cluster * int64_t{shape.outputs} <= how.blocks * 2 * tile_outputs) {
+    cluster *= 2;
+  }
+  int clusters = std::max(1, how.blocks / cluster);
+  if (cluster > 1) clusters = std::min(clusters, clusters_at_once<Weight>(cluster, most_bytes));
+  Ring ring{most_stages, most_tiles};
+  if (!chosen) {
+    const int jobs = experts.count * jobs_each<most_rows>(experts);
+    const int64_t outputs = int64_t{shape.outputs} * jobs;
+    const auto tiles_of = [](int64_t count) { return (count + tile_outputs - 1) / tile_outputs; };
+    if (clusters > jobs) clusters -= clusters % jobs;  // none has outputs of two
+    clusters = static_cast<int>(std::min<int64_t>(clusters, tiles_of(outputs)));
+    ring.tiles = static_cast<int>(
+        std::min<int64_t>(most_tiles, tiles_of((outputs + clusters - 1) / clusters)));
+  }
+  const auto stages = [&] { return (most_bytes - ring.sums_bytes()) / ring.stage_bytes<Weight>(); };
+  while (stages() < 2) --ring.tiles;
+  ring.stages = std::min(most_stages, stages());
+  const int bytes = ring.bytes<Weight>();
+  launch("wide product", multiply<Weight>, dim3(static_cast<unsigned>(clusters * cluster)), threads,
+         cluster > 1 ? bytes : lone_block_bytes(bytes, how), how, cluster, shape, experts, x, w, y,
+         wide_out, ring);
+}
+
+#define INSTANTIATE(Weight)                                                  \
+  template void start_wide(const ProductShape&, const Experts&, const bf16*, \
+                           const Values<const Weight>&, void*, bool, const Launch&);
+INSTANTIATE(bf16)
+INSTANTIATE(fp8)
+INSTANTIATE(nvfp4)
+#undef INSTANTIATE
+
+}  // namespace helix::cuda
