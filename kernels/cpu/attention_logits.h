@@ -143,7 +143,8 @@ template <int Heads>
     running[i].max = max;
   }
   store(exponential(load(keep)), keep);
-  Lanes total[Heads];
+  Lanes total[4];
+#pragma GCC unroll 4
   for (Lanes& lanes : total) lanes = zero();
   for (int64_t t = 0; t < tokens; t += lane_count) {
     for (int64_t row = t / 4; row < t / 4 + fetched_first / 4; ++row) keys.fetch_row(row);
@@ -155,8 +156,9 @@ template <int Heads>
       total[i] = total[i] + weight;
     }
   }
-#pragma GCC unroll 4
-  for (int i = 0; i < Heads; ++i) running[i].sum = running[i].sum * keep[i] + sum(total[i]);
+  float added[lane_count];
+  store(sums(total), added);
+  for (int i = 0; i < Heads; ++i) running[i].sum = running[i].sum * keep[i] + added[i];
 }
 
 }  // namespace helix::cpu

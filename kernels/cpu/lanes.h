@@ -225,18 +225,24 @@ HELIX_INLINE Lanes sums(const Lanes (&v)[16]) {
         fold_pairs(fold_lanes(v[4 * i], v[4 * i + 1]), fold_lanes(v[4 * i + 2], v[4 * i + 3]));
   return sums_of_blocks(blocks);
 }
-HELIX_INLINE float first(Lanes v) { return hn::GetLane(v.v[0]); }
-HELIX_INLINE float sum(Lanes v) {
-  v = fold_lanes(v, v);
-  v = fold_pairs(v, v);
-  v = fold_blocks(v, v);
-  return first(fold_blocks(v, v));
+// Lane i % 4 of the result is the sum of the lanes of v[i].
+HELIX_INLINE Lanes sums(const Lanes (&v)[4]) {
+  const Lanes blocks = fold_pairs(fold_lanes(v[0], v[1]), fold_lanes(v[2], v[3]));
+  const Lanes halves = fold_blocks(blocks, blocks);
+  return fold_blocks(halves, halves);
 }
+HELIX_INLINE float first(Lanes v) { return hn::GetLane(v.v[0]); }
+HELIX_INLINE float sum(Lanes v) { return first(sums({v, v, v, v})); }
 
 // Lanewise; a NaN in `value` is passed over (the caller's exponentials carry it on).
 HELIX_INLINE Lanes larger(Lanes value, Lanes than) {
-  return each(
-      [&](int i) { return hn::IfThenElse(hn::Gt(value.v[i], than.v[i]), value.v[i], than.v[i]); });
+  return each([&](int i) {
+#if HWY_ARCH_X86  // of NaN and a number, these take the second
+    return hn::Max(value.v[i], than.v[i]);
+#else
+    return hn::IfThenElse(hn::Gt(value.v[i], than.v[i]), value.v[i], than.v[i]);
+#endif
+  });
 }
 HELIX_INLINE float largest(Lanes v) {  // of numbers
 #pragma GCC unroll 4
@@ -252,9 +258,9 @@ HELIX_INLINE bool any_larger(Lanes v, float bound) {
 }
 
 // e^x within 2 units in the last place, denormal results too; 0 for -inf, +inf on overflow, NaN for
-// NaN, 1 for 0. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (off
-// by 8e-9 at most there); 2^n by an instruction or in two factors, because 2^n alone leaves the
-// exponents of normal numbers: the same bits.
+// NaN, 1 for 0. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by the polynomial of degree 6, 1 + r + …,
+// that is off least there (by 4e-9 at most); 2^n by an instruction or in two factors, because 2^n
+// alone leaves the exponents of normal numbers: the same bits.
 HELIX_INLINE Register exponential(Register x) {
   const Tag d;
   const auto set = [&](float value) { return hn::Set(d, value); };
@@ -270,11 +276,10 @@ HELIX_INLINE Register exponential(Register x) {
   const auto n = hn::Sub(shifted, set(magic));
   // ln 2 in two parts; n times the first is exact.
   const auto r = hn::NegMulAdd(n, set(-2.12194440e-4F), hn::NegMulAdd(n, set(0.693359375F), x));
-  auto p = hn::MulAdd(r, set(1.0F / 5040.0F), set(1.0F / 720.0F));
-  p = hn::MulAdd(p, r, set(1.0F / 120.0F));
-  p = hn::MulAdd(p, r, set(1.0F / 24.0F));
-  p = hn::MulAdd(p, r, set(1.0F / 6.0F));
-  p = hn::MulAdd(p, r, set(0.5F));
+  auto p = hn::MulAdd(r, set(0.0013814601F), set(0.008368717F));
+  p = hn::MulAdd(p, r, set(0.04166839F));
+  p = hn::MulAdd(p, r, set(0.16666521F));
+  p = hn::MulAdd(p, r, set(0.49999994F));
   p = hn::MulAdd(hn::Mul(p, r), r, r);
   p = hn::Add(p, set(1));
 #ifdef __AVX512F__
