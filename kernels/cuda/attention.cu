@@ -46,6 +46,7 @@ struct Running {
 template <int D, int N>
 __device__ void weigh(float (&logits)[N][4], const float (&scale)[2], int tokens, int lane,
                       Running<D>& running) {
+  float keep[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float max = running.max[half];
@@ -53,14 +54,14 @@ __device__ void weigh(float (&logits)[N][4], const float (&scale)[2], int tokens
     for (int n = 0; n < N; ++n) {
 #pragma unroll
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        const bool there = 8 * n + 2 * (lane & 3) + (i & 1) < tokens;
-        logits[n][i] = there ? logits[n][i] * scale[half] : -INFINITY;
+        logits[n][i] *= scale[half];
+        if (tokens < 8 * N && 8 * n + 2 * (lane & 3) + (i & 1) >= tokens) logits[n][i] = -INFINITY;
         max = fmaxf(max, logits[n][i]);
       }
     }
     max = fmaxf(max, __shfl_xor_sync(~0U, max, 1));
     max = fmaxf(max, __shfl_xor_sync(~0U, max, 2));
-    const float keep = power_of_two(running.max[half] - max);
+    keep[half] = power_of_two(running.max[half] - max);
     float sum = 0;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
@@ -71,12 +72,13 @@ __device__ void weigh(float (&logits)[N][4], const float (&scale)[2], int tokens
       }
     }
     running.max[half] = max;
-    running.sum[half] = running.sum[half] * keep + sum;  // of this thread's tokens alone
+    running.sum[half] = running.sum[half] * keep[half] + sum;  // of this thread's tokens alone
+  }
+  if (!__any_sync(~0U, keep[0] != 1 || keep[1] != 1)) return;  // mostly
 #pragma unroll
-    for (int n = 0; n < D / 8; ++n) {
-      running.out[n][2 * half] *= keep;
-      running.out[n][2 * half + 1] *= keep;
-    }
+  for (int n = 0; n < D / 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) running.out[n][i] *= keep[i / 2];
   }
 }
 
@@ -100,26 +102,32 @@ __global__ void __maxnreg__(128) attend(AttentionPlan plan, const bf16* q, KvVie
   begin_chunk(plan);
   for_segments(plan, kv.tokens, static_cast<int>(blockIdx.x), T::tokens, [&](const Segment& at) {
     const int pair = at.pair, row = at.row, tokens = at.tokens, first = at.first, last = at.last;
-    const Kv* const keys = static_cast<const Kv*>(kv.base) + kv.keys[pair];
-    const Kv* const values = static_cast<const Kv*>(kv.base) + kv.values[pair];
+    const Values<const Kv> all = values_of<Kv>(kv, 1);
+    const Values<const Kv> keys = all.at(kv.keys[pair]), values = all.at(kv.values[pair]);
 
     // This warp's slots in order: the keys of its first tile, the values, the keys of its second …
+    // A tile lies in one page, which is looked up when the tile before it has been asked for.
+    constexpr int page_tiles = page_tokens / T::tokens;
+    const int page_rows = static_cast<int>(kv.page_stride / D);
     const auto tile_of = [&](int slot) { return first + warp + (slot >> 1) * warps; };
+    int page = 0;
+    const auto look_up = [&](int tile) {
+      if (kv.pages != nullptr && tile < last)
+        page = kv.pages[row * kv.max_pages + tile / page_tiles];
+    };
+    look_up(tile_of(0));
     const auto fetch = [&](int slot) {
       const int tile = tile_of(slot);
       if (tile < last) {
-        const Kv* from = ((slot & 1) ? values : keys) + token_offset(kv, row, tile * T::tokens, D);
-        const int there = (tokens - tile * T::tokens) * T::chunks;
-        const uint32_t to = shared_address(ring + slot % slots * T::slot_bytes);
-#pragma unroll
-        for (int i = 0; i < T::slot_bytes / 512; ++i) {
-          const int chunk = lane + 32 * i;
-          const bool valid = chunk < there;
-          copy_chunk(to + swizzled(chunk / T::chunks, chunk % T::chunks, T::row_bytes),
-                     from + (valid ? chunk * (16 / static_cast<int>(sizeof(Kv))) : 0), valid);
-        }
+        const int64_t begin = kv.pages == nullptr
+                                  ? tile * T::tokens
+                                  : int64_t{page} * page_rows + (tile & page_tiles - 1) * T::tokens;
+        T::fetch((slot & 1) ? Values<const Kv>(values) : Values<const Kv>(keys), begin,
+                 tokens - tile * T::tokens, shared_address(ring + slot % slots * T::slot_bytes),
+                 lane);
       }
       commit_copies();
+      if (slot & 1) look_up(tile_of(slot + 1));
     };
 #pragma unroll 1
     for (int slot = 0; slot < slots; ++slot) {
@@ -209,6 +217,8 @@ void attend_grouped(const AttentionPlan& plan, const bf16* q, const KvView& kv, 
   };
   if (kv.format == Format::fp8) {
     start.template operator()<128, Fp8Tile>();
+  } else if (kv.format == Format::nvfp4) {
+    start.template operator()<128, Nvfp4Tile>();
   } else if (plan.shape.head_size == 64) {
     start.template operator()<64, PlainTile<64>>();
   } else {
@@ -220,8 +230,8 @@ namespace {
 
 bool serves_grouped(const AttentionShape& shape, Format format) {
   if (shape.head_size != shape.value_size || shape.group() > max_group) return false;
-  if (format == Format::fp8) return shape.head_size == 128;
-  return format == Format::bf16 && (shape.head_size == 128 || shape.head_size == 64);
+  return shape.head_size == 128 ? format != Format::fp32
+                                : shape.head_size == 64 && format == Format::bf16;
 }
 bool serves_latent(const AttentionShape& shape, Format format) {
   return format != Format::fp32 && shape.head_size == 576 && shape.value_size == 512;

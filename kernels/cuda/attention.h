@@ -97,24 +97,26 @@ struct AttentionPlan {
 
   AttentionShape shape;
   int shares;
-  float* outs;      // [slots][group][value_size]
-  float* lses;      // [group][slots]
-  Cut* cuts;        // [shares + 1]
-  Splits* splits;   // [pairs]
-  int32_t* starts;  // [rows + 1]
+  float* outs;          // [slots][group][value_size]
+  float* lses;          // [group][slots]
+  Cut* cuts;            // [shares + 1]
+  Splits* splits;       // [pairs]
+  int32_t* starts;      // [rows + 1] tiles before a row
+  int32_t* own_starts;  // [rows + 1] shares before a row, if each pair has its own
   // Chunks of a step whose attentions are launched one after another, each dependent on the one
   // before: those behind the first begin as blocks of the one before end, and do not wait for them.
   bool has_next = false;      // another comes after this one
   bool has_previous = false;  // which waited for all that this one reads
 };
 
-// Cuts the tokens evenly into the plan's shares. Once a step, and not as a dependent launch.
+// Cuts the tokens evenly, or nearly so, into the plan's shares. Once a step, and not as a dependent
+// launch.
 void cut_attention(const AttentionPlan& plan, const int32_t* tokens, const Launch& launch);
 
 // As cpu::decode_attention: q [rows][heads][head_size], out: messages of `part`, ordered by the
 // peer that merges them. An empty shard gives output 0 and log-sum-exp -inf. Results are bit-equal
 // for one (token counts, blocks). Any shape runs; with bf16 activations tensor cores serve keys and
-// values of 64 or 128 with at most 16 query heads a KV head, and MLA's 576 and 512.
+// values of 128 (bf16: also 64) with at most 16 query heads a KV head, and MLA's 576 and 512.
 template <class Activation>
 void decode_attention(const AttentionPlan& plan, const Activation* q, const KvView& kv,
                       const PartialLayout& part, std::byte* out, const Launch& launch);

@@ -75,12 +75,15 @@ __device__ void attend_heads(const AttentionPlan& plan, const Activation* q, con
       });
 }
 
-template <class Activation>
 __global__ void __launch_bounds__(32 * warps, 1)
-    attend_all(AttentionPlan plan, const Activation* q, KvView kv) {
+    attend_all(AttentionPlan plan, const void* q, Format activations, KvView kv) {
   release_next();
   wait_for_previous();
-  with_stored(kv.format, [&]<class Kv>(Kv*) { attend_heads<Kv>(plan, q, kv); });
+  with_type(activations, [&]<class Activation>(Activation*) {
+    with_stored(kv.format, [&]<class Kv>(Kv*) {
+      attend_heads<Kv>(plan, static_cast<const Activation*>(q), kv);
+    });
+  });
 }
 
 }  // namespace
@@ -88,8 +91,8 @@ __global__ void __launch_bounds__(32 * warps, 1)
 template <class Activation>
 void attend_plain(const AttentionPlan& plan, const Activation* q, const KvView& kv,
                   const Launch& how) {
-  launch("attention", attend_all<Activation>, dim3(static_cast<unsigned>(plan.blocks())),
-         32 * warps, 0, how, 1, plan, q, kv);
+  launch("attention", attend_all, dim3(static_cast<unsigned>(plan.blocks())), 32 * warps, 0, how, 1,
+         plan, q, format_of<Activation>, kv);
 }
 
 template void attend_plain(const AttentionPlan&, const float*, const KvView&, const Launch&);

@@ -1,7 +1,10 @@
 // What a warp does with a tile of tokens in attention.cu, for each format of the cache: the two
 // products, and how queries and outputs must stand for them. A policy has
 //   warps, slots: of a block, of a warp's ring
-//   tokens, slot_bytes, row_bytes: a tile of keys (or values) in a slot
+//   tokens, slot_bytes: a tile of keys (or values) in a slot
+//   fetch(from, first, there, to, lane): copies into a slot: the tile that begins with token
+//   `first`
+//     of a pair; zeros for its tokens from `there` on
 //   load_queries(…): 16 rows of D into shared memory; rows beyond the group are 0. Logits come out
 //     `factors[row]` too small
 //   add_logits(logits, q, keys, lane): logits[n] is the fragment of tokens [8 n, 8 n + 8)
@@ -16,6 +19,28 @@ namespace helix::cuda {
 
 inline constexpr int max_group = 16;  // query heads a KV head: the rows of a tensor-core product
 
+// The tile of `tokens` rows of `row_bytes` that begins at row `first`.
+template <int tokens, int row_bytes>
+__device__ void fetch_rows(const void* rows, int64_t first, int there, uint32_t to, int lane) {
+  constexpr int chunks = row_bytes / 16;
+  constexpr int copies = tokens * chunks / 32;
+  const uint4* const from = static_cast<const uint4*>(rows) + first * chunks + lane;
+  const auto at = [&](int i) {
+    const int chunk = lane + 32 * i;
+    return to + swizzled(chunk / chunks, chunk % chunks, row_bytes);
+  };
+  if (there >= tokens) {  // mostly
+#pragma unroll
+    for (int i = 0; i < copies; ++i) copy_chunk(at(i), from + 32 * i, true);
+    return;
+  }
+#pragma unroll 1
+  for (int i = 0; i < copies; ++i) {
+    const bool valid = lane + 32 * i < there * chunks;
+    copy_chunk(at(i), valid ? from + 32 * i : rows, valid);
+  }
+}
+
 // bf16: tiles of 4 KB, as they lie in memory. Few warps with long rings: a block leaves registers
 // to the kernels before and after it, and has few outputs to merge.
 template <int D>
@@ -29,6 +54,11 @@ struct PlainTile {
   static constexpr int slot_bytes = tokens * row_bytes;
   static constexpr int chunks = row_bytes / 16;
   static constexpr int q_bytes = max_group * row_bytes;
+
+  __device__ static void fetch(const Values<const bf16>& from, int64_t first, int there,
+                               uint32_t to, int lane) {
+    fetch_rows<tokens, row_bytes>(from.data, first, there, to, lane);
+  }
 
   __device__ static void load_queries(const bf16* q, int group, unsigned char* to, float* factors) {
     for (int i = static_cast<int>(threadIdx.x); i < max_group * chunks;
@@ -90,72 +120,106 @@ struct PlainTile {
   }
 };
 
-// fp8 of D 128: tiles of 2 KB, which become fp16 on their way into products, exactly. A lane takes
-// a quarter of a token's key, 32 bytes that lie side by side; the queries' numbers are put into the
-// order in which these meet. Queries are scaled by a power of two into fp16's range. Widening takes
-// longer than reading: more warps, and a ring that lets no second block onto an SM while another
-// has none.
+// Quantised tiles of D 128 become fp16 on their way into products, exactly but for a power of two.
+// A lane takes a quarter of a token's key, numbers that lie side by side in memory; the queries'
+// numbers are put into the order in which these meet: number d stands where `Tile::place(d)` says
+// in a row of 16 chunks. Queries are scaled by a power of two into fp16's range.
+inline constexpr int quantised_size = 128;
+inline constexpr int half_row_bytes = 2 * quantised_size;
+struct Place {
+  int chunk;
+  int byte;
+};
+// One warp a row in turn.
+template <class Tile>
+__device__ void load_half_queries(const bf16* q, int group, unsigned char* to, float* factors) {
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  for (int head = static_cast<int>(threadIdx.x) / 32; head < max_group;
+       head += static_cast<int>(blockDim.x) / 32) {
+    float v[4] = {};
+    if (head < group) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) v[i] = to_float(q[head * quantised_size + 4 * lane + i]);
+    }
+    float most = fmaxf(fmaxf(fabsf(v[0]), fabsf(v[1])), fmaxf(fabsf(v[2]), fabsf(v[3])));
+    for (int step = 16; step > 0; step /= 2) {
+      most = fmaxf(most, __shfl_xor_sync(~0U, most, step));
+    }
+    // The largest lies in [2^11, 2^12): sums stay far from fp32's ends.
+    const int exponent = static_cast<int>(__float_as_uint(most) >> 23) - 127 - 11;
+    const bool usual = most > 0x1p-100F && most < 0x1p100F;
+    const float factor = usual ? __uint_as_float((127U + exponent) << 23) : 1;
+    const float inverse = usual ? __uint_as_float((127U - exponent) << 23) : 1;
+    if (lane == 0) factors[head] = factor * Tile::out_factor;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const Place at = Tile::place(4 * lane + i);
+      *reinterpret_cast<__half*>(to + swizzled(head, at.chunk, half_row_bytes) + at.byte) =
+          __float2half_rn(v[i] * inverse);
+    }
+  }
+}
+__device__ inline void load_half_query(uint32_t (&a)[4], uint32_t q, int step, int lane) {
+  load_matrices(a, q + swizzled(lane & 15, 2 * step + (lane >> 4), half_row_bytes));
+}
+__device__ inline void pack_weights(const float (&weights)[2][4], uint32_t (&a)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float* pair = &weights[i / 2][2 * (i % 2)];
+    a[i] = pack_halves(pair[0], pair[1]);
+  }
+}
+
+// NaN is looked for beside the products, as it is rare: what has one makes a column of the product
+// NaN. `nan`: in what this lane gave of column lane / 4.
+__device__ inline void spoil(float (&product)[4], bool nan, int lane) {
+  const uint32_t lanes = __ballot_sync(~0U, nan) >> (8 * (lane & 3));
+  if ((lanes & 0x0fU) != 0) product[0] = product[2] = NAN;
+  if ((lanes & 0xf0U) != 0) product[1] = product[3] = NAN;
+}
+__device__ inline bool any_nan(const uint4& codes) {
+  return any_nan(codes.x, codes.y, codes.z, codes.w);
+}
+
+// fp8: tiles of 2 KB. Widening takes longer than reading: more warps.
 struct Fp8Tile {
   using Kv = fp8;
-  static constexpr int warps = 8;
-  static constexpr int slots = 7;
+  static constexpr int warps = 12;
+  static constexpr int slots = 8;
   static constexpr float out_factor = fp8_in_fp16;
-  static constexpr int D = 128;
+  static constexpr int D = quantised_size;
   static constexpr int tokens = attention_tile(D);
   static constexpr int row_bytes = D;
   static constexpr int slot_bytes = tokens * row_bytes;
   static constexpr int chunks = row_bytes / 16;
-  static constexpr int q_row_bytes = 2 * D;
-  static constexpr int q_bytes = max_group * q_row_bytes;
+  static constexpr int q_bytes = max_group * half_row_bytes;
   static_assert(tokens == 16);
 
-  // One warp a row in turn. Numbers d = 32 t + 16 (u ^ t / 2) + 4 j + i, i < 4, are those of lanes
-  // t in step 4 u + j: so the lanes of a load lie in different banks. Numbers 1 and 3 of four come
-  // before 0 and 2.
-  __device__ static void load_queries(const bf16* q, int group, unsigned char* to, float* factors) {
-    const int lane = static_cast<int>(threadIdx.x) & 31;
-    for (int head = static_cast<int>(threadIdx.x) / 32; head < max_group;
-         head += static_cast<int>(blockDim.x) / 32) {
-      float v[4] = {};
-      if (head < group) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) v[i] = to_float(q[head * D + 4 * lane + i]);
-      }
-      float most = fmaxf(fmaxf(fabsf(v[0]), fabsf(v[1])), fmaxf(fabsf(v[2]), fabsf(v[3])));
-      for (int step = 16; step > 0; step /= 2) {
-        most = fmaxf(most, __shfl_xor_sync(~0U, most, step));
-      }
-      // The largest lies in [2^11, 2^12): sums stay far from fp32's ends.
-      const int exponent = static_cast<int>(__float_as_uint(most) >> 23) - 127 - 11;
-      const bool usual = most > 0x1p-100F && most < 0x1p100F;
-      const float factor = usual ? __uint_as_float((127U + exponent) << 23) : 1;
-      const float inverse = usual ? __uint_as_float((127U - exponent) << 23) : 1;
-      if (lane == 0) factors[head] = factor * fp8_in_fp16;
-      const int t = lane / 8;
-      const int step = 4 * ((lane % 8 / 4) ^ (t / 2)) + lane % 4;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        unsigned char* at = to + swizzled(head, 2 * step + i, q_row_bytes) + 4 * t;
-        *reinterpret_cast<uint32_t*>(at) = pack_halves(v[1 - i] * inverse, v[3 - i] * inverse);
-      }
-    }
+  __device__ static void fetch(const Values<const fp8>& from, int64_t first, int there, uint32_t to,
+                               int lane) {
+    fetch_rows<tokens, row_bytes>(from.data, first, there, to, lane);
   }
 
-  // Four codes as the pairs 1, 3 and 0, 2.
-  __device__ static void widen4(uint32_t codes, bool nan, uint32_t& odd, uint32_t& even) {
-    odd = upper_halves(codes);
-    even = upper_halves(codes << 8);
-    if (nan) {
-      odd = with_nan(odd, codes >> 8, codes >> 24, 0x7e00);
-      even = with_nan(even, codes, codes >> 16, 0x7e00);
-    }
+  // Numbers d = 32 t + 16 (u ^ t / 2) + 4 j + i, i < 4, are those of lanes t in step 4 u + j: so
+  // the lanes of a load lie in different banks. Numbers 1 and 3 of four come before 0 and 2.
+  __device__ static Place place(int d) {
+    const int t = d / 32;
+    const int step = 4 * ((d % 32 / 16) ^ (t / 2)) + d % 16 / 4;
+    return {2 * step + 1 - d % 2, 4 * t + d % 4 / 2 * 2};
+  }
+  __device__ static void load_queries(const bf16* q, int group, unsigned char* to, float* factors) {
+    load_half_queries<Fp8Tile>(q, group, to, factors);
+  }
+  __device__ static uint32_t odd(uint32_t codes) { return upper_halves(codes); }
+  __device__ static uint32_t even(uint32_t codes) {  // upper_halves(codes << 8), in other units
+    return (codes << 8 & 0x80008000U) | (codes << 7 & 0x3f803f80U);
   }
 
   __device__ static void add_logits(float (&logits)[2][4], uint32_t q, uint32_t keys, int lane) {
+    bool nan[2] = {};
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
-      uint32_t codes[2][4];
-      bool nan[2];
+      uint32_t codes[2][4];  // of a step each
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const int chunk = 2 * (lane & 3) + (u ^ (lane & 3) >> 1);
@@ -164,19 +228,21 @@ struct Fp8Tile {
         codes[n][1] = v.y;
         codes[n][2] = v.z;
         codes[n][3] = v.w;
-        nan[n] = any_nan(v.x, v.y, v.z, v.w);
+        nan[n] |= any_nan(v);
       }
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         uint32_t a[4];
-        load_matrices(a, q + swizzled(lane & 15, 2 * (4 * u + j) + (lane >> 4), q_row_bytes));
+        load_half_query(a, q, 4 * u + j, lane);
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-          uint32_t odd, even;
-          widen4(codes[n][j], nan[n], odd, even);
-          multiply_add_halves(logits[n], a, odd, even);
+          multiply_add_halves(logits[n], a, odd(codes[n][j]), even(codes[n][j]));
         }
       }
+    }
+    if (__any_sync(~0U, nan[0] || nan[1])) {
+      spoil(logits[0], nan[0], lane);
+      spoil(logits[1], nan[1], lane);
     }
   }
 
@@ -185,25 +251,35 @@ struct Fp8Tile {
   __device__ static void add_values(const float (&weights)[2][4], uint32_t values, int lane,
                                     float (&out)[D / 8][4]) {
     uint32_t a[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* pair = &weights[i / 2][2 * (i % 2)];
-      a[i] = pack_halves(pair[0], pair[1]);
-    }
+    pack_weights(weights, a);
+    bool nan = false;
 #pragma unroll
     for (int chunk = 0; chunk < chunks; chunk += 2) {
       uint32_t b[4];
-      load_transposed(b, values + swizzled(lane & 15, chunk + (lane >> 4), row_bytes));
-      const bool nan = any_nan(b[0], b[1], b[2], b[3]);
+      load_codes(b, values, chunk, lane);
+      nan |= any_nan(b[0], b[1], b[2], b[3]);
 #pragma unroll
       for (int i = 0; i < 4; i += 2) {  // chunk + i / 2
-        uint32_t odd[2], even[2];
-#pragma unroll
-        for (int r = 0; r < 2; ++r) widen4(b[i + r], nan, odd[r], even[r]);
-        multiply_add_halves(out[2 * chunk + i], a, even[0], even[1]);
-        multiply_add_halves(out[2 * chunk + i + 1], a, odd[0], odd[1]);
+        multiply_add_halves(out[2 * chunk + i], a, even(b[i]), even(b[i + 1]));
+        multiply_add_halves(out[2 * chunk + i + 1], a, odd(b[i]), odd(b[i + 1]));
       }
     }
+    if (!__any_sync(~0U, nan)) return;
+#pragma unroll
+    for (int chunk = 0; chunk < chunks; chunk += 2) {
+      uint32_t b[4];
+      load_codes(b, values, chunk, lane);
+#pragma unroll
+      for (int i = 0; i < 4; i += 2) {
+        const auto has = [&](uint32_t of) { return any_nan(b[i] & of, b[i + 1] & of, 0, 0); };
+        spoil(out[2 * chunk + i], has(0x00ff00ff), lane);
+        spoil(out[2 * chunk + i + 1], has(0xff00ff00), lane);
+      }
+    }
+  }
+  // Tokens 2 t and 2 t + 1, then 8 further on; of a chunk, then of the next.
+  __device__ static void load_codes(uint32_t (&b)[4], uint32_t values, int chunk, int lane) {
+    load_transposed(b, values + swizzled(lane & 15, chunk + (lane >> 4), row_bytes));
   }
 
   __device__ static void write(const float (&out)[D / 8][4], int half, int lane, float* row) {
@@ -213,6 +289,173 @@ struct Fp8Tile {
       const float* const odd = &out[2 * chunk + 1][2 * half];
       *reinterpret_cast<float4*>(row + 16 * chunk + 4 * (lane & 3)) =
           make_float4(even[0], odd[0], even[1], odd[1]);
+    }
+  }
+};
+
+// nvfp4: tiles of 1 KB of codes, rows of 64 bytes, and behind them each token's eight scales. A
+// code in fp16's exponent is 2^14 too small; the scale makes good for 2^7 of it, and their product
+// has 6 bits: it is exact. Only scales can be NaN.
+struct Nvfp4Tile {
+  using Kv = nvfp4;
+  static constexpr int warps = 12;
+  static constexpr int slots = 8;
+  static constexpr float out_factor = 0x1p7F;
+  static constexpr int D = quantised_size;
+  static constexpr int tokens = attention_tile(D);
+  static constexpr int row_bytes = D / 2;
+  static constexpr int row_scales = D / nvfp4_block;
+  static constexpr int scales_at = tokens * row_bytes;
+  static constexpr int slot_bytes = scales_at + tokens * row_scales;
+  static constexpr int q_bytes = max_group * half_row_bytes;
+  static_assert(tokens == 16 && tokens * row_scales == 32 * 4);
+
+  // Two rows fill the banks once.
+  __device__ static uint32_t chunk_at(int row, int chunk) {
+    return static_cast<uint32_t>(row * row_bytes + ((chunk ^ (row >> 1 & 3)) << 4));
+  }
+  __device__ static void fetch(const Values<const nvfp4>& from, int64_t first, int there,
+                               uint32_t to, int lane) {
+    const uint8_t* const codes = from.codes + first * row_bytes + 16 * lane;
+    const uint32_t at = to + chunk_at(lane / 4, lane % 4);
+    const fp8* const scales = from.scales + first * row_scales + 4 * lane;
+    const uint32_t scales_to = to + scales_at + 4 * lane;
+    if (there >= tokens) {  // mostly
+      copy_chunk(at, codes, true);
+      copy_chunk(at + 512, codes + 512, true);
+      copy_word(scales_to, scales, true);
+      return;
+    }
+    const int row = lane / 4;
+    copy_chunk(at, row < there ? codes : from.codes, row < there);
+    copy_chunk(at + 512, row + 8 < there ? codes + 512 : from.codes, row + 8 < there);
+    copy_word(scales_to, lane / 2 < there ? scales : from.scales, lane / 2 < there);
+  }
+
+  // Numbers d = 32 t + 8 w + i and d + 4 are those of lanes t in half i % 2 of step 2 w + i / 2.
+  __device__ static Place place(int d) {
+    return {d % 32 / 8 * 4 + d % 4, d / 32 * 4 + d % 8 / 4 * 2};
+  }
+  __device__ static void load_queries(const bf16* q, int group, unsigned char* to, float* factors) {
+    load_half_queries<Nvfp4Tile>(q, group, to, factors);
+  }
+
+  __device__ static uint32_t multiply(uint32_t a, uint32_t b) {
+    uint32_t both;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(both) : "r"(a), "r"(b));
+    return both;
+  }
+  // Codes i and i + 4 of eight. Four at a time become upper bytes of fp16.
+  __device__ static void widen(uint32_t codes, uint32_t (&pairs)[4]) {
+    const uint32_t even = (codes << 4 & 0x80808080U) | (codes << 1 & 0x0e0e0e0eU);
+    const uint32_t odd = (codes & 0x80808080U) | (codes >> 3 & 0x0e0e0e0eU);
+    pairs[0] = __byte_perm(even, 0, 0x2404);
+    pairs[1] = __byte_perm(odd, 0, 0x2404);
+    pairs[2] = even & 0xff00ff00U;
+    pairs[3] = odd & 0xff00ff00U;
+  }
+  // Bytes of two words, chosen by nibbles 1 and 3 of `which`; no scale is negative.
+  __device__ static uint32_t widen_scales(uint32_t a, uint32_t b, uint32_t which) {
+    const uint32_t codes = __byte_perm(a, b, which);
+    return multiply(codes >> 1 & 0x3f803f80U, 0x78007800U);  // 2^15, and 2^-8
+  }
+
+  __device__ static void add_logits(float (&logits)[2][4], uint32_t q, uint32_t keys, int lane) {
+    const int t = lane & 3;
+    uint32_t codes[2][4];
+    uint32_t scales[2][2];  // of two words each
+    bool nan[2];
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const int token = 8 * n + lane / 4;
+      const uint4 v = load_shared(keys + chunk_at(token, t));
+      codes[n][0] = v.x;
+      codes[n][1] = v.y;
+      codes[n][2] = v.z;
+      codes[n][3] = v.w;
+      // Scales 2 t and 2 t + 1 of eight.
+      const uint32_t word = load_word(keys + scales_at + token * row_scales + t / 2 * 4);
+      const uint32_t which = 0x2020 * (t & 1);
+      scales[n][0] = widen_scales(word, word, which);
+      scales[n][1] = widen_scales(word, word, which + 0x1010);
+      nan[n] = any_nan(word, 0, 0, 0);
+    }
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      uint32_t a[2][4];
+      load_half_query(a[0], q, 2 * w, lane);
+      load_half_query(a[1], q, 2 * w + 1, lane);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        uint32_t b[4];
+        widen(codes[n][w], b);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) b[i] = multiply(b[i], scales[n][w / 2]);
+        multiply_add_halves(logits[n], a[0], b[0], b[1]);
+        multiply_add_halves(logits[n], a[1], b[2], b[3]);
+      }
+    }
+    if (__any_sync(~0U, nan[0] || nan[1])) {
+      spoil(logits[0], nan[0], lane);
+      spoil(logits[1], nan[1], lane);
+    }
+  }
+
+  // Transposed, a register has four numbers d … d + 3 of two tokens: four products. out[4 c + i]
+  // are numbers 32 c + 4 column + i.
+  __device__ static void add_values(const float (&weights)[2][4], uint32_t values, int lane,
+                                    float (&out)[D / 8][4]) {
+    const int t = lane & 3;
+    uint32_t a[4];
+    pack_weights(weights, a);
+    const uint4 first =
+        load_shared(values + scales_at + 2 * t * row_scales);  // tokens 2 t, 2 t + 1
+    const uint4 second = load_shared(values + scales_at + (2 * t + 8) * row_scales);
+    // Scale 2 c + lane / 16 of either token.
+    const auto scales_of = [&](const uint4& v, int c) {
+      const uint32_t which = (c % 2 == 0 ? 0x4000 : 0x6020) + 0x1010 * (lane >> 4);
+      return widen_scales(c < 2 ? v.x : v.y, c < 2 ? v.z : v.w, which);
+    };
+#pragma unroll
+    for (int c = 0; c < 4; c += 2) {
+      uint32_t b[4];
+      load_transposed(b, values + chunk_at(lane & 15, c + (lane >> 4)));
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const uint32_t scales[2] = {scales_of(first, c + j), scales_of(second, c + j)};
+        uint32_t pairs[2][4];
+        widen(b[2 * j], pairs[0]);
+        widen(b[2 * j + 1], pairs[1]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          multiply_add_halves(out[4 * (c + j) + i], a, multiply(pairs[0][i], scales[0]),
+                              multiply(pairs[1][i], scales[1]));
+        }
+      }
+    }
+    if (__any_sync(~0U, any_nan(load_word(values + scales_at + 4 * lane), 0, 0, 0))) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const uint32_t mask = 0xffU << (8 * (2 * (c % 2) + (lane >> 4)));
+        const auto has = [&](const uint4& v) {
+          return any_nan((c < 2 ? v.x : v.y) & mask, (c < 2 ? v.z : v.w) & mask, 0, 0);
+        };
+        const bool nan = has(first) || has(second);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) spoil(out[4 * c + i], nan, lane);
+      }
+    }
+  }
+
+  __device__ static void write(const float (&out)[D / 8][4], int half, int lane, float* row) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {  // columns 2 t and 2 t + 1
+        const int at = 2 * half + i;
+        *reinterpret_cast<float4*>(row + 32 * c + 8 * (lane & 3) + 4 * i) =
+            make_float4(out[4 * c][at], out[4 * c + 1][at], out[4 * c + 2][at], out[4 * c + 3][at]);
+      }
     }
   }
 };

@@ -61,6 +61,9 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int bloc
   nvtxRangePop();
 }
 
+template <class Activation>
+constexpr Format format_of = std::is_same_v<Activation, bf16> ? Format::bf16 : Format::fp32;
+
 // Call f with a null pointer of the format's type: one kernel for all formats, where it is not the
 // reading of them that takes the time. Of plain numbers, and of all.
 template <class F>
@@ -167,6 +170,12 @@ __device__ inline uint4 load_shared(uint32_t address) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "r"(address)
                : "memory");
+  return v;
+}
+
+__device__ inline uint32_t load_word(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
   return v;
 }
 

@@ -12,9 +12,6 @@
 namespace helix::cuda {
 namespace {
 
-template <class Activation>
-constexpr Format format_of = std::is_same_v<Activation, bf16> ? Format::bf16 : Format::fp32;
-
 constexpr int norm_threads = 1024;
 constexpr int norm_vectors = 2;  // of 8 values a thread
 constexpr int widest_row = norm_threads * norm_vectors * 8;

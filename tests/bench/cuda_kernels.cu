@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <numeric>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -57,53 +59,67 @@ struct AttentionCase {
   constexpr bool latent() const { return value_size < head_size; }
 };
 
-template <class Activation, class Kv = bf16>
-void time_attention(const AttentionCase& c) {
-  const std::string name = (c.latent() ? "MLA " : "attention ") + std::to_string(c.rows) + " x " +
-                           std::to_string(c.tokens) + ", " + std::to_string(c.heads) +
-                           (c.latent() ? "" : "/" + std::to_string(c.kv_heads)) +
-                           (std::is_same_v<Activation, float> ? " fp32 activations" : "") +
-                           (std::is_same_v<Kv, fp8>     ? " fp8 KV"
-                            : std::is_same_v<Kv, nvfp4> ? " nvfp4 KV"
-                                                        : "");
+// `pages`: of 64 tokens, in any order.
+template <class Kv = bf16>
+void time_attention(const AttentionCase& c, bool pages = false) {
+  constexpr Format format = std::is_same_v<Kv, bf16>  ? Format::bf16
+                            : std::is_same_v<Kv, fp8> ? Format::fp8
+                                                      : Format::nvfp4;
+  const std::string name =
+      (c.latent() ? "MLA " : "attention ") + std::to_string(c.rows) + " x " +
+      std::to_string(c.tokens) + ", " + std::to_string(c.heads) +
+      (c.latent() ? "" : "/" + std::to_string(c.kv_heads)) +
+      (format == Format::bf16 ? ""
+                              : " " + std::string(formats[static_cast<int>(format)].name) + " KV") +
+      (pages ? ", paged" : "");
   if (!wanted(name)) return;
   const AttentionShape shape{c.rows,      c.heads,      c.kv_heads,
                              c.head_size, c.value_size, 1 / std::sqrt(1.0F * c.head_size)};
-  const int64_t pair_values = int64_t{c.tokens} * (c.head_size + (c.latent() ? 0 : c.value_size));
+  const int64_t token_values = c.head_size + (c.latent() ? 0 : c.value_size);
+  const int64_t pair_values = c.tokens * token_values;
   const int64_t values = shape.pairs() * pair_values;
-  const double bytes = static_cast<double>(bytes_for<Kv>(values));
+  const double bytes = static_cast<double>(values) * bytes_of(format);
   const double flops = 2.0 * c.rows * c.tokens * c.heads * (c.head_size + c.value_size);
   const int turns = std::max(2, static_cast<int>(std::ceil(256e6 / bytes)));
   std::vector<Buffer<std::byte>> kv;
   for (int i = 0; i < turns; ++i) {
-    kv.emplace_back(bytes_for<Kv>(values));
+    kv.emplace_back(static_cast<int64_t>(bytes));
     generate({.stream = combine(99, static_cast<uint64_t>(i)), .scale = 1.7320508F},
              {.width = values}, values_at<Kv>(kv.back().data(), values, 1),
              {stream.get(), sms, false});
   }
-  const auto q = drawn<Activation>(int64_t{c.rows} * c.heads * c.head_size, 4);
+  const auto q = drawn<bf16>(int64_t{c.rows} * c.heads * c.head_size, 4);
+  // Dense: a pair's keys, then its values. A page: a KV head's keys, then its values, head by head.
+  const int64_t apart = pages ? page_tokens : c.tokens;
+  const int max_pages = (c.tokens + page_tokens - 1) / page_tokens;
   std::vector<int64_t> keys, at_values;
   for (int pair = 0; pair < shape.pairs(); ++pair) {
-    keys.push_back(pair * pair_values);
-    at_values.push_back(keys.back() + (c.latent() ? 0 : int64_t{c.tokens} * c.head_size));
+    keys.push_back((pages ? pair % c.kv_heads : pair) * apart * token_values);
+    at_values.push_back(keys.back() + (c.latent() ? 0 : apart * c.head_size));
   }
+  std::vector<int32_t> table(pages ? c.rows * max_pages : 0);
+  std::iota(table.begin(), table.end(), 0);
+  std::shuffle(table.begin(), table.end(), std::mt19937_64(1));
   const Buffer<int64_t> k{std::span<const int64_t>(keys)}, v{std::span<const int64_t>(at_values)};
   const std::vector<int32_t> counts(c.rows, c.tokens);
-  const Buffer<int32_t> tokens{std::span<const int32_t>(counts)};
+  const Buffer<int32_t> tokens{std::span<const int32_t>(counts)},
+      page_table{std::span<const int32_t>(table)};
   const Buffer<std::byte> memory(AttentionPlan::bytes(shape, sms));
   const AttentionPlan plan(shape, sms, memory.data());
-  const PartialLayout part{c.rows, c.heads, c.value_size, sizeof(Activation)};
+  const PartialLayout part{c.rows, c.heads, c.value_size, sizeof(bf16)};
   const Buffer<std::byte> out(part.bytes());
   cut_attention(plan, tokens.data(), how());
   const double us = node_us(nodes_for(bytes), [&](int i) {
-    const KvView view{.base = kv[i % turns].data(),
-                      .format = std::is_same_v<Kv, fp8>     ? Format::fp8
-                                : std::is_same_v<Kv, nvfp4> ? Format::nvfp4
-                                                            : Format::bf16,
+    std::byte* const base = kv[i % turns].data();
+    const KvView view{.base = base,
+                      .format = format,
                       .keys = k.data(),
                       .values = v.data(),
                       .tokens = tokens.data(),
-                      .block_scales = reinterpret_cast<fp8*>(kv[i % turns].data() + values / 2)};
+                      .pages = page_table.data(),
+                      .page_stride = c.kv_heads * page_tokens * token_values,
+                      .max_pages = max_pages,
+                      .block_scales = reinterpret_cast<fp8*>(base + values / 2)};
     decode_attention(plan, q.data(), view, part, out.data(), how());
   });
   print(name, bytes, flops, us, c.quoted, c.peer);
@@ -154,7 +170,7 @@ void time_all() {
       {8, 65536, 16, 1, {85, 143}, cudnn},    {8, 131072, 16, 1, {144, 206}, cudnn},
       {32, 16384, 16, 1, {93, 127}, cudnn},   {1, 262144, 128, 8, {277, 400}, cudnn},
       {8, 131072, 128, 8, {972, 1480}, cudnn}};
-  for (const AttentionCase& c : attention) time_attention<bf16>(c);
+  for (const AttentionCase& c : attention) time_attention(c);
   const char* const flash = "FlashMLA";
   const AttentionCase latent[] = {
       {1, 16384, 128, 1, {37, 38.4}, flash},    {1, 65536, 128, 1, {52.9, 55.2}, flash},
@@ -165,14 +181,21 @@ void time_all() {
   for (AttentionCase c : latent) {
     c.head_size = 576;
     c.value_size = 512;
-    time_attention<bf16>(c);
+    time_attention(c);
     c.quoted = {};
-    time_attention<bf16, fp8>(c);
-    if (c.tokens == 16384) time_attention<bf16, nvfp4>(c);
+    time_attention<fp8>(c);
+    if (c.tokens == 16384) time_attention<nvfp4>(c);
   }
   for (AttentionCase c : attention) {
     c.quoted = {};
-    if (c.kv_heads == 1) time_attention<bf16, fp8>(c);
+    time_attention<fp8>(c);
+    time_attention<nvfp4>(c);
+  }
+  const AttentionCase wide{8, 65536, 32, 8, {}, cudnn};  // llama-3.1-8b
+  for (const bool pages : {false, true}) {
+    time_attention(wide, pages);
+    time_attention<fp8>(wide, pages);
+    time_attention<nvfp4>(wide, pages);
   }
   time_products();
   time_small();

@@ -186,7 +186,7 @@ void all_cases(bool quick) {
   attention_cases<float, float>(true);
   attention_cases<bf16, fp8>(quick);
   attention_cases<float, fp8>(true);
-  attention_cases<bf16, nvfp4>(true);
+  attention_cases<bf16, nvfp4>(quick);
   attention_cases<float, nvfp4>(true);
   attention_controls<float>();
   attention_controls<bf16>();
