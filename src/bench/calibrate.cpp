@@ -11,6 +11,7 @@
 #include "bench/environment.h"
 #include "bench/file.h"
 #include "bench/plan.h"
+#include "bench/point_run.h"
 #include "bench/progress.h"
 #include "bench/sweep.h"
 #include "bench/watchdog.h"
@@ -51,7 +52,7 @@ class Calibrator {
   Calibration found_;
 };
 
-// Those that this launch has ranks and memory for, and whose tasks are one passage's.
+// Those that this launch has memory for, and whose tasks are one passage's.
 std::vector<Point> Calibrator::points() const {
   std::string path = options_.sweep;
   if (path.empty())
@@ -61,13 +62,12 @@ std::vector<Point> Calibrator::points() const {
   const double room = share_of_memory * found_.peaks.memory_bytes;
   std::vector<Point> chosen;
   for (Point& point : read_sweep(path).points)
-    if (point.layout.ranks() <= world_.size() && point.layout.pp == 1 && !point.depths &&
-        refusal(how_, point.precision).empty() && planner.widest_rank(point).total() <= room)
+    if (point.layout.pp == 1 && refusal(how_, point.precision).empty() &&
+        planner.widest_rank(point).total() <= room)
       chosen.push_back(std::move(point));
   if (chosen.empty())
     throw InputError(path, "",
-                     fmt::format("has no point that {} rank{} can sample", world_.size(),
-                                 world_.size() == 1 ? "" : "s"));
+                     "has no point that can be sampled: at PP 1, and with memory for a rank");
   return chosen;
 }
 
@@ -98,7 +98,10 @@ void Calibrator::sample() {
       fmt::print(stderr, "helix-bench: timing the tasks of {}\n", describe(point));
     const SampledPoint one = sample_point(world_, how_, peaks, point);
     found_.tasks.insert(found_.tasks.end(), one.tasks.begin(), one.tasks.end());
-    if (world_.leads()) found_.steps.emplace_back(point, one.ttl_us);
+    if (!world_.leads()) continue;
+    Calibration::Step& step = found_.steps.emplace_back(point, one.alone, one.ttl_us);
+    step.point.model = executed_model(point);
+    step.point.depths.reset();
   }
 }
 
@@ -112,10 +115,32 @@ void Calibrator::describe_place() {
       cards_ ? fmt::format(", exchange by {}", name_of(how_.exchange)) : "", utc_now());
 }
 
+// Arrays of numbers alone, which are long, on a line each.
+std::string with_rows(const std::string& indented) {
+  std::string text;
+  for (size_t at = 0; at < indented.size(); ++at) {
+    text += indented[at];
+    const size_t end = indented[at] == '[' ? indented.find_first_of("[]{}\"", at + 1) : at;
+    if (end == at || end == std::string::npos || indented[end] != ']') continue;
+    bool space = false;
+    for (++at; at < end; ++at) {
+      if (indented[at] != ' ' && indented[at] != '\n') {
+        if (space && text.back() == ',') text += ' ';
+        text += indented[at];
+        space = false;
+      } else {
+        space = true;
+      }
+    }
+    text += ']';
+  }
+  return text;
+}
+
 void Calibrator::write() const {
   const Json file = machine_file(found_);
   parse_machine(parse_json(options_.output, file.dump()));  // as its readers will
-  replace_file(options_.output, file.dump(2) + "\n");
+  replace_file(options_.output, with_rows(file.dump(2)) + "\n");
   fmt::print("{}", to_text(file));
   std::string disturbed;
   for (const auto& [name, cover] : file["calibration"]["covers"].items())

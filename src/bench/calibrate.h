@@ -35,8 +35,13 @@ struct Calibration {
   Peaks peaks;         // of one rank
   std::vector<MessageTime> messages;
   std::vector<SampledTask> tasks;
-  std::vector<std::pair<Point, double>> steps;  // TTL in us
-  std::span<const Fusion> fusions;              // of what carried them out
+  struct Step {
+    Point point;  // as it was carried out: without depths
+    bool alone = false;
+    double us = 0;
+  };
+  std::vector<Step> steps;
+  std::span<const Fusion> fusions;  // of what carried them out
 };
 // Of tasks at these peaks: everything that the simulator divides by or adds. Its link is a unit,
 // which machine_file replaces by what was reached.

@@ -23,16 +23,33 @@ Point point_of(const Node& line, Models& models) {
   return point;
 }
 
+// What a shard's line says of the exchanges that it was priced with.
+std::vector<std::pair<std::string, double>> exchanges_of(const Node& line) {
+  std::vector<std::pair<std::string, double>> exchanges;
+  for (const auto& [name, us] : line["not_executed"]["tasks_us"].members())
+    exchanges.emplace_back(name, us.is_null() ? 0 : us.number(0, 1e15));
+  return exchanges;
+}
+
 ComparedPoint compare_line(const Node& line, Models& models, Pricer& pricer) {
-  const Point point = point_of(line, models);
+  Point point = point_of(line, models);
   pricer.set_fusions(fusions_of(line));
-  const Priced& priced = pricer.price(point);
   ComparedPoint compared{.key = line["key"].text(),
                          .text = describe(point),
                          .measured_us = line["ttl_us"]["median"].number(0, 1e15),
-                         .simulated_us = priced.ttl_us,
                          .oversubscribed = line["oversubscribed"].boolean(),
                          .covers = {}};
+  point.depths.reset();  // what they were measured for is the whole model
+  const bool alone = !line["shard"].is_null();
+  if (alone) compared.shard = line["shard"].text();
+  const Priced& priced =
+      alone ? pricer.price_alone(point, shard_of(compared.shard).rank, exchanges_of(line))
+            : pricer.price(point);
+  compared.simulated_us = priced.ttl_us;
+  if (alone) {
+    compared.measured_us = line["not_executed"]["step_us"].number(0, 1e15);
+    compared.simulated_us -= priced.exchange.exposed;
+  }
   const Node tasks = line["tasks_us"];
   for (const auto& [name, us] : tasks.json().items()) {
     const auto cover = std::ranges::find(priced.covers, name, &CoverPrice::name);
@@ -159,10 +176,9 @@ CoverComparison compare(const std::vector<std::string>& results, const Machine& 
              line["executor"].fail(fmt::format("found {}, but {} is a {}",
                                                in_quotes(line["executor"].text()), machine.name,
                                                machine.gpu ? "GPU" : "CPU"));
-           if (!line["shard"].is_null() || !line["point"]["depths"].is_null()) return;
            ComparedPoint launch = compare_line(line, models, pricer);
            const auto same = [&](const std::vector<ComparedPoint>& known) {
-             return known.front().key == launch.key &&
+             return known.front().key == launch.key && known.front().shard == launch.shard &&
                     std::ranges::equal(known.front().covers, launch.covers, {},
                                        &ComparedCover::name, &ComparedCover::name);
            };
@@ -173,7 +189,7 @@ CoverComparison compare(const std::vector<std::string>& results, const Machine& 
       comparison.notes.push_back(note);
   for (const auto& launches : points) comparison.points.push_back(median_of(launches));
   if (comparison.points.empty())
-    throw InputError(results.front(), "", "holds no executed line of a whole step to compare with");
+    throw InputError(results.front(), "", "holds no executed line to compare with");
   return comparison;
 }
 
@@ -187,14 +203,15 @@ std::string to_text(const CoverComparison& comparison, const Machine& machine) {
   int64_t left_out = 0;
   for (const ComparedPoint& point : comparison.points) {
     left_out += point.oversubscribed ? 1 : 0;
-    text += fmt::format("{}{}\n", point.text,
+    text += fmt::format("{}{}{}\n", point.text,
+                        point.shard.empty() ? "" : ", rank " + point.shard + " alone",
                         point.oversubscribed ? " (more ranks than cores: not in the sums)" : "");
     std::vector<Row> rows = {
         {"cover", "measured us", "of step", "simulated us", "error", "most of it"}};
-    rows.push_back({"TTL", fmt::format("{:.1f}", point.measured_us), "",
-                    fmt::format("{:.1f}", point.simulated_us),
-                    fmt::format("{:+.0f} %", 100 * (point.simulated_us / point.measured_us - 1)),
-                    ""});
+    rows.push_back(
+        {point.shard.empty() ? "TTL" : "step, nothing exchanged",
+         fmt::format("{:.1f}", point.measured_us), "", fmt::format("{:.1f}", point.simulated_us),
+         fmt::format("{:+.0f} %", 100 * (point.simulated_us / point.measured_us - 1)), ""});
     for (const ComparedCover& cover : point.covers)
       if (cover.share >= least_share)
         rows.push_back(
@@ -232,6 +249,7 @@ Json to_json(const CoverComparison& comparison) {
     Json covers = Json::array();
     for (const ComparedCover& cover : point.covers) covers.push_back(to_json(cover));
     json["points"].push_back({{"key", point.key},
+                              {"shard", point.shard.empty() ? Json() : Json(point.shard)},
                               {"measured_us", point.measured_us},
                               {"simulated_us", point.simulated_us},
                               {"oversubscribed", point.oversubscribed},

@@ -21,8 +21,10 @@ struct ComparedCover {
 struct ComparedPoint {
   std::string key;
   std::string text;
-  double measured_us = 0;  // TTL
+  double measured_us =
+      0;  // TTL; of a shard: its step without the exchanges, which were not measured
   double simulated_us = 0;
+  std::string shard = {};
   bool oversubscribed = false;
   std::vector<ComparedCover> covers;  // in order of the step
 };

@@ -101,11 +101,15 @@ void set_tasks(Json& line, const Measured& measured) {
   if (const auto& left_out = measured.not_executed) {
     Json priced = Json::object();
     for (const auto& [cover, us] : left_out->tasks_us) priced[cover] = to_ns(us);
+    Json experts;
+    if (const auto& e = left_out->experts)
+      experts = {{"first", e->held.first}, {"count", e->held.count}, {"busiest_of", e->busiest_of}};
     line["not_executed"] = {{"tasks_us", std::move(priced)},
                             {"priced_on", or_null(left_out->machine)},
                             {"exposed_us", to_ns(left_out->exposed_us)},
                             {"hidden_us", to_ns(left_out->hidden_us)},
-                            {"step_us", statistics(measured.samples_us).median}};
+                            {"step_us", statistics(measured.samples_us).median},
+                            {"experts", std::move(experts)}};
   }
   const double hidden_us = measured.exchange ? measured.exchange->hidden : 0;
   if (line["executor"] != "simulate")

@@ -101,10 +101,15 @@ struct DeviceBytes {
 // Of a shard (Setting::shard): exchanges were not carried out. Samples and tasks are without them;
 // the line's TTL has what would be exposed of them, where a machine has priced it.
 struct NotExecuted {
+  struct Experts {
+    Slice held;
+    int busiest_of = 1;  // EP ranks: what they have to do is what the busiest of them has
+  };
   std::string machine;                                   // ""; none, and what follows is NaN
   std::vector<std::pair<std::string, double>> tasks_us;  // a cover each
   double exposed_us = 0;                                 // of a step
   double hidden_us = 0;
+  std::optional<Experts> experts = {};
 };
 
 // What was measured of a model cut to some layers, where the line's point has depths.

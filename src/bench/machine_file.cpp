@@ -77,6 +77,8 @@ class MachineFile {
   void find_peaks();
   void find_factors();
   void find_covers();
+  static std::vector<Machine::Shape> shapes_of(const std::vector<const SampledTask*>& tasks,
+                                               const TaskFactors& factors);
   void find_steps();
   Json rates(const std::array<double, std::size(formats)>& flops_per_s, double times,
              std::string_view kernels) const;
@@ -91,12 +93,13 @@ class MachineFile {
   double link_gb_per_s_ = 1, network_gb_per_s_ = 1, network_us_ = 0;
   TaskFit products_, attention_, links_;
   double all_reduce_us_ = 0, exchange_us_ = 0;
-  double read_ahead_mb_ = 0, step_error_ = 0, worst_step_error_ = 0;
+  double read_ahead_mb_ = 0, launch_ahead_us_ = 0, step_error_ = 0, worst_step_error_ = 0;
   struct Cover {
     TaskFit fit;
     int64_t tasks = 0;
     double spread = 0;
     double scatter = 0;
+    std::vector<Machine::Shape> shapes;
   };
   std::map<std::string, Cover> covers_;
 };
@@ -148,6 +151,19 @@ void MachineFile::find_factors() {
   find_covers();
 }
 
+// What the factors leave, of each shape once.
+std::vector<Machine::Shape> MachineFile::shapes_of(const std::vector<const SampledTask*>& tasks,
+                                                   const TaskFactors& factors) {
+  std::map<std::array<double, 3>, std::vector<double>> ratios;
+  for (const SampledTask* task : tasks)
+    ratios[{task->value_bytes, task->bytes, task->flops}].push_back(task->timed.us /
+                                                                    factors.us(task->timed));
+  std::vector<Machine::Shape> shapes;
+  for (const auto& [shape, all] : ratios)
+    shapes.push_back({shape[0], shape[1], shape[2], middle(all)});
+  return shapes;
+}
+
 void MachineFile::find_covers() {
   std::map<std::string, std::vector<const SampledTask*>> named;
   for (const SampledTask& task : tasks_) named[task.name].push_back(&task);
@@ -170,6 +186,7 @@ void MachineFile::find_covers() {
     cover.tasks = std::ssize(times);
     cover.spread = middle(spreads);
     cover.scatter = middle(scatters);
+    cover.shapes = shapes_of(tasks, cover.fit.factors);
   }
 }
 
@@ -246,16 +263,24 @@ Json MachineFile::factors() const {
       {"read_ahead_mb",
        c_.gpu ? sourced(read_ahead_mb_, "fitted", "TTL of the sampled steps; " + c_.place)
               : sourced(0, "assumed", "the CPU executor reads nothing ahead")},
+      {"launch_ahead_us",
+       c_.gpu ? sourced(launch_ahead_us_, "fitted", "TTL of the sampled steps; " + c_.place)
+              : sourced(0, "assumed", "the CPU executor begins nothing ahead")},
       {"memory_reserve", sourced(0, "assumed", "memory_gb is what was free")}};
 }
 
 Json MachineFile::covers() const {
   Json json = Json::object();
-  for (const auto& [name, cover] : covers_)
+  for (const auto& [name, cover] : covers_) {
+    Json shapes = Json::array();
+    for (const Machine::Shape& s : cover.shapes)
+      shapes.push_back({s.value_bytes, s.bytes, s.flops, s.ratio});
     json[name] = sourced({{"fixed_us", cover.fit.factors.fixed_us},
                           {"read_efficiency", cover.fit.factors.read},
-                          {"compute_efficiency", cover.fit.factors.compute}},
+                          {"compute_efficiency", cover.fit.factors.compute},
+                          {"shapes", std::move(shapes)}},
                          "measured", "least squares over its tasks; " + c_.place);
+  }
   return json;
 }
 
@@ -300,23 +325,28 @@ void MachineFile::find_steps() {
   Pricer pricer(parse_machine(parse_json(c_.name, document().dump())));
   pricer.set_fusions(c_.fusions);
   double least_sum = std::numeric_limits<double>::infinity();
-  for (const double mb : {0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0}) {
-    Machine machine = pricer.machine();
-    machine.read_ahead_mb = mb;
-    pricer.set_machine(machine);
-    std::vector<double> errors;
-    double sum = 0;
-    for (const auto& [point, ttl_us] : c_.steps) {
-      errors.push_back(std::abs(pricer.price(point).ttl_us / ttl_us - 1));
-      sum += errors.back();
+  for (const double mb : {0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0})
+    for (const double us : {0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0}) {
+      if (!c_.gpu && (mb > 0 || us > 0)) continue;
+      Machine machine = pricer.machine();
+      machine.read_ahead_mb = mb;
+      machine.launch_ahead_us = us;
+      pricer.set_machine(machine);
+      std::vector<double> errors;
+      double sum = 0;
+      for (const Calibration::Step& step : c_.steps) {
+        const Priced& priced =
+            step.alone ? pricer.price_alone(step.point, 0, {}) : pricer.price(step.point);
+        errors.push_back(std::abs(priced.ttl_us / step.us - 1));
+        sum += errors.back();
+      }
+      if (!(sum < least_sum)) continue;
+      least_sum = sum;
+      read_ahead_mb_ = mb;
+      launch_ahead_us_ = us;
+      step_error_ = middle(errors);
+      worst_step_error_ = std::ranges::max(errors);
     }
-    if (!(sum < least_sum)) continue;
-    least_sum = sum;
-    read_ahead_mb_ = mb;
-    step_error_ = middle(errors);
-    worst_step_error_ = std::ranges::max(errors);
-    if (!c_.gpu) return;
-  }
 }
 
 Json MachineFile::document() const {

@@ -104,6 +104,11 @@ Memory Planner::widest_rank(const Point& p) {
   return widest;
 }
 
+Schedule Planner::schedule_of_rank(const Point& p, int rank) {
+  const Model model = model_of(p);
+  return build_schedule(plan_of(p, model), rank);
+}
+
 Memory Planner::of_rank(const Point& p, int rank) {
   const Model model = model_of(p);
   const Schedule schedule = build_schedule(plan_of(p, model), rank);

@@ -23,6 +23,7 @@ class Planner {
  public:
   Memory widest_rank(const Point& point);
   static Memory of_rank(const Point& point, int rank);
+  static Schedule schedule_of_rank(const Point& point, int rank);
   // The schedule of the first rank of stage 0, and the load of its first step.
   const Schedule& schedule(const Point& point) { return *stages(point, 0).front(); }
   StepState load(const Point& point);

@@ -94,7 +94,10 @@ PointResult PointRunner::run(const Point& point, int64_t number, bool trace) {
             .ranks = world_.first(processes(point)).get(),
             .setting = setting_of(point)};
   work.assignment.weights = weights_;
-  if (settings_.shard) work.assignment.shard = settings_.shard->rank;
+  if (settings_.shard) {
+    work.assignment.shard = settings_.shard->rank;
+    work.assignment.choices = busiest_choices(work.assignment);
+  }
   if (work.ranks == MPI_COMM_NULL) weights_->clear();
   work.scope = scope_of(settings_.scope, work.assignment);
   work.measured.started = utc_now();

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "layout/requests.h"
@@ -81,17 +82,36 @@ void Pricer::add(const simulated::PassagePrice& passage, int ticks) {
   if (floor.floor_us > priced_.roofline.floor_us) priced_.roofline = floor;
 }
 
-const Priced& Pricer::price(const Point& p) {
-  priced_.ttl_us = 0;
-  priced_.covers.clear();
-  priced_.exchange = {};
-  priced_.experts = {};
-  priced_.roofline = {};
+void Pricer::begin(const Point& p) {
+  priced_ = {};
   priced_.memory = planner_.widest_rank(p);
-  priced_.why_not.clear();
   if (const double bytes = priced_.memory.total(); !(bytes <= machine_.usable_bytes()))
     priced_.why_not = fmt::format("needs {:.1f} GB a rank, {} has {:.1f} GB", bytes / 1e9,
                                   machine_.name, machine_.usable_bytes() / 1e9);
+}
+
+const Priced& Pricer::price_alone(const Point& p, int rank,
+                                  const std::vector<std::pair<std::string, double>>& exchanges_us) {
+  begin(p);
+  const Schedule schedule = Planner::schedule_of_rank(p, rank);
+  const std::vector<Cover> covers = covers_of(schedule, fusions_);
+  std::vector<std::pair<std::string, double>> exchanges = exchanges_us;
+  for (const Cover& cover : covers)
+    if (communicates(schedule, cover) &&
+        std::ranges::find(exchanges, name_of(schedule, cover),
+                          [](const auto& e) { return e.first; }) == exchanges.end())
+      exchanges.emplace_back(name_of(schedule, cover), 0);
+  Machine machine = with_times(machine_, schedule, covers, exchanges);
+  machine.link_efficiency = machine.network_efficiency = std::numeric_limits<double>::infinity();
+  alone_ = std::make_unique<simulated::Passage>(schedule, fusions_, machine, accounting_);
+  for (const Slice& micro_batch : cut(planner_.lengths(p), p.layout.pp))
+    if (const StepState state = load(p, schedule, micro_batch); state.all.rows > 0)
+      add(alone_->price(state), p.layout.pp);
+  return priced_;
+}
+
+const Priced& Pricer::price(const Point& p) {
+  begin(p);
   Point point = p;  // paper accounting: one chunk stands for all requests
   if (accounting_ == Accounting::paper && p.hop_b) point.chunks = 2;
   const bool equal = p.context.low == p.context.high;

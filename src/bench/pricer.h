@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "bench/line.h"
@@ -46,6 +47,9 @@ class Pricer {
 
   // The busiest rank's first step. Valid until the next call. What does not fit is priced too.
   const Priced& price(const Point& point);
+  // Of one rank alone (`run --shard`), with the times of its exchanges; those not named take none.
+  const Priced& price_alone(const Point& point, int rank,
+                            const std::vector<std::pair<std::string, double>>& exchanges_us);
 
   // Schedules are kept for the next point of their layout; a sweep of ten thousand layouts lets go
   // of each when it is done. What routers have drawn stays.
@@ -59,6 +63,7 @@ class Pricer {
   StepState load(const Point& point, const Schedule& schedule, const Slice& micro_batch);
   void route(const Point& point, StepState& state);
   void add(const simulated::PassagePrice& passage, int ticks);
+  void begin(const Point& point);
 
   Machine machine_;
   std::span<const Fusion> fusions_;
@@ -66,6 +71,7 @@ class Pricer {
   Planner planner_;
   std::unordered_map<const Schedule*, std::unique_ptr<simulated::Passage>> passages_;
   std::map<std::tuple<const Model*, double, uint64_t>, simulated::Router> routers_;
+  std::unique_ptr<simulated::Passage> alone_;  // its covers' names are priced_'s
   Priced priced_;
 };
 

@@ -18,7 +18,8 @@ constexpr int warm_up_steps = 2;
 // What differs from rank to rank.
 constexpr double TimedTask::*numbers[] = {&TimedTask::us, &TimedTask::read_us,
                                           &TimedTask::compute_us, &TimedTask::send_us};
-constexpr double SampledTask::*others[] = {&SampledTask::sent_bytes, &SampledTask::spread,
+constexpr double SampledTask::*others[] = {&SampledTask::sent_bytes, &SampledTask::bytes,
+                                           &SampledTask::flops, &SampledTask::spread,
                                            &SampledTask::scatter};
 
 std::vector<SampledTask> gather(MPI_Comm ranks, const std::vector<SampledTask>& mine) {
@@ -50,9 +51,14 @@ double median(std::vector<double> values) {
 
 // Of one executor, in order of its covers.
 SampledPoint sample_once(MPI_Comm ranks, const ExecutorChoice& how, const Machine& peaks,
-                         const Point& point) {
+                         const Point& point, bool alone) {
   const std::shared_ptr<const Model> model = executed_model(point);
-  const auto executor = make_executor(how, ranks, assignment_of(point, *model));
+  Assignment work = assignment_of(point, *model);
+  if (alone) {
+    work.shard = 0;
+    work.choices = busiest_choices(work);
+  }
+  const auto executor = make_executor(how, ranks, work);
   const Schedule& schedule = executor->schedule();
   const std::span<const Cover> covers = executor->covers();
   warm_up(*executor, warm_up_steps, point.steps);
@@ -65,7 +71,9 @@ SampledPoint sample_once(MPI_Comm ranks, const ExecutorChoice& how, const Machin
   }
   executor->rewind();
   SampledPoint once;
+  once.alone = alone;
   for (size_t c = 0; c < covers.size(); ++c) {
+    if (alone && communicates(schedule, covers[c])) continue;
     std::ranges::sort(times[c]);
     SampledTask& task =
         once.tasks.emplace_back(untimed_task(schedule, covers[c], executor->state(), peaks));
@@ -77,10 +85,10 @@ SampledPoint sample_once(MPI_Comm ranks, const ExecutorChoice& how, const Machin
 }
 
 SampledPoint sample(MPI_Comm ranks, const ExecutorChoice& how, const Machine& peaks,
-                    const Point& point) {
+                    const Point& point, bool alone) {
   std::vector<SampledPoint> anew;
   for (int i = 0; i < (peaks.gpu ? 1 : allocations); ++i)
-    anew.push_back(sample_once(ranks, how, peaks, point));
+    anew.push_back(sample_once(ranks, how, peaks, point, alone));
   SampledPoint all = anew.front();
   std::vector<SampledTask>& tasks = all.tasks;
   for (size_t c = 0; c < tasks.size(); ++c) {
@@ -122,6 +130,9 @@ SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const Ste
   const simulated::Rates rates = simulated::rates_of(schedule, cover, peaks);
   const Cost c = cost(schedule, cover, state);
   task.sent_bytes = c.sent;
+  task.value_bytes = rates.value_bytes;
+  task.bytes = c.early + c.late;
+  task.flops = c.flops;
   task.timed = {.read_us = c.early * rates.early_byte_us + c.late * rates.late_byte_us,
                 .compute_us = c.flops * rates.flop_us,
                 .send_us = c.sent * rates.sent_byte_us};
@@ -130,9 +141,10 @@ SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const Ste
 
 SampledPoint sample_point(World& world, const ExecutorChoice& how, const Machine& peaks,
                           const Point& point) {
-  const MPI_Comm ranks = world.first(point.layout.ranks()).get();
+  const bool alone = point.layout.ranks() > world.size();
+  const MPI_Comm ranks = world.first(alone ? 1 : point.layout.ranks()).get();
   SampledPoint sampled;
-  if (ranks != MPI_COMM_NULL) sampled = sample(ranks, how, peaks, point);
+  if (ranks != MPI_COMM_NULL) sampled = sample(ranks, how, peaks, point, alone);
   world.meet();
   return sampled;
 }

@@ -20,6 +20,8 @@ struct SampledTask {
   bool reduces = false;  // by an all-reduce
   int ranks = 1;         // that exchange
   double sent_bytes = 0;
+  double value_bytes = 0;  // of a weight or of the KV cache
+  double bytes = 0, flops = 0;
   TimedTask timed;    // a layer's, of one rank
   double spread = 0;  // from pass to pass: the median over that of the fastest half, less 1
   double scatter =
@@ -28,6 +30,7 @@ struct SampledTask {
 
 struct SampledPoint {
   std::vector<SampledTask> tasks;  // of all ranks
+  bool alone = false;              // of rank 0, without its exchanges
   double ttl_us = 0;               // of its steps, as `run` measures them
 };
 
@@ -38,8 +41,9 @@ SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const Ste
 // Each cover carried out by all ranks of the layout, a barrier before each, several times over in
 // memory that is allocated several times. Of the passes over one memory the median of the fastest
 // half counts, as what disturbs them only makes them slower; of the memories the median, as a run
-// gets any of them. PP 1. On rank 0, nothing elsewhere. Collective over the world; throws what one
-// rank alone knows of.
+// gets any of them. PP 1. On rank 0, nothing elsewhere. A layout of more ranks than there are is
+// sampled as its rank 0 alone, as `run --shard` would; a point with depths at the deeper one.
+// Collective over the world; throws what one rank alone knows of.
 SampledPoint sample_point(World& world, const ExecutorChoice& how, const Machine& peaks,
                           const Point& point);
 

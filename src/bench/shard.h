@@ -2,15 +2,18 @@
 // and its kernels; nothing is exchanged.
 #pragma once
 
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/line.h"
+#include "machine/machine.h"
 
 namespace helix {
 
 class Executor;
-struct Machine;
+struct Assignment;
 
 struct Shard {
   int rank = 0;
@@ -22,6 +25,15 @@ Shard shard_of(const std::string& text);
 // Throws InputError for the first point whose layout has another number of ranks, or that needs all
 // of them.
 void check_shard(const Shard& shard, const std::vector<Point>& points);
+
+// Who chooses which experts where `work.shard` is the busiest rank of its EP group in each layer:
+// the simulator's model of routing (execute/simulate/routing.h), a draw a layer, in which that rank
+// changes its experts for those of the rank that has most to read. For Assignment::choices.
+std::vector<int32_t> busiest_choices(const Assignment& work);
+
+// `machine`, on which the named covers of a step take exactly these times.
+Machine with_times(Machine machine, const Schedule& schedule, std::span<const Cover> covers,
+                   const std::vector<std::pair<std::string, double>>& tasks_us);
 
 // Takes the exchanges, which were not carried out, out of what was measured, and says so: with what
 // `machine` (null: none) takes for them in a step whose other tasks take what was measured.

@@ -34,6 +34,10 @@ struct Assignment {
   // In place of a generated history: every request's tokens, one more than its length. The last is
   // what it decodes first.
   std::vector<int32_t> prompt = {};
+  // Experts that tokens go to in place of those that their router chooses, which goes on choosing
+  // and gives them its gates: [layer with experts][request][chosen], ascending. A shard's router
+  // sees what was drawn, so that its own say nothing. Empty: the router's.
+  std::vector<int32_t> choices = {};
   // Where weights stay for the next executor; null: they go with this one.
   std::shared_ptr<HeldWeights> weights = nullptr;
   // This process alone carries out the tasks of that rank of the layout: what other ranks would
@@ -61,8 +65,8 @@ struct ForcedRouting {
   // Experts of the token that a request decodes in its step `step` (0: the first after the history
   // or a rewind), ascending. No function, or an empty answer: the executor decides.
   std::function<std::span<const int32_t>(int64_t step, int layer, int64_t request)> judged;
-  // Is told what this rank's router made of a token that was judged: its logits, an expert each,
-  // and its own choice, ascending.
+  // Is told what this rank's router made of a token that goes to given experts (these, or
+  // Assignment::choices): its logits, an expert each, and its own choice, ascending.
   std::function<void(int64_t step, int layer, int64_t request, std::span<const float> logits,
                      std::span<const int32_t> choice)>
       own;

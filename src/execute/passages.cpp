@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "execute/routing.h"
 #include "model/weights.h"
 
 namespace helix {
@@ -191,6 +192,11 @@ void PassageExecutor::compute(const Task& task, int layer) {
     case Op::advance: return advance(task);
     default: throw RunError("no arithmetic for task '" + std::string(row_of(task.op).name) + "'");
   }
+}
+
+std::span<const int32_t> PassageExecutor::forced_choice(int layer, int64_t request) const {
+  if (hooks_.routing.judged) return hooks_.routing.judged(step_, layer, request);
+  return given_choice(work_, layer, request);
 }
 
 Stored PassageExecutor::stored(Id id, int layer) const {

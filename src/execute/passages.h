@@ -84,6 +84,8 @@ class PassageExecutor : public Executor {
   virtual void pick(const Task& task) = 0;
   virtual void advance(const Task& task) = 0;
 
+  // The experts that a request's token goes to in place of the router's choice; empty: that.
+  std::span<const int32_t> forced_choice(int layer, int64_t request) const;
   Format weight_format(Id id) const { return format_of(work_.precision, schedule_[id].weight); }
   Stored stored(Id id, int layer) const;  // a weight
   // A tensor whose outputs (store.h, holder) begin at `data`, here or where they were copied to.

@@ -62,18 +62,23 @@ Vector swiglu(const Vector& both) {
   return out;
 }
 
+Vector gates_of(const Experts& experts, const Vector& logits, std::span<const int32_t> chosen) {
+  const Vector scores = scores_of(experts.scoring, logits);
+  Vector gates;
+  for (const int32_t expert : chosen) gates.push_back(scores[expert]);
+  const double sum = std::accumulate(gates.begin(), gates.end(), 1e-20);
+  for (double& gate : gates) gate *= experts.scale / (experts.renormalise ? sum : 1);
+  return gates;
+}
+
 JudgeRouting choose_experts(const Experts& experts, const Vector& logits, const Vector& bias,
                             Vector& gates) {
-  const Vector scores = scores_of(experts.scoring, logits);
-  Vector compared = scores;
+  Vector compared = scores_of(experts.scoring, logits);
   for (size_t i = 0; i < bias.size(); ++i) compared[i] += bias[i];
   JudgeRouting routing;
   mask_groups(experts, compared, routing.margin);
   routing.experts = largest(compared, experts.chosen, routing.margin);
-  gates.clear();
-  for (const int32_t expert : routing.experts) gates.push_back(scores[expert]);
-  const double sum = std::accumulate(gates.begin(), gates.end(), 1e-20);
-  for (double& gate : gates) gate *= experts.scale / (experts.renormalise ? sum : 1);
+  gates = gates_of(experts, logits, routing.experts);
   routing.gates.assign(gates.begin(), gates.end());
   routing.logits.assign(logits.begin(), logits.end());
   return routing;

@@ -34,6 +34,7 @@ constexpr MachineNumber numbers[] = {
     {"network_us", &Machine::network_us, 0, longest_us, false},
     {"touched_expert_us", &Machine::touched_expert_us, 0, longest_us, false},
     {"read_ahead_mb", &Machine::read_ahead_mb, 0, most, false},
+    {"launch_ahead_us", &Machine::launch_ahead_us, 0, longest_us, false},
     {"memory_reserve", &Machine::memory_reserve, 0, 1 - least, false},
 };
 
@@ -66,13 +67,27 @@ void read_numbers(const Node& node, bool peaks, std::vector<std::string_view> ot
       machine.*number.value = value_of(node, number.key, machine).number(number.low, number.high);
 }
 
+// Each [value_bytes, bytes, flops, ratio].
+std::vector<Machine::Shape> read_shapes(const Node& cover) {
+  std::vector<Machine::Shape> shapes;
+  if (!cover.has("shapes")) return shapes;
+  for (const Node& shape : cover["shapes"].items()) {
+    const std::vector<Node> numbers = shape.items();
+    if (numbers.size() != 4) shape.fail("must be [value_bytes, bytes, flops, ratio]");
+    shapes.push_back({numbers[0].number(0, 8), numbers[1].number(0, 1e15),
+                      numbers[2].number(0, 1e18), numbers[3].number(least, most)});
+  }
+  return shapes;
+}
+
 void read_covers(const Node& node, Machine& machine) {
   for (const auto& [name, json] : node.json().items()) {
     const Node cover = value_of(node, name, machine);
-    cover.only({"fixed_us", "read_efficiency", "compute_efficiency"});
+    cover.only({"fixed_us", "read_efficiency", "compute_efficiency", "shapes"});
     machine.covers[name] = {.fixed_us = cover["fixed_us"].number(0, longest_us),
                             .read_efficiency = cover["read_efficiency"].number(least, 1),
-                            .compute_efficiency = cover["compute_efficiency"].number(least, 1)};
+                            .compute_efficiency = cover["compute_efficiency"].number(least, 1),
+                            .shapes = read_shapes(cover)};
   }
 }
 

@@ -49,13 +49,22 @@ struct Machine {
   double network_us = 0;         // more, where a collective leaves the domain
   double touched_expert_us = 0;  // of each expert that some token chose, in both its products
   double read_ahead_mb = 0;      // of weights and KV history read before their inputs are there
+  double launch_ahead_us = 0;    // of a cover's fixed time, while the one before it ends
   double memory_reserve = 0;     // share of the memory that stays free
 
-  // Of covers (schedule/covers.h) that were measured apart: in place of what stands above.
+  // Of covers (schedule/covers.h) that were measured apart: in place of what stands above. Shapes
+  // that were timed take what was timed, and others what the nearest of them say.
+  struct Shape {
+    double value_bytes = 0;  // of a weight, or of the KV cache
+    double bytes = 0;        // of a layer
+    double flops = 0;
+    double ratio = 1;  // timed, over what the factors make of it
+  };
   struct CoverFactors {
     double fixed_us = 0;
     double read_efficiency = 1;
     double compute_efficiency = 1;
+    std::vector<Shape> shapes = {};
   };
   std::map<std::string, CoverFactors, std::less<>> covers;
 

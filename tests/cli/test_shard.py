@@ -32,6 +32,9 @@ def test_one_rank_alone(bench, rank, kv_layout):
     assert not set(left_out["tasks_us"]) & (set(line["tasks_us"]) | set(line["roofline"]["tasks_us"]))
     assert set(left_out["tasks_us"].values()) == {None}
     assert left_out["priced_on"] is None and left_out["exposed_us"] is None
+    # Two consecutive ranks share an EP rank's 8 of 16 experts, and get the most that one gets.
+    assert left_out["experts"] == {"first": rank // 2 * 8, "count": 8, "busiest_of": 2}
+    assert 4 < line["experts_touched"]["mean"] <= 8
     assert line["tasks_us"]["attention"] > 0 and line["tasks_us"]["merge"] > 0
     assert left_out["step_us"] == line["ttl_us"]["median"]
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 
+#include "bench/shard.h"
 #include "bench/tasks/compare.h"
 #include "bench/verify_cases.h"
 #include "bench/world.h"
@@ -20,6 +21,7 @@ namespace {
 
 Assignment alone(Assignment work, int rank) {
   work.shard = rank;
+  work.choices = busiest_choices(work);
   return work;
 }
 
@@ -170,6 +172,22 @@ TEST_F(Shards, HoldNoOtherRanksWeights) {
         << text_of(work) << ", its own weights again";
   }
   EXPECT_GE(replaced, 12);
+}
+
+// Tokens that went to other experts than they were given are wrong, whatever their gates.
+TEST_F(Shards, SendTokensToTheExpertsTheyWereGiven) {
+  Assignment work{.model = &deepseek,
+                  .layout = moe_layouts()[0],
+                  .precision = verified_precisions()[0].precision,
+                  .lengths = {300, 16}};
+  work = alone(work, world.rank());
+  cpu::CpuExecutor shard(MPI_COMM_SELF, work);
+  EXPECT_TRUE(compare_tasks(MPI_COMM_SELF, shard, work).passed(tasks_tolerance(work.precision)));
+  const int64_t chosen = deepseek.experts.chosen;
+  for (size_t i = 0; i < work.choices.size(); i += static_cast<size_t>(chosen))
+    for (int64_t e = 0; e < chosen; ++e)
+      work.choices[i + static_cast<size_t>(e)] = static_cast<int32_t>(e);
+  EXPECT_TRUE(std::isinf(compare_tasks(MPI_COMM_SELF, shard, work).max_rel_err));
 }
 
 }  // namespace

@@ -121,17 +121,46 @@ TEST(Calibrate, StepsSayWhatIsReadAhead) {
       "batch": [1, 4], "context": [1500, 6000]})"));
   Calibration c = timed_on(truth, sweep.points);
   c.fusions = cpu_fusions();
-  for (const double mb : {0.0, 64.0}) {
+  for (const auto& [mb, us] : {std::pair(0.0, 0.0), {64.0, 0.0}, {64.0, 2.0}}) {
     truth.read_ahead_mb = mb;
+    truth.launch_ahead_us = us;
     Pricer pricer(truth);
     pricer.set_fusions(c.fusions);
     c.steps.clear();
-    for (const Point& point : sweep.points) c.steps.emplace_back(point, pricer.price(point).ttl_us);
+    for (const Point& point : sweep.points)
+      c.steps.push_back({point, false, pricer.price(point).ttl_us});
     const Json file = machine_file(c);
     const double found = parsed(file).read_ahead_mb;
     EXPECT_EQ(found > 0, mb > 0) << found;
+    EXPECT_NEAR(parsed(file).launch_ahead_us, us, 0.5);
     EXPECT_LT(file["calibration"]["steps"]["median_error"], 0.05);
   }
+}
+
+// Kernels that are slow at some shapes: met where they were timed, and between them in between.
+TEST(Calibrate, ShapesThatWereTimedTakeTheirTime) {
+  const Machine truth = read_machine("epyc-core");
+  const auto sweep_of = [](const std::string& batches) {
+    const std::string text =
+        R"({"model": "tiny-llama", "strategy": "tp", "ranks": 1, "context": 1500, "batch": )" +
+        batches + "}";
+    return read(with(text.c_str()));
+  };
+  Calibration c = timed_on(truth, sweep_of("[1, 8, 64]").points);
+  const double slow[] = {1, 4, 2};
+  const size_t tasks = c.tasks.size() / 3;
+  for (size_t i = 0; i < c.tasks.size(); ++i) c.tasks[i].timed.us *= slow[i / tasks];
+  Pricer as_it_is(truth), as_found(parsed(machine_file(c)));
+  const auto times = [&](const std::string& batch) {
+    const Point point = sweep_of(batch).points.front();
+    const double us = as_it_is.price(point).ttl_us;
+    return as_found.price(point).ttl_us / us;
+  };
+  for (int i = 0; i < 3; ++i)
+    EXPECT_NEAR(times(std::to_string(1 << 3 * i)) / slow[i], 1, 0.01) << i;
+  EXPECT_GT(times("12"), 2.2);
+  EXPECT_LT(times("48"), 3.5);
+  EXPECT_NEAR(times("9") / 4, 1, 0.15);
 }
 
 TEST(Calibrate, WhatWasNotTimedIsNotMeasured) {

@@ -129,6 +129,33 @@ TEST(ReadAhead, FillsIdleMemoryButNotBeforeTheRouterHasDecided) {
   EXPECT_LT(early, late - 58 * 10);
 }
 
+// ---- One rank alone ----
+
+TEST(Alone, ExchangesTakeWhatIsSaidAndOthersWhatTheyTake) {
+  const Point p = point_of(R"({"model": "tiny-deepseek", "strategy": "helix", "ranks": 4, "kvp": 4,
+                               "tpa": 1, "tpf": 2, "ep": 2, "batch": 4, "context": 5000})");
+  Pricer pricer(read_machine("gb200-nvl72")), other(pricer.machine());
+  pricer.set_fusions(cpu_fusions());
+  other.set_fusions(cpu_fusions());
+  const Priced& whole = other.price(p);
+  const Priced silent = pricer.price_alone(p, 0, {});
+  EXPECT_EQ(silent.exchange.alone, 0);
+  EXPECT_NEAR(silent.ttl_us, whole.ttl_us - whole.exchange.exposed, 0.02 * whole.ttl_us);
+  const Priced& slow = pricer.price_alone(p, 0, {{"exchange", 500}, {"reduce_ffn", 70}});
+  EXPECT_NEAR(slow.exchange.alone, 570, 1e-6);
+  EXPECT_NEAR(slow.exchange.exposed, 570, 1e-6);
+  EXPECT_NEAR(cover(slow, "exchange").us, 500, 1e-6);
+  ASSERT_EQ(slow.covers.size(), whole.covers.size());
+  for (size_t i = 0; i < slow.covers.size(); ++i) {
+    EXPECT_EQ(slow.covers[i].name, whole.covers[i].name);
+    if (!slow.covers[i].communicates) {
+      EXPECT_EQ(slow.covers[i].us, whole.covers[i].us) << slow.covers[i].name;
+    }
+  }
+  // The rank that holds the newest token of a request appends it.
+  EXPECT_NE(cover(pricer.price_alone(p, 1, {}), "append").bytes, cover(whole, "append").bytes);
+}
+
 // ---- Domains ----
 
 TEST(Domains, GroupsThatLeaveThemPayTheNetwork) {

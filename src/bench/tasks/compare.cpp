@@ -20,8 +20,16 @@ Comparison compare_tasks(MPI_Comm ranks, Executor& executor, const Assignment& w
   Hashes hashes(executor);
   Recorder recorder(executor, work,
                     [&](const Task& task, int layer) { return probes.put(task, layer); });
+  OwnChoices own_choices;
+  auto& own = executor.hooks().routing.own;
+  own = [&](int64_t, int layer, int64_t request, std::span<const float>,
+            std::span<const int32_t> choice) {
+    own_choices.try_emplace({layer, request}, choice.begin(),
+                            choice.end());  // of the first passage
+  };
   executor.step();
-  TaskJudge judge(executor.schedule(), work, recorder.requests(),
+  own = {};
+  TaskJudge judge(executor.schedule(), work, recorder.requests(), own_choices,
                   work.shard ? MPI_COMM_NULL : ranks);
   Comparison result;
   for (const TaskRecord& record : recorder.take())

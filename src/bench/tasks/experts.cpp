@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "bench/tasks/judge.h"
+#include "execute/routing.h"
 #include "judge/ffn.h"
 
 namespace helix {
@@ -25,19 +26,27 @@ double TaskJudge::route(const TaskRecord& r) {
   const Experts& e = model_.experts;
   const Vector bias = e.bias ? tensors_.values(W::router_bias, r.layer) : Vector();
   const std::vector<float> skew = tensors_.generator().routing_skew(r.layer);
+  const bool gathered = schedule_[r.task->reads[0]].dims[0].fill == Fill::stage_rows;
+  const int64_t first_request = gathered ? requests_.stage_first : requests_.first;
   Sample gates;
   for (const int64_t row : rows(r, r.reads[0]->rows)) {
     const auto x = r.reads[0]->row(row);
     Vector logits = tensors_.times(W::router, r.layer, Vector(x.begin(), x.end()));
     for (size_t i = 0; i < skew.size(); ++i) logits[i] += static_cast<double>(skew[i]);
+    std::vector<int32_t> taken;
+    for (int64_t i = 0; i < e.chosen; ++i)
+      taken.push_back(static_cast<int32_t>(r.writes[0]->at(row, 2 * i)));
+    if (std::ranges::any_of(taken, [&](int32_t i) { return i < 0 || i >= e.count; }))
+      return infinite;
+    const int64_t request = first_request + row;
+    const auto given = given_choice(work_, r.layer, request);
+    if (!given.empty() && !std::ranges::equal(taken, given)) return infinite;
     Vector expected;
     const JudgeRouting judged = choose_experts(e, logits, bias, expected);
-    bool same = true;
+    const std::vector<int32_t>& own = given.empty() ? taken : own_choices_.at({r.layer, request});
+    if (own != judged.experts && judged.margin > near_tie) return infinite;
+    expected = gates_of(e, logits, taken);
     for (int64_t i = 0; i < e.chosen; ++i)
-      same = same && r.writes[0]->at(row, 2 * i) ==
-                         static_cast<double>(judged.experts[static_cast<size_t>(i)]);
-    if (!same && judged.margin > near_tie) return infinite;
-    for (int64_t i = 0; same && i < e.chosen; ++i)
       gates.expect(row, 2 * i + 1, expected[static_cast<size_t>(i)]);
   }
   return off(gates, r);

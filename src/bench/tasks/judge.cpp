@@ -49,12 +49,13 @@ Vector weights_of(Vector lses) {
 }  // namespace
 
 TaskJudge::TaskJudge(const Schedule& schedule, const Assignment& work, const OwnRequests& requests,
-                     MPI_Comm ranks)
+                     const OwnChoices& own_choices, MPI_Comm ranks)
     : schedule_(schedule),
       me_(schedule.place),
       work_(work),
       model_(*work.model),
       requests_(requests),
+      own_choices_(own_choices),
       tensors_(Generator(*work.model, work.precision, work.seed, work.zipf), 0, beat) {
   if (ranks != MPI_COMM_NULL) groups_.emplace(ranks, me_);
 }

@@ -4,7 +4,9 @@
 
 #include <mpi.h>
 
+#include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "bench/tasks/record.h"
@@ -14,11 +16,15 @@
 
 namespace helix {
 
+// Experts that a router chose, by layer and request.
+using OwnChoices = std::map<std::pair<int, int64_t>, std::vector<int32_t>>;
+
 class TaskJudge {
  public:
   // `ranks`: the layout's, collective; null: this rank is alone, and exchanges are not judged.
+  // `own_choices`: of routers whose tokens go to given experts.
   TaskJudge(const Schedule& schedule, const Assignment& work, const OwnRequests& requests,
-            MPI_Comm ranks);
+            const OwnChoices& own_choices, MPI_Comm ranks);
 
   // How many tolerances of its type a task's worst result is off; infinite for one that is wrong
   // whatever the tolerance. In order of the schedule; collective over its group for a task that
@@ -74,6 +80,7 @@ class TaskJudge {
   const Assignment& work_;
   const Model& model_;
   const OwnRequests& requests_;
+  const OwnChoices& own_choices_;
   std::optional<Groups> groups_;
   Tensors tensors_;
   Seen appended_;  // keys and values that the last append read

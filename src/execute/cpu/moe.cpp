@@ -34,14 +34,14 @@ void CpuExecutor::route(const Task& task, int layer) {
     const std::span choice(choices + row * chosen, chosen);
     score(routing, mine);
     choose(routing, mine, bias, choice);
-    if (!hooks_.routing.judged) continue;
     const int64_t request = first_request + static_cast<int64_t>(row);
-    const auto judged = hooks_.routing.judged(step_, layer, request);
-    if (judged.empty()) continue;
+    const auto forced = forced_choice(layer, request);
+    if (forced.empty()) continue;
     std::ranges::transform(choice, own.begin(), &Choice::expert);
-    hooks_.routing.own(step_, layer, request, std::span(logits).subspan(row * experts, experts),
-                       own);
-    for (size_t i = 0; i < chosen; ++i) choice[i].expert = judged[i];
+    if (hooks_.routing.own)
+      hooks_.routing.own(step_, layer, request, std::span(logits).subspan(row * experts, experts),
+                         own);
+    for (size_t i = 0; i < chosen; ++i) choice[i].expert = forced[i];
     set_gates(routing, mine, choice);
   }
 }

@@ -110,6 +110,7 @@ void CudaExecutor::prepare() {
   for (int i = 0; i < work_.layout.pp; ++i) {
     store_.turn_to(i);
     requests_ = store_.replicas()[static_cast<size_t>(schedule_.place.dp)];
+    if (!work_.choices.empty()) write_choices();
     for (const Task& task : schedule_.tasks)
       if (communicates(task.op) && exchange_->captures(task))
         exchange_->prepare(task, rows_now().met.data() + 3);
@@ -199,7 +200,7 @@ void CudaExecutor::make_routing() {
   expert_sums_ = Buffer<float>(pairs * work_.model->hidden);
   int64_t layers = 0;
   for (const Segment& segment : schedule_.segments) layers += segment.layers;
-  forced_ = Buffer<int32_t>(layers * pairs);
+  forced_ = Buffer<int32_t>(work_.layout.pp * layers * pairs);
   router_logits_ = Buffer<float>(rows * e.count);
   own_choice_ = Buffer<int32_t>(pairs);
 }
@@ -358,7 +359,7 @@ void CudaExecutor::issue(const Task& task, int layer) {
     HELIX_CUDA(cudaEventRecord(issued_[static_cast<size_t>(&task - schedule_.tasks.data())].get(),
                                lane.stream.get()));
   if (capturing_) return;
-  if (task.op == Op::route && forcing_) note_choices(task, layer);
+  if (task.op == Op::route && forcing_ && hooks_.routing.own) note_choices(task, layer);
   if (task.op == Op::append && judged_codes_) note_codes(layer);
   after(task, layer);
 }

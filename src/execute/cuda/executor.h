@@ -102,6 +102,7 @@ class CudaExecutor final : public PassageExecutor {
   void stamp(int ends);
   void stamp_stamps();
   void force_choices();
+  void write_choices();
   void note_choices(const Task& task, int layer);
   void force_codes();
   void note_codes(int layer);
@@ -204,7 +205,10 @@ class CudaExecutor final : public PassageExecutor {
   Pairs pairs_ = {};
   Buffer<int32_t> pairs_memory_;
   Buffer<float> expert_sums_;  // of each pair, before they are weighted
-  Buffer<int32_t> forced_;     // [layers of this stage][rows][chosen]
+  int32_t* forced_now() const {
+    return forced_.data() + forced_.count() / work_.layout.pp * store_.now_index();
+  }
+  Buffer<int32_t> forced_;  // [micro-batch][layers of this stage][rows][chosen]
   std::vector<int32_t> forced_on_host_;
   Buffer<float> router_logits_;  // of the last router
   Buffer<int32_t> own_choice_;

@@ -34,12 +34,15 @@ TensorView CudaExecutor::view(Id tensor, int chunk) {
   return view_at(staged.bytes.data(), tensor, chunk, store_.capacity());
 }
 
-// The judge's choices for the passage in hand, a layer after another; what it leaves open is
-// negative.
+// What the work gives is on the card from the beginning.
 void CudaExecutor::force_choices() {
-  forcing_ = hooks_.routing.judged && forced_.count() > 0;
-  if (!forcing_) return;
-  forced_on_host_.assign(static_cast<size_t>(forced_.count()), -1);
+  forcing_ = forced_.count() > 0 && (hooks_.routing.judged || !work_.choices.empty());
+  if (forcing_ && hooks_.routing.judged) write_choices();
+}
+
+// The choices for the passage in hand, a layer after another; what is left open is negative.
+void CudaExecutor::write_choices() {
+  forced_on_host_.assign(static_cast<size_t>(forced_.count() / work_.layout.pp), -1);
   const int first_layer = schedule_.segments.front().first_layer;
   const auto chosen = static_cast<size_t>(work_.model->experts.chosen);
   for (const Segment& segment : schedule_.segments)
@@ -49,14 +52,13 @@ void CudaExecutor::force_choices() {
       const auto rows = static_cast<size_t>(array(task.reads[0], all_chunks).rows);
       for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer)
         for (size_t row = 0; row < rows; ++row) {
-          const auto judged =
-              hooks_.routing.judged(step_, layer, first_request(task) + static_cast<int64_t>(row));
+          const auto choice = forced_choice(layer, first_request(task) + static_cast<int64_t>(row));
           const auto at = (static_cast<size_t>(layer - first_layer) * rows + row) * chosen;
-          std::ranges::copy(judged, forced_on_host_.begin() + static_cast<int64_t>(at));
+          std::ranges::copy(choice, forced_on_host_.begin() + static_cast<int64_t>(at));
         }
     }
   synchronise();
-  write(std::span<const int32_t>(forced_on_host_), forced_.data());
+  write(std::span<const int32_t>(forced_on_host_), forced_now());
 }
 
 void CudaExecutor::note_choices(const Task& task, int layer) {
@@ -70,7 +72,7 @@ void CudaExecutor::note_choices(const Task& task, int layer) {
   read(own_choice_.data(), std::span(own));
   const auto layers = static_cast<size_t>(layer - schedule_.segments.front().first_layer);
   for (size_t row = 0; row < rows; ++row) {
-    if (forced_on_host_[(layers * rows + row) * chosen] < 0) continue;  // it was not judged
+    if (forced_on_host_[(layers * rows + row) * chosen] < 0) continue;  // it was left open
     hooks_.routing.own(step_, layer, first_request(task) + static_cast<int64_t>(row),
                        std::span(logits).subspan(row * experts, experts),
                        std::span(own).subspan(row * chosen, chosen));

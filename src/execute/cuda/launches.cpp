@@ -239,7 +239,7 @@ void CudaExecutor::route(const Task& task, int layer) {
                         .skew = skew.data()};
   RoutingTrace trace;
   if (forcing_)
-    trace = {forced_.data() + layers_before(layer) * in.rows * e.chosen, own_choice_.data()};
+    trace = {forced_now() + layers_before(layer) * in.rows * e.chosen, own_choice_.data()};
   const Stored bias = task.reads.size() < 3 ? Stored{} : stored(task.reads[2], layer);
   with_type(activations(), [&]<class A>(A*) {
     cuda::route(routing, narrow(in.rows), narrow(in.width), in.as<const A>(),

@@ -42,7 +42,7 @@ void CudaExecutor::record_missing() {
     requests_ = store_.replicas()[static_cast<size_t>(schedule_.place.dp)];
     for (const bool forced : {false, true}) {
       if (forced && left_out_) continue;  // only timed
-      forcing_ = forced && forced_.count() > 0;
+      forcing_ = forced_.count() > 0 && (forced || !work_.choices.empty());
       forcing_codes_ = forced && forced_codes_.count() > 0;
       if (!recorded_.contains(passage_key())) recorded_.emplace(passage_key(), record());
     }

@@ -48,8 +48,10 @@ StandIn::Travellers StandIn::travellers() const {
   for (int replica = 0; replica < me.l.dp; ++replica) {
     const Slice rows = store_.replicas()[static_cast<size_t>(replica)];
     for (int64_t row = rows.first; row < rows.first + rows.count; ++row) {
+      const auto given = given_choice(work_, static_cast<int>(work_.model->dense_layers), row);
       const std::vector<int32_t> chosen =
-          choose(e.count, e.chosen, combine(work_.seed, static_cast<uint64_t>(row)));
+          given.empty() ? choose(e.count, e.chosen, combine(work_.seed, static_cast<uint64_t>(row)))
+                        : std::vector<int32_t>(given.begin(), given.end());
       for (int peer = 0; peer < me.l.dp && replica == me.dp; ++peer)
         found.leaving +=
             peer != me.dp && any_of_them(chosen, experts_of(me, e.count, peer)) ? 1 : 0;

@@ -32,7 +32,7 @@ class StandIn {
 
   // What the task brings the micro-batch that the store was turned to: activations and log-sum-exps
   // uniform over (-1, 1), any word as the best of a rank, and rows of all replicas that chose their
-  // experts evenly.
+  // experts as the work's choices for the first layer say, or evenly.
   std::vector<Received> receive(const Task& task) const;
   // What stands among the parts of others in each step: a rank's share of a merged output is no
   // share unless its log-sum-exp is one of those gathered.

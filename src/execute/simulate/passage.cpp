@@ -25,6 +25,7 @@ Passage::Passage(const Schedule& s, std::span<const Fusion> fusions, const Machi
                  Accounting accounting)
     : paper_(accounting == Accounting::paper && s.chunks > 1),
       read_ahead_bytes_(machine.read_ahead_mb * 1e6),
+      launch_ahead_us_(machine.launch_ahead_us),
       peak_byte_us_(1e-3 / machine.read_gb_per_s),
       written_(s.tensors.size()) {
   const std::vector<Cover> covers = covers_of(s, fusions);
@@ -69,11 +70,13 @@ Passage::Entry Passage::entry_of(const Schedule& s, const Cover& cover, const Ma
 void Passage::cost(Entry& e, const Symbols& symbols, int layers) {
   const double early = dot(e.terms.early, symbols), late = dot(e.terms.late, symbols);
   const double flops = dot(e.terms.flops, symbols), sent = dot(e.terms.sent, symbols);
-  e.early_us = early * e.rates.early_byte_us;
-  e.late_us = late * e.rates.late_byte_us;
-  const double computing = flops * e.rates.flop_us, sending = sent * e.rates.sent_byte_us;
+  const double times = e.rates.correction(early + late, flops);
+  e.early_us = times * early * e.rates.early_byte_us;
+  e.late_us = times * late * e.rates.late_byte_us;
+  const double computing = times * flops * e.rates.flop_us;
+  const double sending = times * sent * e.rates.sent_byte_us;
   e.other_us = std::max(computing, sending);
-  e.fixed_us = e.rates.fixed_us + e.rates.touched_us * symbols[touched_symbol];
+  e.fixed_us = times * (e.rates.fixed_us + e.rates.touched_us * symbols[touched_symbol]);
   CoverPrice& sum = price_.covers[e.name];
   const double reading = e.early_us + e.late_us;
   const double most = std::max({e.fixed_us, reading, computing, sending});
@@ -136,13 +139,15 @@ void Passage::take(const Entry& e) {
   double start = free_[lane];
   for (const Id id : e.waits_for) start = std::max(start, written_[static_cast<size_t>(id)]);
   if (e.lane == Lane::compute) waited_ += start - free_[lane];
+  const double fixed_us =
+      e.fixed_us - (e.rates.communicates ? 0 : std::min(launch_ahead_us_, e.fixed_us));
   // Memory is idle in the fixed time, and reads of what follows may fill it.
   const double ahead_us = std::min(e.early_us, read_ahead_bytes_ * e.rates.early_byte_us);
   const double known = e.early_after < 0 ? 0 : written_[static_cast<size_t>(e.early_after)];
-  const double read = std::max(start + e.fixed_us + e.late_us + e.early_us - ahead_us,
+  const double read = std::max(start + fixed_us + e.late_us + e.early_us - ahead_us,
                                std::max(idle_[lane], known) + e.early_us + e.late_us);
-  const double end = std::max(read, start + e.fixed_us + e.other_us);
-  idle_[lane] = std::max(read - e.fixed_us, std::max(idle_[lane], known) + e.early_us + e.late_us);
+  const double end = std::max(read, start + fixed_us + e.other_us);
+  idle_[lane] = std::max(read - fixed_us, std::max(idle_[lane], known) + e.early_us + e.late_us);
   free_[lane] = end;
   for (const Id id : e.writes) written_[static_cast<size_t>(id)] = end;
 }

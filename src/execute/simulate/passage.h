@@ -90,6 +90,7 @@ class Passage {
   std::vector<std::string> names_;
   bool paper_;
   double read_ahead_bytes_;
+  double launch_ahead_us_;
   double peak_byte_us_;
   PassagePrice price_;
   double bytes_us_ = 0, flops_us_ = 0;  // of a step, at the peaks

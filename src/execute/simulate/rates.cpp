@@ -1,6 +1,7 @@
 #include "execute/simulate/rates.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace helix::simulated {
 
@@ -35,7 +36,37 @@ void add_communication(const Schedule& s, const Task& task, const Machine& m, Ra
        outside * us_a_gb_per_s / (m.network_gb_per_s * m.network_efficiency)});
 }
 
+// Formats are other kernels, and lie far apart.
+std::array<double, 3> place_of(double value_bytes, double bytes, double flops) {
+  constexpr double apart = 4;
+  return {apart * std::log2(std::max(value_bytes, 1e-3)), std::log2(std::max(bytes, 1.0)),
+          std::log2(std::max(flops, 1.0))};
+}
+
+// Of a weight or of the KV cache, whatever is read of it early.
+double value_bytes_of(const Schedule& s, const Cover& cover) {
+  for (int i = cover.begin; i < cover.end; ++i)
+    for (const Id id : s.tasks[static_cast<size_t>(i)].reads)
+      if (s[id].kind == Kind::weight || s[id].kind == Kind::history) return s[id].bytes;
+  return 0;
+}
+
 }  // namespace
+
+double Rates::correction(double bytes, double flops) const {
+  if (known.empty()) return 1;
+  const std::array<double, 3> here = place_of(value_bytes, bytes, flops);
+  double sum = 0, weights = 0;
+  for (const Known& k : known) {
+    double square = 1e-6;  // of the distance; a shape that was timed itself decides alone
+    for (size_t i = 0; i < here.size(); ++i)
+      square += (here[i] - k.place[i]) * (here[i] - k.place[i]);
+    const double weight = 1 / (square * square);
+    sum += weight * k.log_ratio;
+    weights += weight;
+  }
+  return std::exp(sum / weights);
+}
 
 Rates rates_of(const Schedule& s, const Cover& cover, const Machine& m) {
   Rates r;
@@ -55,6 +86,7 @@ Rates rates_of(const Schedule& s, const Cover& cover, const Machine& m) {
     if (work == Work::experts) r.touched_us += m.touched_expert_us / 2;  // up and down
   }
   r.communicates = communicates(s, cover);
+  r.value_bytes = value_bytes_of(s, cover);
   if (!r.communicates) r.fixed_us = m.kernel_us;
   double read = attends ? m.kv_read_efficiency : m.weight_read_efficiency;
   double compute = attends ? m.attention_efficiency : m.product_efficiency;
@@ -63,6 +95,9 @@ Rates rates_of(const Schedule& s, const Cover& cover, const Machine& m) {
     r.fixed_us = measured->second.fixed_us;
     read = measured->second.read_efficiency;
     compute = measured->second.compute_efficiency;
+    for (const Machine::Shape& shape : measured->second.shapes)
+      r.known.push_back(
+          {place_of(shape.value_bytes, shape.bytes, shape.flops), std::log(shape.ratio)});
   }
   r.early_byte_us = us_a_gb_per_s / (m.read_gb_per_s * read);
   r.late_byte_us = us_a_gb_per_s / (m.read_gb_per_s * (attends ? m.weight_read_efficiency : read));

@@ -58,8 +58,10 @@ Router::Router(const Model& model, double zipf, uint64_t seed)
   }
 }
 
-// One draw: which experts `tokens` tokens of a layer choose.
-struct Router::Draw {
+namespace {
+
+// Which experts the tokens of a layer choose.
+struct Tally {
   std::vector<int64_t> pairs;  // an expert
   std::vector<int64_t> with;   // tokens with an expert there, an EP rank
 
@@ -78,6 +80,25 @@ struct Router::Draw {
   }
 };
 
+}  // namespace
+
+std::span<const int32_t> Router::experts_of(int64_t token, int64_t number, int64_t tokens) const {
+  const std::span<const int32_t> pool = pools_[static_cast<size_t>(number) % pools_.size()];
+  const auto chosen = static_cast<size_t>(experts_.chosen);
+  const uint64_t stream = combine(stream_, static_cast<uint64_t>(tokens) + 1);
+  const uint64_t hash = mix(stream + static_cast<uint64_t>(number * tokens + token) * golden);
+  return pool.subspan(hash % (pool.size() / chosen) * chosen, chosen);
+}
+
+std::vector<int32_t> Router::draw(int64_t number, int64_t tokens) const {
+  std::vector<int32_t> all;
+  for (int64_t token = 0; token < tokens; ++token) {
+    const std::span<const int32_t> chosen = experts_of(token, number, tokens);
+    all.insert(all.end(), chosen.begin(), chosen.end());
+  }
+  return all;
+}
+
 const Choices& Router::choices(int64_t tokens, int ep) {
   const auto [known, isnew] = known_.try_emplace({tokens, ep});
   if (isnew) known->second = drawn(tokens, ep);
@@ -87,19 +108,14 @@ const Choices& Router::choices(int64_t tokens, int ep) {
 Choices Router::drawn(int64_t tokens, int ep) const {
   const auto ranks = static_cast<size_t>(ep);
   const int64_t held = experts_.count / ep;
-  const auto chosen = static_cast<size_t>(experts_.chosen);
   const int64_t draws =
       std::clamp(tokens_drawn / std::max<int64_t>(tokens, 1), least_draws, most_draws);
-  const uint64_t stream = combine(stream_, static_cast<uint64_t>(tokens) + 1);
-  Draw draw{std::vector<int64_t>(static_cast<size_t>(experts_.count)), std::vector<int64_t>(ranks)};
+  Tally draw{std::vector<int64_t>(static_cast<size_t>(experts_.count)),
+             std::vector<int64_t>(ranks)};
   Choices sum;
   for (int64_t d = 0; d < draws; ++d) {
-    const std::span<const int32_t> pool = pools_[static_cast<size_t>(d) % pools_.size()];
     draw.begin();
-    for (int64_t t = 0; t < tokens; ++t) {
-      const uint64_t hash = mix(stream + static_cast<uint64_t>(d * tokens + t) * golden);
-      draw.add(pool.subspan(hash % (pool.size() / chosen) * chosen, chosen), held);
-    }
+    for (int64_t t = 0; t < tokens; ++t) draw.add(experts_of(t, d, tokens), held);
     std::array<double, 3> most = {};
     for (size_t rank = 0; rank < ranks; ++rank) {
       std::array<double, 3> mine = {0, 0, static_cast<double>(draw.with[rank])};

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -31,9 +32,11 @@ class Router {
  public:
   Router(const Model& model, double zipf, uint64_t seed);
   const Choices& choices(int64_t tokens, int ep);
+  // One draw: of each of `tokens` tokens its experts, ascending.
+  std::vector<int32_t> draw(int64_t number, int64_t tokens) const;
 
  private:
-  struct Draw;
+  std::span<const int32_t> experts_of(int64_t token, int64_t number, int64_t tokens) const;
   Choices drawn(int64_t tokens, int ep) const;
 
   Experts experts_;
