@@ -99,9 +99,9 @@ void Calibrator::sample() {
     const SampledPoint one = sample_point(world_, how_, peaks, point);
     found_.tasks.insert(found_.tasks.end(), one.tasks.begin(), one.tasks.end());
     if (!world_.leads()) continue;
-    Calibration::Step& step = found_.steps.emplace_back(point, one.alone, one.ttl_us);
-    step.point.model = executed_model(point);
-    step.point.depths.reset();
+    found_.steps.push_back({.point = point, .alone = one.alone, .us = one.ttl_us});
+    found_.steps.back().point.model = executed_model(point);
+    found_.steps.back().point.depths.reset();
   }
 }
 
