@@ -16,9 +16,6 @@ void exchange_pieces(const Channel& channel, const PartialLayout& part, const st
                      Activation* out, const Launch& launch);
 
 template <class Activation>
-inline constexpr Format format_of = std::is_same_v<Activation, bf16> ? Format::bf16 : Format::fp32;
-
-template <class Activation>
 struct Eight {
   static constexpr int count = static_cast<int>(sizeof(Activation)) / 2;
   uint4 words[count] = {};
