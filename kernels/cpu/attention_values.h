@@ -100,20 +100,23 @@ class Rounded<Heads, nvfp4> {
                                   Read read) {
     const fp8* row = tile.v.at(d).scales;
     const int64_t stride = tile.v_stride / nvfp4_block;
-    const auto four = [&](int64_t t, int64_t rows) __attribute__((always_inline)) {
+    const auto apart = [&](int64_t rows) __attribute__((always_inline)) {
       const auto codes = [&](int64_t r) {
         return read_scales(row + std::min(r, rows - 1) * stride, read);
       };
-      const BlockScales scales =
-          scales_of_rows<ScalesOfPairs>({codes(0), codes(1), codes(2), codes(3)});
+      return scales_of_rows<ScalesOfPairs>({codes(0), codes(1), codes(2), codes(3)});
+    };
+    const auto four = [&](int64_t t, const BlockScales& scales) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (int64_t i = 0; i < Heads; ++i)
         store_weights(weights + i * tile_tokens + t, scales, values_ + index(i, t));
       row += 4 * stride;
     };
+    const bool together = std::is_same_v<Read, Whole> && stride == sizeof(uint64_t);
     int64_t t = 0;
-    for (; t + 4 <= tile.tokens; t += 4) four(t, 4);
-    if (t < tile.tokens) four(t, tile.tokens - t);
+    for (; t + 4 <= tile.tokens; t += 4)
+      four(t, together ? scales_of_rows<ScalesOfPairs>(row) : apart(4));
+    if (t < tile.tokens) four(t, apart(tile.tokens - t));
   }
 
   alignas(64) uint16_t values_[Heads * tile_tokens * block_weights];

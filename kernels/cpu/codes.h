@@ -147,9 +147,9 @@ HELIX_INLINE Lanes scales_of_line(uint64_t codes) {
 struct BlockScales {
   Lanes halves[2];
 };
-template <class Order>
-HELIX_INLINE BlockScales scales_of_rows(const uint64_t (&codes)[4]) {
 #ifdef __AVX512VBMI__
+template <class Order>
+HELIX_INLINE BlockScales scales_of_rows(__m256i codes) {
   alignas(64) static constexpr auto order = [] {
     std::array<uint8_t, 64> all{};
     for (size_t w = 0; w < 32; ++w)
@@ -158,13 +158,18 @@ HELIX_INLINE BlockScales scales_of_rows(const uint64_t (&codes)[4]) {
     return all;
   }();
   const hn::Repartition<int16_t, Tag> words;
-  const auto row = [&](int r) { return static_cast<int64_t>(codes[r]); };
   const auto upper = _mm512_maskz_permutexvar_epi8(
-      0xaaaaaaaaaaaaaaaaU, _mm512_load_si512(order.data()),
-      _mm512_castsi256_si512(_mm256_set_epi64x(row(3), row(2), row(1), row(0))));
+      0xaaaaaaaaaaaaaaaaU, _mm512_load_si512(order.data()), _mm512_castsi256_si512(codes));
   const __m512i fp16 = fp16_of_e4m3(words, hn::Vec<decltype(words)>{upper}).raw;
   return {{{{Register{_mm512_cvtph_ps(_mm512_castsi512_si256(fp16))}}},
            {{Register{_mm512_cvtph_ps(_mm512_extracti64x4_epi64(fp16, 1))}}}}};
+}
+#endif
+template <class Order>
+HELIX_INLINE BlockScales scales_of_rows(const uint64_t (&codes)[4]) {
+#ifdef __AVX512VBMI__
+  const auto row = [&](int r) { return static_cast<int64_t>(codes[r]); };
+  return scales_of_rows<Order>(_mm256_set_epi64x(row(3), row(2), row(1), row(0)));
 #else
   alignas(64) float values[2][lane_count];
   for (size_t h = 0; h < 2; ++h) {
@@ -174,6 +179,17 @@ HELIX_INLINE BlockScales scales_of_rows(const uint64_t (&codes)[4]) {
           0x1p-8F;
   }
   return {{load(values[0]), load(values[1])}};
+#endif
+}
+// They follow one another.
+template <class Order>
+HELIX_INLINE BlockScales scales_of_rows(const fp8* codes) {
+#ifdef __AVX512VBMI__
+  return scales_of_rows<Order>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+#else
+  uint64_t rows[4];
+  std::memcpy(rows, codes, sizeof rows);
+  return scales_of_rows<Order>(rows);
 #endif
 }
 
