@@ -176,9 +176,8 @@ __global__ void __launch_bounds__(max_experts)
   }
 }
 
-template <class Activation>
-__global__ void weigh(int chosen, int width, const Choice* choices, const int32_t* pair_of,
-                      const float* y, Activation* out) {
+__global__ void weigh(Format activations, int chosen, int width, const Choice* choices,
+                      const int32_t* pair_of, const float* y, void* out) {
   release_next();
   wait_for_previous();
   const int64_t row = blockIdx.y;
@@ -189,7 +188,8 @@ __global__ void weigh(int chosen, int width, const Choice* choices, const int32_
     const int64_t pair = pair_of[row * chosen + j];
     if (pair >= 0) sum += choices[row * chosen + j].gate * y[pair * width + i];
   }
-  out[row * width + i] = from_float<Activation>(sum);
+  with_type(activations,
+            [&]<class A>(A*) { static_cast<A*>(out)[row * width + i] = from_float<A>(sum); });
 }
 
 }  // namespace
@@ -217,8 +217,8 @@ template <class Activation>
 void sum_pairs(int rows, int chosen, int width, const Choice* choices, const int32_t* pair_of,
                const float* y, Activation* out, const Launch& how) {
   const dim3 grid(static_cast<unsigned>((width + 255) / 256), static_cast<unsigned>(rows));
-  launch("sum pairs", weigh<Activation>, grid, 256, 0, how, 1, chosen, width, choices, pair_of, y,
-         out);
+  launch("sum pairs", weigh, grid, 256, 0, how, 1, plain_format<Activation>, chosen, width, choices,
+         pair_of, y, out);
 }
 
 #define INSTANTIATE(Activation)                                                                    \

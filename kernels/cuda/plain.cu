@@ -36,13 +36,9 @@ __device__ void dots(float (&sums)[rows_at_once], int rows, int inputs, X&& x, c
   }
 }
 
-// Along the grid: outputs, matrices, and for each its rows, eight at a time.
 template <class Activation>
-__global__ void __launch_bounds__(threads)
-    multiply(ProductShape shape, Experts experts, const Activation* x, Stored w, void* y,
-             bool wide_out) {
-  release_next();
-  wait_for_previous();
+__device__ void multiply(const ProductShape& shape, const Experts& experts, const Activation* x,
+                         const Stored& w, void* y, bool wide_out) {
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int output = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
   const int matrix = static_cast<int>(blockIdx.y);
@@ -74,10 +70,8 @@ __global__ void __launch_bounds__(threads)
 
 // Warps of one head take its outputs in turn, then what is only carried along.
 template <class Activation>
-__global__ void __launch_bounds__(threads)
-    multiply_heads(PerHeadShape shape, const Activation* x, Stored w, std::byte* y) {
-  release_next();
-  wait_for_previous();
+__device__ void multiply(const PerHeadShape& shape, const Activation* x, const Stored& w,
+                         std::byte* y) {
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int n = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
   const int head = static_cast<int>(blockIdx.y);
@@ -126,11 +120,8 @@ __global__ void __launch_bounds__(threads) carry(PerHeadShape shape, const bf16*
 
 // A warp a (row, head).
 template <class Activation>
-__global__ void __launch_bounds__(threads)
-    rescale(cpu::PartialLayout part, int parts, const std::byte* message, const float* lses,
-            Activation* out) {
-  release_next();
-  wait_for_previous();
+__device__ void rescale(const cpu::PartialLayout& part, int parts, const std::byte* message,
+                        const float* lses, Activation* out) {
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int64_t vectors = part.rows * part.heads;
   const int64_t vector = int64_t{blockIdx.x} * warps + static_cast<int>(threadIdx.x) / 32;
@@ -151,6 +142,31 @@ __global__ void __launch_bounds__(threads)
     out[vector * part.value_size + d] =
         from_float<Activation>(empty ? 0 : to_float(from[d]) * share);
   }
+}
+
+// Along the grid: outputs, matrices, and for each its rows, eight at a time.
+__global__ void __launch_bounds__(threads)
+    product_of_any(Format activations, ProductShape shape, Experts experts, const void* x, Stored w,
+                   void* y, bool wide_out) {
+  release_next();
+  wait_for_previous();
+  with_type(activations, [&]<class A>(A*) {
+    multiply(shape, experts, static_cast<const A*>(x), w, y, wide_out);
+  });
+}
+__global__ void __launch_bounds__(threads) product_of_heads(Format activations, PerHeadShape shape,
+                                                            const void* x, Stored w, std::byte* y) {
+  release_next();
+  wait_for_previous();
+  with_type(activations, [&]<class A>(A*) { multiply(shape, static_cast<const A*>(x), w, y); });
+}
+__global__ void __launch_bounds__(threads)
+    rescale_all(Format activations, cpu::PartialLayout part, int parts, const std::byte* message,
+                const float* lses, void* out) {
+  release_next();
+  wait_for_previous();
+  with_type(activations,
+            [&]<class A>(A*) { rescale(part, parts, message, lses, static_cast<A*>(out)); });
 }
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
@@ -215,8 +231,8 @@ void any_experts_product(const ProductShape& shape, const Experts& experts, cons
   };
   const dim3 grid(blocks(shape.outputs, warps), static_cast<unsigned>(experts.count),
                   blocks(experts.begins != nullptr ? 1 : experts.rows_each, rows_at_once));
-  launch("plain product", multiply<Activation>, grid, threads, 0, how, 1, shape, experts, x, w, y,
-         std::is_same_v<Out, float>);
+  launch("plain product", product_of_any, grid, threads, 0, how, 1, plain_format<Activation>, shape,
+         experts, x, w, y, std::is_same_v<Out, float>);
 }
 
 template <class Activation>
@@ -231,7 +247,8 @@ void per_head(const PerHeadShape& shape, const Activation* x, const Stored& w, s
   assert(shape.heads % shape.part_heads == 0 && shape.made <= shape.y_size);
   if (heads_by_tiles(shape, x, w, y, how)) return;
   const dim3 grid(blocks_for(shape.y_size, warps), static_cast<unsigned>(shape.heads));
-  launch("per head", multiply_heads<Activation>, grid, threads, 0, how, 1, shape, x, w, y);
+  launch("per head", product_of_heads, grid, threads, 0, how, 1, plain_format<Activation>, shape, x,
+         w, y);
 }
 
 template <class Activation>
@@ -239,8 +256,8 @@ void rescale_partial(const cpu::PartialLayout& part, int parts, const std::byte*
                      const float* lses, Activation* out, const Launch& how) {
   const int64_t vectors = part.rows * part.heads;
   if (vectors == 0) return;
-  launch("rescale", rescale<Activation>, dim3(blocks_for(vectors, warps)), threads, 0, how, 1, part,
-         parts, message, lses, out);
+  launch("rescale", rescale_all, dim3(blocks_for(vectors, warps)), threads, 0, how, 1,
+         plain_format<Activation>, part, parts, message, lses, out);
 }
 
 #define INSTANTIATE(Activation)                                                                 \

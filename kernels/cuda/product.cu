@@ -27,6 +27,7 @@ namespace {
 constexpr int warps = product_warps;
 constexpr int threads = product_threads;
 constexpr int most_rows = max_product_rows;
+constexpr int most_slots = 3;  // of a warp's ring
 
 // Where k stands in a fragment is free, as long as w and x agree: a lane (g, t) takes a quarter of
 // the chunk, in steps of 16 values that lie side by side in memory, of output g (+ 8) and of row g.
@@ -161,9 +162,10 @@ struct Place {
 template <int Tiles, class Weight>
 __global__ void __launch_bounds__(threads, 2)
     multiply(ProductShape shape, Experts experts, const bf16* x, Values<const Weight> w, void* y,
-             bool wide_out, int slots) {
+             bool wide_out, int slots_asked) {
   using C = Chunk<Weight>;
   static_assert(2 * C::bytes >= Tiles * most_rows * tile_rows * 4, "a warp's sums reuse its ring");
+  const int slots = std::is_same_v<Weight, bf16> ? slots_asked : most_slots;
   const int ring_bytes = slots * C::bytes;  // of one warp
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ Jobs<most_rows> jobs;
@@ -205,9 +207,9 @@ __global__ void __launch_bounds__(threads, 2)
     const auto fetch_w = [&](const Place& place) {
       const int k = place.chunk * C::inputs;
       if (k >= shape.inputs) return;
-      fetch_tile(ring + place.slot * C::bytes,
-                 w.at((row_0 + place.tile * tile_rows) * shape.inputs + k), shape.inputs,
-                 last - place.tile * tile_rows, shape.inputs - k, lane);
+      fetch_tile<false>(ring + place.slot * C::bytes,
+                        w.at((row_0 + place.tile * tile_rows) * shape.inputs + k), shape.inputs,
+                        last - place.tile * tile_rows, shape.inputs - k, lane);
     };
     const auto fetch_x = [&](const Place& place) {
       const int k = place.chunk * C::inputs;
@@ -245,7 +247,7 @@ __global__ void __launch_bounds__(threads, 2)
 #pragma unroll
       for (int tile = 0; tile < Tiles; ++tile) {
         if (first_tile + tile * tile_step >= tiles) break;
-        slots == 3 ? wait_for_copies<2>() : wait_for_copies<1>();
+        slots == most_slots ? wait_for_copies<most_slots - 1>() : wait_for_copies<most_slots - 2>();
         if (tile == 0) {
           inputs.load(x_ring + at.slot * x_slot_bytes, job.rows, lane);
         }
@@ -311,20 +313,20 @@ void start(ProductShape shape, const Experts& experts, const bf16* x, const Valu
   using C = Chunk<Weight>;
   assert(served<Weight>(shape) && shape.rows > 0);
   assert(shape.x_stride * static_cast<int64_t>(sizeof(bf16)) % 16 == 0 && how.blocks > 0);
-  assert(experts.begins == nullptr || experts.count <= max_experts);
-  if (shape.rows > most_rows) return start_wide(shape, experts, x, w, y, wide_out, how);
-  if (experts.begins != nullptr) shape.rows = most_rows;  // some expert may have as many
-  const bool single = experts.begins == nullptr && experts.count == 1;
+  const bool chosen = experts.begins != nullptr;
+  assert(!chosen || experts.count <= max_experts);
+  if (shape.rows > most_rows || (!chosen && experts.count > 1) ||
+      !copies_scales<Weight>(shape.inputs))
+    return start_wide(shape, experts, x, w, y, wide_out, how);
+  if (chosen) shape.rows = most_rows;  // some expert may have as many
   // A block with fewer than 16 outputs leaves its slots half empty. How many outputs the experts
   // have that were chosen, only the device knows.
   const int64_t outputs = shape.outputs;
   int cluster = 1;
-  while (single && cluster < 8 && 2 * cluster * outputs <= how.blocks * tile_rows) {
-    cluster *= 2;
-  }
-  const int clusters = single ? std::clamp(how.blocks / cluster, 1, shape.outputs) : how.blocks;
+  while (!chosen && cluster < 8 && 2 * cluster * outputs <= how.blocks * tile_rows) cluster *= 2;
+  const int clusters = chosen ? how.blocks : std::clamp(how.blocks / cluster, 1, shape.outputs);
   // Of bf16, two slots and eight rows of x leave room for a second block.
-  const int slots = std::is_same_v<Weight, bf16> && shape.rows > 2 ? 2 : 3;
+  const int slots = std::is_same_v<Weight, bf16> && shape.rows > 2 ? most_slots - 1 : most_slots;
   const int ring_bytes = warps * slots * (C::bytes + shape.rows * C::x_row_bytes);
   const auto start = [&](auto kernel) {
     // Clusters of blocks that each want an SM of their own would not all find room at once.
@@ -333,7 +335,7 @@ void start(ProductShape shape, const Experts& experts, const bf16* x, const Valu
            experts, x, w, y, wide_out, slots);
   };
   if constexpr (std::is_same_v<Weight, bf16>) {
-    start(single && outputs <= clusters * tile_rows ? multiply<1, Weight> : multiply<8, Weight>);
+    start(!chosen && outputs <= clusters * tile_rows ? multiply<1, Weight> : multiply<8, Weight>);
   } else {
     // Twice the inputs take the registers of more sums.
     start(multiply < std::is_same_v<Weight, nvfp4> ? 3 : 8, Weight >);

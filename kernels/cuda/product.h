@@ -1,6 +1,6 @@
 // Matrix products of bf16 activations on a GPU, by tensor cores: of up to eight rows (product.cu),
-// and of more, 64 at a time (product_wide.cu). Twins: kernels/cpu/reference.h and reference_moe.h.
-// All pointers are device memory.
+// and of more, or of a matrix a head, 64 at a time (product_wide.cu). Twins:
+// kernels/cpu/reference.h and reference_moe.h. All pointers are device memory.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct ProductShape {
   int64_t x_stride = 0;
   int64_t y_stride = 0;
 };
-inline constexpr int max_product_rows = 8;  // of the first kind
+inline constexpr int max_product_rows = 8;  // of product.cu
 
 // Whether these kernels take it: rows of w and their scales must be aligned to what is copied.
 template <class Weight>

@@ -91,15 +91,14 @@ __device__ inline int64_t row_of_x(const Experts& experts, const Job& job, int r
 template <int Most, class F>
 __device__ void for_passes(const ProductShape& shape, const Experts& experts,
                            const Jobs<Most>& jobs, int64_t index, int64_t parts, int most, F&& f) {
-  const int64_t outputs = int64_t{shape.outputs} * jobs.count(experts);
-  const int64_t end = outputs * (index + 1) / parts;
-  int64_t stop = 0;
+  const int64_t outputs = int64_t{shape.outputs} * jobs.count(experts);  // less than 2^31
+  const int end = static_cast<int>(outputs * (index + 1) / parts);
+  int stop = 0;
 #pragma unroll 1
-  for (int64_t begin = outputs * index / parts; begin < end; begin = stop) {
-    const int number = static_cast<int>(begin / shape.outputs);
-    const int first = static_cast<int>(begin - int64_t{number} * shape.outputs);
-    const int count =
-        static_cast<int>(min(min(end - begin, int64_t{shape.outputs - first}), int64_t{most}));
+  for (int begin = static_cast<int>(outputs * index / parts); begin < end; begin = stop) {
+    const int number = begin / shape.outputs;
+    const int first = begin - number * shape.outputs;
+    const int count = min(min(end - begin, shape.outputs - first), most);
     stop = begin + count;
     f(jobs.at(experts, number), first, count);
   }

@@ -32,7 +32,7 @@ __device__ uint32_t below(uint32_t place, int rows) {
 // Begins to copy 16 bytes of every Step-th of `rows` rows, from `first` on, which stands at `from`,
 // `stride` bytes apart from the next row, and goes to `to`; zeros if they are not inside.
 template <int RowBytes, int Step, int Count>
-__device__ void fetch_rows(uint32_t to, const void* from, int64_t stride, int first, int rows,
+__device__ void fetch_rows(uint32_t to, const void* from, int stride, int first, int rows,
                            bool inside) {
   const auto* at = static_cast<const unsigned char*>(from);
 #pragma unroll
@@ -41,10 +41,24 @@ __device__ void fetch_rows(uint32_t to, const void* from, int64_t stride, int fi
   }
 }
 
+// Whether rows of block scales begin where asynchronous copies take them.
+template <class Weight>
+__device__ __host__ constexpr bool copies_scales(int inputs) {
+  return !std::is_same_v<Weight, nvfp4> || inputs % 64 == 0;
+}
+// A word of four block scales a lane, to `to`: of 16 rows.
+__device__ inline void fetch_scales(uint32_t to, const Values<const nvfp4>& from, int stride,
+                                    int rows, int inputs, int lane) {
+  const int first = lane / 4;
+  const fp8* const at = from.at(int64_t{first} * stride + lane % 4 * 64).scales;
+  const bool inside = lane % 4 * 64 < inputs;
+  if (first < rows) copy_word(to + lane * 4, at, inside);
+  if (first + 8 < rows) copy_word(to + lane * 4 + 128, at + stride / 2, inside);
+}
 // Begins to copy a slot, by one warp: from `from` on, rows `stride` values apart; `rows` and
 // `inputs` are left. Zeros beyond the inputs; beyond the rows nothing, for it makes nothing but
-// outputs that nobody reads.
-template <class Weight>
+// outputs that nobody reads. AnyScales: also those that must be loaded and stored.
+template <bool AnyScales, class Weight>
 __device__ void fetch_tile(unsigned char* slot, const Values<const Weight>& from, int stride,
                            int rows, int inputs, int lane) {
   using C = Chunk<Weight>;
@@ -59,19 +73,13 @@ __device__ void fetch_tile(unsigned char* slot, const Values<const Weight>& from
   if constexpr (std::is_same_v<Weight, nvfp4>) data = source.codes;
   else data = source.data;
   fetch_rows<C::row_bytes, step, tile_rows / step>(to + swizzled(first, column, C::row_bytes), data,
-                                                   int64_t{stride} * 16 / values, first, rows,
+                                                   stride / values * 16, first, rows,
                                                    column * values < inputs);
   if constexpr (std::is_same_v<Weight, nvfp4>) {
     constexpr int scales_at = tile_rows * C::row_bytes;
-    if (stride % 64 == 0) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int row = lane / 4 + 8 * i;
-        if (row < rows)
-          copy_word(to + scales_at + row * C::row_scales + lane % 4 * 4,
-                    from.at(int64_t{row} * stride + lane % 4 * 64).scales, lane % 4 * 64 < inputs);
-      }
-    } else {  // rows of scales begin at even bytes, which asynchronous copies do not take
+    if (!AnyScales || copies_scales<Weight>(stride)) {
+      fetch_scales(to + scales_at, from, stride, rows, inputs, lane);
+    } else {
 #pragma unroll 1
       for (int row = lane / 8; row < min(rows, tile_rows); row += 4) {
         const auto source = from.at(int64_t{row} * stride + lane % 8 * 32);
@@ -90,9 +98,9 @@ __device__ void fetch_inputs(uint32_t to, const ProductShape& shape, const Exper
   const bool inside = input < shape.inputs;
   if (experts.row_of == nullptr) {
     const int64_t apart = (experts.begins != nullptr ? 1 : experts.count) * shape.x_stride;
-    fetch_rows<RowBytes, Step, Count>(to,
-                                      x + row_of_y(experts, job, first) * shape.x_stride + input,
-                                      apart * int64_t{sizeof(bf16)}, first, job.rows, inside);
+    fetch_rows<RowBytes, Step, Count>(
+        to, x + row_of_y(experts, job, first) * shape.x_stride + input,
+        static_cast<int>(apart * int64_t{sizeof(bf16)}), first, job.rows, inside);
     return;
   }
 #pragma unroll

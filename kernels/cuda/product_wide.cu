@@ -1,5 +1,6 @@
-// y [m][n] = x [m][k] w [n][k]^T for more than eight rows m: up to 64 at a time share what is read
-// of w, and what it becomes as bf16. Hopper's tensor cores, a warpgroup a tile:
+// y [m][n] = x [m][k] w [n][k]^T for more than eight rows m, and for a matrix a head: up to 64 rows
+// at a time share what is read of w, and what it becomes as bf16. Hopper's tensor cores, a
+// warpgroup a tile:
 //   y^T [64 outputs][64 m] += w [64][16] x^T [16][64]:   w in registers, x in shared memory
 //
 // The line of outputs is cut over clusters as in product.cu, and taken in passes of up to 4 tiles;
@@ -63,10 +64,11 @@ using Fragments = uint32_t[2][4];
 
 __device__ void load_fragments(const unsigned char* slot, int part, int lane, const bf16*,
                                Fragments& to) {
-  const int row = lane & 15;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    load_matrices(to[i], shared_address(slot + swizzled(row, 4 * part + 2 * i + (lane >> 4), 256)));
+  for (int i = 0; i < 8; ++i) {  // half of the outputs, of a fragment's inputs, fragment
+    const int row = (lane >> 2) + i % 2 * 8;
+    to[i / 4][i % 4] = *reinterpret_cast<const uint32_t*>(
+        slot + swizzled(row, 4 * part + i / 2, 256) + 4 * (lane & 3));
   }
 }
 // An e4m3 code in the upper byte of a half; its exponent put into bf16's is 2^120 too small.
@@ -119,31 +121,34 @@ __device__ void keep(Fragments& a) {
   }
 }
 
-// Adds the products of a warpgroup's tiles over one chunk: `slot` is the warp's of the first one.
+// Adds the products of a warpgroup's tiles over one chunk, of which `inputs` are there: `slot` is
+// the warp's of the first tile. Two parts' fragments take turns.
 template <int Tiles, class Weight>
 __device__ void add_chunk(float (&sums)[group_tiles][32], const unsigned char* slot, uint32_t x,
-                          int lane) {
-  using C = Chunk<Weight>;
-  constexpr int apart = multipliers * tile_slots * C::bytes;
+                          int inputs, int lane) {
+  constexpr int apart = multipliers * tile_slots * Chunk<Weight>::bytes;
   Fragments a[2][Tiles] = {};
-#pragma unroll 2
-  for (int part = 0; part < C::inputs / 32; ++part) {
+#pragma unroll 1
+  for (int block = 0; block * 64 < inputs; ++block) {
 #pragma unroll
-    for (int tile = 0; tile < Tiles; ++tile) {
-      load_fragments(slot + tile * apart, part, lane, static_cast<const Weight*>(nullptr),
-                     a[part % 2][tile]);
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile) {
+        load_fragments(slot + tile * apart, 2 * block + half, lane,
+                       static_cast<const Weight*>(nullptr), a[half][tile]);
+      }
+      begin_products();
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint64_t b = factor(x + block * block_bytes + (2 * half + i) * 32);
+#pragma unroll
+        for (int tile = 0; tile < Tiles; ++tile) multiply_rows(sums[tile], a[half][tile][i], b);
+      }
+      commit_products();
+      wait_for_products<1>();  // those before these
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile) keep(a[half ^ 1][tile]);
     }
-    begin_products();
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint64_t b = factor(x + part / 2 * block_bytes + (part % 2 * 2 + i) * 32);
-#pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile) multiply_rows(sums[tile], a[part % 2][tile][i], b);
-    }
-    commit_products();
-    wait_for_products<1>();  // those before these
-#pragma unroll
-    for (int tile = 0; tile < Tiles; ++tile) keep(a[(part + 1) % 2][tile]);
   }
   wait_for_products();
 #pragma unroll
@@ -179,9 +184,9 @@ struct Block {
   __device__ void fetch_w(int i, int stage, const Values<const Weight>& from, int rows) const {
 #pragma unroll 1
     for (int slot = warp % 4; slot * tile_rows < rows; slot += 4) {
-      fetch_tile(w(stage) + slot * C::bytes,
-                 from.at(slot * tile_rows * int64_t{shape.inputs} + input(i)), shape.inputs,
-                 rows - slot * tile_rows, shape.inputs - input(i), lane);
+      fetch_tile<true>(w(stage) + slot * C::bytes,
+                       from.at(slot * tile_rows * int64_t{shape.inputs} + input(i)), shape.inputs,
+                       rows - slot * tile_rows, shape.inputs - input(i), lane);
     }
   }
   __device__ void fetch_x(int i, int stage, const bf16* from, const Job& job) const {
@@ -226,10 +231,10 @@ struct Block {
       show_to_tensor_cores();
       const unsigned char* const slot = w(turn.stage) + warp * C::bytes;
       const uint32_t xs = shared_address(x(turn.stage));
-      if (tiles > multipliers) add_chunk<2, Weight>(found, slot, xs, lane);
-      else if (tiles > 0) add_chunk<1, Weight>(found, slot, xs, lane);
-      __syncwarp();
-      if (lane == 0) arrive(&empty[turn.stage]);
+      const int inputs = min(shape.inputs - input(i), C::inputs);
+      if (tiles > multipliers) add_chunk<2, Weight>(found, slot, xs, inputs, lane);
+      else if (tiles > 0) add_chunk<1, Weight>(found, slot, xs, inputs, lane);
+      arrive(&empty[turn.stage]);  // each thread for what it read
     }
 #pragma unroll
     for (int tile = 0; tile < group_tiles; ++tile) {
@@ -243,6 +248,21 @@ struct Block {
     }
   }
 };
+
+__device__ float2 pair_at(const float* from) { return *reinterpret_cast<const float2*>(from); }
+// Of a row of y, which may begin anywhere; `both`, or the first alone.
+__device__ void store_pair(float2 from, float* to, bool both) {
+  to[0] = from.x;
+  if (both) to[1] = from.y;
+}
+__device__ void store_pair(float2 from, bf16* to, bool both) {
+  if (both && reinterpret_cast<uintptr_t>(to) % 4 == 0) {
+    *reinterpret_cast<uint32_t*>(to) = pack(from.x, from.y);
+    return;
+  }
+  to[0] = to_bf16(from.x);
+  if (both) to[1] = to_bf16(from.y);
+}
 
 template <class Weight>
 __global__ void __launch_bounds__(threads, 1)
@@ -262,7 +282,7 @@ __global__ void __launch_bounds__(threads, 1)
   release_next();
   if (threadIdx.x < most_stages) {
     make_barrier(&full[threadIdx.x], 2 * group_threads);
-    make_barrier(&empty[threadIdx.x], 4 * multipliers);
+    make_barrier(&empty[threadIdx.x], multipliers * group_threads);
   }
   if (experts.begins != nullptr) {
     wait_for_previous();
@@ -295,15 +315,18 @@ __global__ void __launch_bounds__(threads, 1)
       const int64_t to = row_of_y(experts, job, m) * shape.y_stride + first;
       const float* const mine = block.sums() + m * ring.pitch();
 #pragma unroll 4
-      for (int n = block.lane; n < last; n += 32) {
-        float sum = blocks == 1 ? mine[n] : 0;
+      for (int n = 2 * block.lane; n < last; n += 64) {
+        float2 sum = blocks == 1 ? pair_at(mine + n) : float2{};
 #pragma unroll 8  // so many are asked for at once
         for (int other = 0; other < (blocks == 1 ? 0 : blocks); ++other) {
-          sum += cluster.map_shared_rank(mine, other)[n];
+          const float2 part = pair_at(cluster.map_shared_rank(mine, other) + n);
+          sum.x += part.x;
+          sum.y += part.y;
         }
-        sum *= rest_of_scale<Weight>(w.scale);
-        if (wide_out) static_cast<float*>(y)[to + n] = sum;
-        else static_cast<bf16*>(y)[to + n] = to_bf16(sum);
+        const float scale = rest_of_scale<Weight>(w.scale);
+        sum = {sum.x * scale, sum.y * scale};
+        if (wide_out) store_pair(sum, static_cast<float*>(y) + to + n, n + 1 < last);
+        else store_pair(sum, static_cast<bf16*>(y) + to + n, n + 1 < last);
       }
     }
     meet_all();
