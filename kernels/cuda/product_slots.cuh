@@ -7,7 +7,6 @@
 
 #include "base/format.h"
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/product_jobs.cuh"
 
 namespace helix::cuda {
 
@@ -88,26 +87,6 @@ __device__ void fetch_tile(unsigned char* slot, const Values<const Weight>& from
                                    : uint16_t{0};
       }
     }
-  }
-}
-
-// The same of x, of a job's rows from `first` on: `input` is this thread's, within the row.
-template <int RowBytes, int Step, int Count>
-__device__ void fetch_inputs(uint32_t to, const ProductShape& shape, const Experts& experts,
-                             const Job& job, const bf16* x, int input, int first) {
-  const bool inside = input < shape.inputs;
-  if (experts.row_of == nullptr) {
-    const int64_t apart = (experts.begins != nullptr ? 1 : experts.count) * shape.x_stride;
-    fetch_rows<RowBytes, Step, Count>(
-        to, x + row_of_y(experts, job, first) * shape.x_stride + input,
-        static_cast<int>(apart * int64_t{sizeof(bf16)}), first, job.rows, inside);
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < Count; ++i) {
-    if (first + i * Step >= job.rows) return;
-    const int64_t row = experts.row_of[job.first + first + i * Step];
-    copy_chunk(below<RowBytes>(to, i * Step), x + row * shape.x_stride + input, inside);
   }
 }
 

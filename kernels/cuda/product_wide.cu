@@ -189,14 +189,30 @@ struct Block {
                        rows - slot * tile_rows, shape.inputs - input(i), lane);
     }
   }
-  __device__ void fetch_x(int i, int stage, const bf16* from, const Job& job) const {
-    constexpr int row_chunks = C::x_row_bytes / 16;
-    constexpr int step = group_threads / row_chunks;
-    const int row = static_cast<int>(threadIdx.x) % group_threads / row_chunks;
+  // x: a thread copies the same 16 bytes of each step-th row of a chunk.
+  static constexpr int row_chunks = C::x_row_bytes / 16;
+  static constexpr int step = group_threads / row_chunks;
+  using Sources = const bf16 * [most_rows / step];  // where its rows begin
+  __device__ int first_row() const {
+    return static_cast<int>(threadIdx.x) % group_threads / row_chunks;
+  }
+  __device__ void find(const bf16* from, const Job& job, Sources& sources) const {
+#pragma unroll
+    for (int i = 0; i < most_rows / step; ++i) {
+      const int row = min(first_row() + i * step, job.rows - 1);
+      sources[i] = from + row_of_x(experts, job, row) * shape.x_stride;
+    }
+  }
+  __device__ void fetch_x(int i, int stage, const Sources& sources, int rows) const {
     const int chunk = static_cast<int>(threadIdx.x) % row_chunks;
+    const int at = input(i) + chunk * 8;
     const uint32_t to = shared_address(x(stage)) + chunk / 8 * block_bytes;
-    fetch_inputs<128, step, most_rows / step>(to + swizzled(row, chunk % 8, 128), shape, experts,
-                                              job, from, input(i) + chunk * 8, row);
+#pragma unroll
+    for (int j = 0; j < most_rows / step; ++j) {
+      if (first_row() + j * step < rows)
+        copy_chunk(below<128>(to + swizzled(first_row(), chunk % 8, 128), j * step),
+                   sources[j] + at, at < shape.inputs);
+    }
   }
   // The stages of one pass, by one warpgroup.
   __device__ void fill(Turn& turn, const bf16* from, const Values<const Weight>& weights,
@@ -206,6 +222,8 @@ struct Block {
       wait_for_phase(&empty[next.stage], next.parity ^ 1);
       fetch_w(i, next.stage, mine, last);
     };
+    Sources sources;
+    find(from, job, sources);
     const int at_once = min(ring.stages, chunks());
     Turn ahead = turn;
 #pragma unroll 1
@@ -214,7 +232,7 @@ struct Block {
 #pragma unroll 1
     for (int i = 0; i < chunks(); ++i, turn.next(ring.stages)) {
       if (i >= at_once) take(i, turn);
-      fetch_x(i, turn.stage, from, job);
+      fetch_x(i, turn.stage, sources, job.rows);
       arrive_with_copies(&full[turn.stage]);
       arrive(&full[turn.stage]);  // what was stored without a copy
     }
