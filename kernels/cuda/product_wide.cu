@@ -58,61 +58,6 @@ struct Turn {
   }
 };
 
-// w [16 outputs][32 inputs] of a slot as bf16, in two fragments of 16 inputs: lane (g, t) has
-// outputs g and g + 8, inputs 2 t, 2 t + 1 and 8 more.
-using Fragments = uint32_t[2][4];
-
-__device__ void load_fragments(const unsigned char* slot, int part, int lane, const bf16*,
-                               Fragments& to) {
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {  // half of the outputs, of a fragment's inputs, fragment
-    const int row = (lane >> 2) + i % 2 * 8;
-    to[i / 4][i % 4] = *reinterpret_cast<const uint32_t*>(
-        slot + swizzled(row, 4 * part + i / 2, 256) + 4 * (lane & 3));
-  }
-}
-// An e4m3 code in the upper byte of a half; its exponent put into bf16's is 2^120 too small.
-__device__ uint32_t widen_upper(uint32_t codes) {
-  return multiply_pairs((codes & 0x80008000U) | (codes >> 4 & 0x07f007f0U), 0x7b807b80U);
-}
-__device__ void load_fragments(const unsigned char* slot, int part, int lane, const fp8*,
-                               Fragments& to) {
-  const uint32_t own = 0x1100U + (lane & 3) * 0x2222U;  // bytes 2 t and 2 t + 1 of eight
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint4 v = *reinterpret_cast<const uint4*>(
-          slot + swizzled((lane >> 2) + 8 * half, 2 * part + i, 128));
-      to[i][half] = widen_upper(__byte_perm(v.x, v.y, own));
-      to[i][half + 2] = widen_upper(__byte_perm(v.z, v.w, own));
-    }
-  }
-}
-// Byte t of eight codes is a pair. Times the block's scale, and 2^119: rest_of_scale.
-__device__ uint32_t widen_codes(uint32_t codes, uint32_t own, uint32_t scale) {
-  const uint32_t pair = __byte_perm(codes << 4, codes, own);
-  return multiply_pairs((pair & 0x80008000U) | (pair >> 6 & 0x01c001c0U), scale);
-}
-__device__ void load_fragments(const unsigned char* slot, int part, int lane, const nvfp4*,
-                               Fragments& to) {
-  const uint32_t own = 0x4400U + (lane & 3) * 0x1111U;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = (lane >> 2) + 8 * half;
-    const uint4 v = *reinterpret_cast<const uint4*>(slot + swizzled(row, part, 128));
-    const uint32_t codes = *reinterpret_cast<const uint16_t*>(
-        slot + tile_rows * 128 + row * Chunk<nvfp4>::row_scales + 2 * part);
-    const uint32_t both =
-        multiply_pairs(widen_upper(__byte_perm(codes, 0, 0x1404)), 0x7b007b00U);  // 2^119
-    const uint32_t first = __byte_perm(both, 0, 0x1010), second = __byte_perm(both, 0, 0x3232);
-    to[0][half] = widen_codes(v.x, own, first);
-    to[0][half + 2] = widen_codes(v.y, own, first);
-    to[1][half] = widen_codes(v.z, own, second);
-    to[1][half + 2] = widen_codes(v.w, own, second);
-  }
-}
-
 // Products read registers for as long as they run: none may be used anew before.
 __device__ void keep(Fragments& a) {
 #pragma unroll
