@@ -70,8 +70,6 @@ template <class F>
 __device__ void with_type(Format format, F&& f) {
   format == Format::bf16 ? f(static_cast<bf16*>(nullptr)) : f(static_cast<float*>(nullptr));
 }
-template <class T>
-inline constexpr Format plain_format = std::is_same_v<T, bf16> ? Format::bf16 : Format::fp32;
 template <class F>
 __device__ void with_stored(Format format, F&& f) {
   if (format == Format::fp8) f(static_cast<fp8*>(nullptr));

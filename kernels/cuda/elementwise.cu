@@ -263,8 +263,8 @@ void rms_norm(const NormShape& shape, const Activation* x, const Stored& w, floa
     return add_rms_norm<Activation>(shape.rows, width, const_cast<Activation*>(x), nullptr, w, eps,
                                     out, how);
   const auto blocks = static_cast<unsigned>((shape.rows * shape.each + warps - 1) / warps);
-  launch("norm", norm_heads, dim3(blocks), 32 * warps, 0, how, 1, plain_format<Activation>, shape,
-         x, w, eps, out);
+  launch("norm", norm_heads, dim3(blocks), 32 * warps, 0, how, 1, format_of<Activation>, shape, x,
+         w, eps, out);
 }
 
 void angles(int rows, int pairs, const int64_t* positions, const double* frequencies, float* out,
@@ -279,7 +279,7 @@ void rope(const RopeShape& shape, const float* angles, const Activation* x, Acti
   assert(shape.rows > 0 && shape.heads > 0 && 2 * shape.pairs <= shape.size);
   assert(shape.stride >= int64_t{shape.heads} * shape.size);
   launch("rope", rotate, dim3(static_cast<unsigned>(shape.rows * shape.heads)), 64, 0, how, 1,
-         plain_format<Activation>, shape, angles, x, out);
+         format_of<Activation>, shape, angles, x, out);
 }
 
 template <class Activation>
@@ -288,7 +288,7 @@ void swiglu(int rows, int width, const int32_t* rows_there, const Activation* x,
   assert(rows > 0 && width > 0);
   const int each = width % 8 == 0 ? 8 : 1;
   const dim3 grid(static_cast<unsigned>((width / each + 127) / 128), static_cast<unsigned>(rows));
-  launch("swiglu", gate, grid, 128, 0, how, 1, plain_format<Activation>, each, width, rows_there, x,
+  launch("swiglu", gate, grid, 128, 0, how, 1, format_of<Activation>, each, width, rows_there, x,
          out);
 }
 
@@ -296,21 +296,21 @@ template <class Activation>
 void sum_in_order(int parts, int64_t count, int64_t stride, const Activation* from, Activation* out,
                   const Launch& how) {
   if (count == 0) return;
-  launch("sum in order", sum, dim3(blocks_for(count, 256)), 256, 0, how, 1,
-         plain_format<Activation>, parts, count, from, from + stride, stride, out);
+  launch("sum in order", sum, dim3(blocks_for(count, 256)), 256, 0, how, 1, format_of<Activation>,
+         parts, count, from, from + stride, stride, out);
 }
 
 template <class Activation>
 void add(int64_t count, Activation* to, const Activation* from, const Launch& how) {
-  launch("add", sum, dim3(blocks_for(count, 256)), 256, 0, how, 1, plain_format<Activation>, 2,
-         count, to, from, 0, to);
+  launch("add", sum, dim3(blocks_for(count, 256)), 256, 0, how, 1, format_of<Activation>, 2, count,
+         to, from, 0, to);
 }
 
 template <class Activation>
 void embed(int rows, int64_t first, int64_t count, int width, const int32_t* tokens,
            const Stored& table, Activation* out, const Launch& how) {
-  launch("embed", look_up, dim3(static_cast<unsigned>(rows)), 256, 0, how, 1,
-         plain_format<Activation>, first, count, width, tokens, table, out);
+  launch("embed", look_up, dim3(static_cast<unsigned>(rows)), 256, 0, how, 1, format_of<Activation>,
+         first, count, width, tokens, table, out);
 }
 
 void pick(int rows, int width, int first_index, const Stored& logits, Best* best,

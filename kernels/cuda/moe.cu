@@ -217,7 +217,7 @@ template <class Activation>
 void sum_pairs(int rows, int chosen, int width, const Choice* choices, const int32_t* pair_of,
                const float* y, Activation* out, const Launch& how) {
   const dim3 grid(static_cast<unsigned>((width + 255) / 256), static_cast<unsigned>(rows));
-  launch("sum pairs", weigh, grid, 256, 0, how, 1, plain_format<Activation>, chosen, width, choices,
+  launch("sum pairs", weigh, grid, 256, 0, how, 1, format_of<Activation>, chosen, width, choices,
          pair_of, y, out);
 }
 

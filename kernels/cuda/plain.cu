@@ -231,7 +231,7 @@ void any_experts_product(const ProductShape& shape, const Experts& experts, cons
   };
   const dim3 grid(blocks(shape.outputs, warps), static_cast<unsigned>(experts.count),
                   blocks(experts.begins != nullptr ? 1 : experts.rows_each, rows_at_once));
-  launch("plain product", product_of_any, grid, threads, 0, how, 1, plain_format<Activation>, shape,
+  launch("plain product", product_of_any, grid, threads, 0, how, 1, format_of<Activation>, shape,
          experts, x, w, y, std::is_same_v<Out, float>);
 }
 
@@ -247,8 +247,8 @@ void per_head(const PerHeadShape& shape, const Activation* x, const Stored& w, s
   assert(shape.heads % shape.part_heads == 0 && shape.made <= shape.y_size);
   if (heads_by_tiles(shape, x, w, y, how)) return;
   const dim3 grid(blocks_for(shape.y_size, warps), static_cast<unsigned>(shape.heads));
-  launch("per head", product_of_heads, grid, threads, 0, how, 1, plain_format<Activation>, shape, x,
-         w, y);
+  launch("per head", product_of_heads, grid, threads, 0, how, 1, format_of<Activation>, shape, x, w,
+         y);
 }
 
 template <class Activation>
@@ -257,7 +257,7 @@ void rescale_partial(const cpu::PartialLayout& part, int parts, const std::byte*
   const int64_t vectors = part.rows * part.heads;
   if (vectors == 0) return;
   launch("rescale", rescale_all, dim3(blocks_for(vectors, warps)), threads, 0, how, 1,
-         plain_format<Activation>, part, parts, message, lses, out);
+         format_of<Activation>, part, parts, message, lses, out);
 }
 
 #define INSTANTIATE(Activation)                                                                 \
