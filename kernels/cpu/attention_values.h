@@ -65,7 +65,7 @@ void add_all_values(const Group<float>& group, const float* weights, const float
 template <int Heads, class Kv>
 class Rounded {
  public:
-  Rounded(const float* weights, const Tile<Kv>&, int64_t /*d*/, int64_t /*size*/) {
+  explicit Rounded(const float* weights) {
     for (int64_t t = 0; t < Heads * tile_tokens; t += 2 * lane_count)
       store_rounded(load(weights + t), load(weights + t + lane_count), values_ + t);
   }
@@ -171,12 +171,18 @@ void add_all_values(const Group<bf16>& group, const float* weights, const float*
                                             group.value_stride);
   };
   constexpr int64_t step = std::max<int64_t>(64, line_values<Kv>);
-  for (int64_t d = 0; d < group.value_size; d += step) {
-    const Rounded<Heads, Kv> rounded(weights, tile, d, group.value_size);
+  const auto add_lines = [&](const Rounded<Heads, Kv>& rounded, int64_t d) {
     if (d + step <= group.value_size) add.template operator()<4, true>(rounded, d);
     else if (std::is_same_v<Kv, bf16> && group.value_size - d <= 32)
       add.template operator()<2, false>(rounded, d);
     else add.template operator()<4, false>(rounded, d);
+  };
+  if constexpr (std::is_same_v<Kv, nvfp4>) {
+    for (int64_t d = 0; d < group.value_size; d += step)
+      add_lines(Rounded<Heads, Kv>(weights, tile, d, group.value_size), d);
+  } else {
+    const Rounded<Heads, Kv> rounded(weights);
+    for (int64_t d = 0; d < group.value_size; d += step) add_lines(rounded, d);
   }
 }
 
