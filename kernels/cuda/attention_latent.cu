@@ -2,8 +2,8 @@
 // whose first 512 are also its value. What bounds it are the tensor cores (64 heads and more), so
 // these products are a warpgroup's (warpgroup.cuh).
 //
-// A block has 64 heads (rows beyond the group are 0) and three warpgroups; more heads are a second
-// block beside it, which finds the tokens in L2. The third warpgroup only copies tiles
+// A block has 64 heads (rows beyond the group are 0) and four warpgroups; more heads are a second
+// block beside it, which finds the tokens in L2. Two warpgroups only copy tiles
 // (attention_latent.cuh), into two places. The first two hold the output [64][512], half of the
 // value each, and own the tiles in turn:
 //   logits  [64][64]  = q [64][576] k^T:   the tile's owner
@@ -14,8 +14,8 @@
 // into the place of one that is still in use: by parts, the rotated part when the logits are there,
 // each half when its warpgroup has added it. Tiles a, b go in pairs, so that the tensor cores have
 // work of one warpgroup while the other makes weights:
-//   warpgroup 0: logits a | weights a     | values a | values b |
-//   warpgroup 1:          | logits b | values a, weights b | values b |
+//   warpgroup 0: logits a | weights a     | values a            | values b
+//   warpgroup 1:          | logits b      | values a, weights b | values b
 #include <cassert>
 #include <cfloat>
 #include <cmath>
@@ -28,6 +28,11 @@ namespace {
 using namespace latent;
 
 constexpr int threads = 2 * group_threads + copiers;
+// Of a thread that attends, that copies. Together what a block is launched with, 128 for each of
+// its threads: who took more would wait for ever.
+constexpr int attending_registers = 192;
+constexpr int copying_registers = 64;
+static_assert(attending_registers + copying_registers == 2 * 65536 / threads);
 
 // nvcc computes nothing of it ahead, which registers would have to keep.
 __device__ int thread_anew() {
@@ -281,7 +286,7 @@ __global__ void __launch_bounds__(threads, 1) attend(AttentionPlan plan, const b
   }
   __syncthreads();
   if (warpgroup >= 2) {
-    give_registers<64>();
+    give_registers<copying_registers>();
     int before = 0;
     for_segments(plan, kv.tokens, share, tile_tokens, [&](const Segment& at) {
       Copier<Kv>{shared, kv, at, before}.copy();
@@ -289,7 +294,7 @@ __global__ void __launch_bounds__(threads, 1) attend(AttentionPlan plan, const b
     });
     wait_for_copies<0>();
   } else {
-    take_registers<192>();
+    take_registers<attending_registers>();
     wait_for_previous();
     warpgroup == 0 ? attend_half<0>(plan, q, kv, share, head_block, shared)
                    : attend_half<1>(plan, q, kv, share, head_block, shared);
