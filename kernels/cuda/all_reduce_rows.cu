@@ -180,9 +180,9 @@ void all_reduce_rows(const Channel& channel, Way way, int rows, int width, const
                      Activation* hidden, const Stored& w, float eps, Activation* out,
                      const Launch& how) {
   assert(width % 8 == 0 && width * sizeof(Activation) >= Room::least_piece);
-  // A few rows get wide blocks; of many, a multiprocessor has four at a time, so that some of them
-  // send while others add. The same on every member, as the order of a norm's sum is.
-  const int most_threads = rows > 128 ? sm_threads / 4 : sm_threads;
+  // A few rows get wide blocks; of many, a multiprocessor has up to four at a time, so that some of
+  // them send while others add. The same on every member, as the order of a norm's sum is.
+  const int most_threads = std::clamp(128 * sm_threads / rows / 32 * 32, 256, sm_threads);
   const int batches = width / 8 / Batch<Activation>::size;
   const int threads = std::clamp((batches + 31) / 32 * 32, 128, most_threads);
   const int blocks = std::clamp(how.blocks * (sm_threads / threads), 1, rows);
