@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "bench/shard.h"
 #include "execute/executor.h"
@@ -12,10 +13,7 @@
 namespace helix {
 namespace {
 
-struct Load {
-  int64_t touched = 0, routed = 0;
-  auto operator<=>(const Load&) const = default;
-};
+using Load = std::pair<int64_t, int64_t>;  // experts touched, tokens on them
 Load load_of(const std::vector<int32_t>& choices, const Slice& held) {
   std::vector<int32_t> mine;
   std::ranges::copy_if(choices, std::back_inserter(mine),
@@ -77,7 +75,7 @@ TEST_F(BusiestChoices, AreWhatTheSimulatorPrices) {
     double touched = 0;
     for (int layer = 3; layer < 61; ++layer)
       touched += static_cast<double>(
-          load_of(of_layer(work, layer, {0, batch}), {0, r1.experts.count / 8}).touched);
+          load_of(of_layer(work, layer, {0, batch}), {0, r1.experts.count / 8}).first);
     simulated::Router router(r1, 0, work.seed);
     const double priced = router.choices(batch, 8).touched.busiest;
     EXPECT_NEAR(touched / 58, priced, 0.07 * priced) << batch;
