@@ -17,6 +17,7 @@
 #include <cmath>
 
 #include "kernels/cuda/attention_tiles.cuh"
+#include "kernels/cuda/attention_tiles_nvfp4.cuh"
 
 namespace helix::cuda {
 namespace {
