@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/attention_logits.h"
@@ -17,7 +18,7 @@ namespace {
 constexpr int64_t head_block =
     16;  // query heads between two polls: at MLA's size about 50 us a tile
 constexpr int64_t least_split =
-    256;  // tokens of a split: its result is small against what it read …
+    1024;  // tokens of a split: what surrounds its tiles is small against them …
 constexpr int64_t most_splits = 64;       // … also when the history is long
 constexpr int64_t wave_bytes = 16 << 20;  // results of splits that wait for their merge
 
@@ -214,11 +215,12 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
     const int64_t count = first_split[end] - base;
     runnings.assign(static_cast<size_t>(count * group_heads), Running{});
     float* const wave_outs = outs.take(count * split_values);
-    std::fill_n(wave_outs, count * split_values, 0.0F);
     Running* const wave_runnings = runnings.data();
 
     int64_t tokens = 0;
     for (int64_t i = base; i < base + count; ++i) tokens += splits[i].tokens;
+    // Whose queries a thread has arranged last: a pair's splits follow one another.
+    std::vector<int64_t> arranged(static_cast<size_t>(omp_get_max_threads()), -1);
     // A thread takes splits in runs, beyond which nothing is fetched ahead: eight runs a thread.
     const int64_t run = std::max<int64_t>(1, count / (8 * omp_get_max_threads()));
     for_blocks(count, tokens * group_heads * (shape.head_size + shape.value_size), run, poller,
@@ -226,13 +228,17 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
                  const Split& split = splits[base + i];
                  static thread_local Scratch scratch;
                  X* const queries = scratch.take<X>(5 * group_heads * q_stride);
-                 const Activation* from = q + split.pair * group_heads * shape.head_size;
-                 for (int64_t h = 0; h < group_heads; ++h)
-                   arrange<Kv>(from + h * shape.head_size, shape.head_size, queries + h * q_stride);
                  X* const beside_codes = queries + group_heads * q_stride;
-                 if constexpr (std::is_same_v<X, bf16>) {
-                   for (int64_t h = 0; decodes && h < group_heads; ++h)
-                     spread(queries + h * q_stride, q_stride, group_heads, h, beside_codes);
+                 int64_t& last = arranged[static_cast<size_t>(omp_get_thread_num())];
+                 if (std::exchange(last, split.pair) != split.pair) {
+                   const Activation* from = q + split.pair * group_heads * shape.head_size;
+                   for (int64_t h = 0; h < group_heads; ++h)
+                     arrange<Kv>(from + h * shape.head_size, shape.head_size,
+                                 queries + h * q_stride);
+                   if constexpr (std::is_same_v<X, bf16>) {
+                     for (int64_t h = 0; decodes && h < group_heads; ++h)
+                       spread(queries + h * q_stride, q_stride, group_heads, h, beside_codes);
+                   }
                  }
                  const Group<X> group{.heads = group_heads,
                                       .size = shape.head_size,
@@ -243,6 +249,7 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
                                       .out = wave_outs + i * split_values,
                                       .value_stride = value_stride,
                                       .running = wave_runnings + i * group_heads};
+                 std::fill_n(group.out, split_values, 0.0F);
                  Ahead next;
                  if ((i + 1) % run != 0 && i + 1 < count) {
                    const Split& after = splits[base + i + 1];
