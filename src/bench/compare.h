@@ -21,8 +21,8 @@ struct ComparedCover {
 struct ComparedPoint {
   std::string key;
   std::string text;
-  double measured_us =
-      0;  // TTL; of a shard: its step without the exchanges, which were not measured
+  // TTL; of a shard: its step without the exchanges, which were not measured.
+  double measured_us = 0;
   double simulated_us = 0;
   std::string shard = {};
   bool oversubscribed = false;
