@@ -115,6 +115,7 @@ if stage cards; then
   step nccl-wide 200 bash -c "ranks $n verify --executor cuda --exchange nccl tests/cuda/wide/sweep.json"
   step fused 200 bash -c "ranks $n verify --executor cuda --exchange fused --part 1/2"
   step fused-wide 200 bash -c "ranks $n verify --executor cuda --exchange fused tests/cuda/wide/sweep.json"
+  step fused-ipc 100 env HELIX_BENCH_PEER_MEMORY=ipc bash -c "ranks $n verify --executor cuda --exchange fused --part 1/8"
   step own-cards-mpi 100 bash -c "ranks $n verify --executor cuda --exchange mpi --part 1/8"
 fi
 if stage time; then

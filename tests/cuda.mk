@@ -37,7 +37,8 @@ MPICXX ?= mpicxx
 NCCL_LIB := $(firstword $(wildcard $(addsuffix /libnccl.so,$(NCCL_HOME)/lib $(CUDA_HOME)/lib $(CUDA_HOME)/lib64 \
   /usr/lib/x86_64-linux-gnu)))
 CUDA_MPI_PROGRAMS := $(patsubst %.cu,$(CUDA_DIR)/%,$(sort $(wildcard tests/cuda/mpi/*.cu)))
-CUDA_PEERS := $(addprefix $(CUDA_DIR)/src/,execute/cuda/peers.o execute/exchange/mpi.o base/error.o base/text.o)
+CUDA_PEERS := $(addprefix $(CUDA_DIR)/src/,execute/cuda/peers.o execute/cuda/peer_memory.o execute/cuda/cliques.o \
+  execute/cuda/window.o execute/exchange/mpi.o base/error.o base/text.o)
 cuda_mpi_flags := -DOMPI_SKIP_MPICXX $(addprefix -isystem ,$(filter-out /usr/include, \
   $(shell $(MPICXX) --showme:incdirs 2>/dev/null)) $(wildcard $(NCCL_HOME)/include))
 $(CUDA_MPI_PROGRAMS:=.o) $(CUDA_PEERS): NVCC_FLAGS += $(cuda_mpi_flags)

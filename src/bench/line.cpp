@@ -44,7 +44,7 @@ Json blank(const Point& point, const Setting& setting) {
        {"ttl_us", "samples_us", "tokens_per_s_per_user", "tokens_per_s_per_user_p90",
         "tokens_per_s_per_gpu", "tokens_per_s_per_rank", "tasks_us", "overhead_us", "exchange_us",
         "not_executed", "bytes_per_rank", "peak_resident_bytes", "experts_touched", "roofline",
-        "noise", "card", "device_bytes", "verified"})
+        "noise", "card", "device_bytes", "peer_memory", "verified"})
     line[name] = nullptr;
   line["environment"] = setting.environment;
   line["started"] = nullptr;
@@ -131,6 +131,7 @@ void set_card(Json& line, const Measured& measured) {
                             {"workspaces", bytes->workspaces},
                             {"context", or_null(bytes->context)},
                             {"libraries", bytes->libraries}};
+  line["peer_memory"] = or_null(measured.peer_memory);
 }
 
 // A string, or "" for null.

@@ -17,7 +17,7 @@
 
 namespace helix {
 
-inline constexpr std::string_view line_schema = "helix-bench/1.1";
+inline constexpr std::string_view line_schema = "helix-bench/1.2";
 
 // Lines of equal identity are one measurement; the later one counts. "" stands for null.
 struct Identity {
@@ -131,6 +131,7 @@ struct Measured {
   std::optional<Roofline> roofline;
   std::optional<CardNotes> card;  // of GPU ranks, as the next
   std::optional<DeviceBytes> device_bytes;
+  std::string peer_memory;  // Executor::peer_memory()
   std::optional<Verified> verified;
   std::vector<MeasuredDepth> depths;  // of which the others are made; empty: measured whole
   std::string started;                // utc_now(); "" when simulated

@@ -286,6 +286,7 @@ void PointRunner::measure_steps(Work& work, Measured& m) {
     if (work.point.depths || settings_.shard)  // of fewer layers, or of one of the cards
       m.card->energy_j_per_token.reset();
     m.device_bytes = device_bytes(*settings_.cards, work.ranks, *work.executor);
+    m.peer_memory = work.executor->peer_memory();
   }
   note_memory(work, m);
   m.experts_touched = experts_touched(work.ranks, *work.executor);

@@ -23,19 +23,11 @@ cpu_set_t allowed_set() {
   return set;
 }
 
-Communicator ranks_of_this_host(MPI_Comm world, int rank) {
-  MPI_Comm host = MPI_COMM_NULL;
-  HELIX_MPI(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &host));
-  Communicator copy = Communicator::duplicate(host);
-  HELIX_MPI(MPI_Comm_free(&host));
-  return copy;
-}
-
 }  // namespace
 
 World::World()
     : comm_(Communicator::duplicate(MPI_COMM_WORLD)),
-      host_(ranks_of_this_host(comm_.get(), comm_.rank())),
+      host_(Communicator::of_host(comm_.get())),
       rank_(comm_.rank()),
       size_(comm_.size()),
       local_size_(host_.size()) {

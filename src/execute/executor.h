@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <string>
 #include <vector>
 
@@ -134,6 +135,8 @@ class Executor {
   // Steps without hooks are carried out in another way than those with, as a captured graph; both
   // have to be verified.
   virtual bool replays() const { return false; }
+  // How GPUs reach each other's memory, where its exchange does so; else empty.
+  virtual std::string_view peer_memory() const { return ""; }
   // The ticks before the first result; step() does so itself where it was not done since the
   // history's end.
   virtual void fill() = 0;

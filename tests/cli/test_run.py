@@ -9,8 +9,8 @@ FIELDS = {
     "repeat", "ranks", "gpus", "ranks_per_gpu", "threads", "oversubscribed", "status", "reason",
     "ttl_us", "samples_us", "tokens_per_s_per_user", "tokens_per_s_per_gpu",
     "tokens_per_s_per_rank", "tasks_us", "exchange_us", "bytes_per_rank", "peak_resident_bytes",
-    "experts_touched", "roofline", "noise", "card", "device_bytes", "verified", "environment",
-    "started"}
+    "experts_touched", "roofline", "noise", "card", "device_bytes", "peer_memory", "verified",
+    "environment", "started"}
 POINT = {"model", "layout", "batch", "context", "precision", "hop_b", "chunks", "interval",
          "depths", "query_tokens", "kv_layout", "routing", "seed"}
 LAYOUT = {"strategy", "pp", "dp", "kvp", "tpa", "tpf", "ep", "query", "merge", "mla", "ffn", "moe"}

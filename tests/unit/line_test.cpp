@@ -73,11 +73,13 @@ TEST(Line, SaysWhatTheCardsDidWhereThereAreAny) {
   Measured m = measured();
   m.card = {.known = true, .throttled = {"power cap"}, .sm_clock_mhz = 1755};
   m.device_bytes = {.tensors = 100, .workspaces = 20, .libraries = 3};
+  m.peer_memory = "CUDA IPC";
   Json line = ok_line(point(), {.executor = "cuda"}, m);
   EXPECT_EQ(line["card"]["throttled"], Json::array({"power cap"}));
   EXPECT_EQ(line["card"]["sm_clock_mhz"], 1755);
   EXPECT_TRUE(line["card"]["energy_j_per_token"].is_null());
   EXPECT_EQ(line["device_bytes"]["tensors"], 100);
+  EXPECT_EQ(line["peer_memory"], "CUDA IPC");
   EXPECT_TRUE(line["device_bytes"]["context"].is_null());
   m.card = CardNotes{.energy_j_per_token = 0.5};
   line = ok_line(point(), {.executor = "cuda"}, m);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "execute/cuda/cliques.h"
 #include "execute/cuda/executor.h"
 #include "execute/cuda/read_rate.h"
 #include "execute/factory.h"

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "execute/exchange/mpi.h"
@@ -43,6 +44,8 @@ class Exchange {
   virtual void plan(const Shift& shift) = 0;
   // Rows that the last dispatch met: leaving, arrived, returning; where the host knows them.
   virtual void observe(StepState& /*state*/) const {}
+  // How peers' memory is mapped; empty where kernels do not write to it.
+  virtual std::string_view peer_memory() const { return ""; }
   // In device memory: how many rows the last dispatch brought.
   virtual const int32_t* arrived() const = 0;
 
@@ -56,13 +59,6 @@ std::unique_ptr<Exchange> make_mpi_exchange(MPI_Comm ranks, const Schedule& sche
                                             const Store& store, const Assignment& work);
 std::unique_ptr<Exchange> make_nccl_exchange(MPI_Comm ranks, const Schedule& schedule,
                                              const Store& store, const Assignment& work);
-
-// Version codes; 0: this program is built without NCCL.
-struct NcclVersions {
-  int built = 0;
-  int found = 0;
-};
-NcclVersions nccl_versions();
 
 // Of a shard.
 std::unique_ptr<Exchange> make_stand_in(const Schedule& schedule, const Store& store,

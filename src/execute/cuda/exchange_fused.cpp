@@ -38,6 +38,7 @@ class FusedExchange final : public Exchange {
   }
   void stage_barrier() const override { staged_->stage_barrier(); }
   void barrier() const override { staged_->barrier(); }
+  std::string_view peer_memory() const override { return memory_ ? memory_->name() : ""; }
 
  private:
   struct Ready {  // a round's parcels on the card
@@ -70,6 +71,7 @@ class FusedExchange final : public Exchange {
   Groups groups_;
   Travellers travellers_;
   std::unique_ptr<Exchange> staged_;
+  std::unique_ptr<PeerMemory> memory_;  // all channels' inboxes
   std::map<Key, PeerChannel> channels_;
   std::map<std::pair<const Task*, int>, std::vector<Ready>> ready_;  // a micro-batch
 };
@@ -93,20 +95,25 @@ FusedExchange::FusedExchange(MPI_Comm ranks, const Schedule& schedule, const Sto
     group = task.group;
     room = larger(room, room_of(task, most));
   }
+  int64_t inboxes = 0;
   for (auto& [key, needed] : rooms) {
     auto& [group, room] = needed;
-    const MPI_Comm comm = groups_.of(group);
     std::array<int64_t, 2> most_bytes = {room.words, room.pieces};
-    HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, most_bytes.data(), 2, MPI_INT64_T, MPI_MAX, comm));
-    channels_.try_emplace(key, comm, helix::cuda::room_of(most_bytes[0], most_bytes[1]),
-                          place.own_card, place.patience_s);
+    HELIX_MPI(
+        MPI_Allreduce(MPI_IN_PLACE, most_bytes.data(), 2, MPI_INT64_T, MPI_MAX, groups_.of(group)));
+    room = helix::cuda::room_of(most_bytes[0], most_bytes[1]);
+    inboxes += inbox_bytes(group.size, room);
   }
+  memory_ = make_peer_memory(ranks, inboxes, place.own_card);
+  for (const auto& [key, needed] : rooms)
+    channels_.try_emplace(key, groups_.of(needed.first), *memory_, needed.second, place.own_card,
+                          place.patience_s);
 }
 
-// An inbox is given back when no peer maps it any more; after an error nobody waits for that.
+// Memory is given back when no peer maps it any more; after an error nobody waits for that.
 FusedExchange::~FusedExchange() {
   if (std::uncaught_exceptions() > 0) return;
-  for (auto& [key, channel] : channels_) channel.unmap();
+  if (memory_) memory_->unmap();
   staged_->barrier();
 }
 

@@ -1,76 +1,17 @@
 // NCCL's messages in the graph. Reductions are two rounds of messages with a sum in rank order
 // between them, so that all ranks have the same bits, and those of the host-staged exchange.
-#include <fmt/format.h>
-
 #include "base/error.h"
+#include "execute/cuda/cliques.h"
 #include "execute/cuda/travellers.h"
 #include "execute/factory.h"
 #include "execute/types.h"
 #include "kernels/cuda/elementwise.h"
 
 #if __has_include(<nccl.h>)
-#include <nccl.h>
 
 namespace helix::cuda {
 
 namespace {
-
-void check_nccl(ncclResult_t result, const char* call, const char* file, int line) {
-  if (result != ncclSuccess)
-    throw RunError(fmt::format("{}:{}: {}: {}, {}", file, line, call, ncclGetErrorString(result),
-                               ncclGetLastError(nullptr)));
-}
-#define HELIX_NCCL(call) check_nccl((call), #call, __FILE__, __LINE__)
-
-class Clique {  // NCCL's communicator of a layout's ranks
- public:
-  explicit Clique(MPI_Comm ranks) {
-    int rank = 0;
-    int size = 0;
-    HELIX_MPI(MPI_Comm_rank(ranks, &rank));
-    HELIX_MPI(MPI_Comm_size(ranks, &size));
-    ncclUniqueId id{};
-    if (rank == 0) HELIX_NCCL(ncclGetUniqueId(&id));
-    HELIX_MPI(MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, ranks));
-    HELIX_NCCL(ncclCommInitRank(&comm_, size, id, rank));
-  }
-  ~Clique() {
-    if (ncclCommDestroy(comm_) != ncclSuccess)
-      fmt::print(stderr, "NCCL: a communicator could not be destroyed\n");
-  }
-  Clique(const Clique&) = delete;
-  Clique& operator=(const Clique&) = delete;
-  ncclComm_t get() const { return comm_; }
-
- private:
-  ncclComm_t comm_ = nullptr;
-};
-
-// One for each lane. They take up to a second to make, longer than a verified case: they stay with
-// the MPI communicator, as its attribute, until it is freed.
-struct Cliques {
-  std::unique_ptr<Clique> compute, exchange;
-};
-Cliques& cliques_of(MPI_Comm ranks) {
-  static const int key = [] {
-    int made = MPI_KEYVAL_INVALID;
-    const auto forget = [](MPI_Comm, int, void* cliques, void*) {
-      delete static_cast<Cliques*>(cliques);
-      return MPI_SUCCESS;
-    };
-    HELIX_MPI(MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, forget, &made, nullptr));
-    return made;
-  }();
-  Cliques* cliques = nullptr;
-  int found = 0;
-  HELIX_MPI(MPI_Comm_get_attr(ranks, key, static_cast<void*>(&cliques), &found));
-  if (found == 0) HELIX_MPI(MPI_Comm_set_attr(ranks, key, cliques = new Cliques));
-  return *cliques;
-}
-ncclComm_t made(std::unique_ptr<Clique>& clique, MPI_Comm ranks) {
-  if (!clique) clique = std::make_unique<Clique>(ranks);
-  return clique->get();
-}
 
 class NcclExchange final : public Exchange {
  public:
@@ -81,8 +22,8 @@ class NcclExchange final : public Exchange {
         travellers_(schedule, store, work),
         all_(Communicator::duplicate(ranks)),
         stage_(Communicator::split(ranks, schedule.place.pp, schedule.place.rank())),
-        compute_(made(cliques_of(ranks).compute, ranks)),
-        exchange_(work.chunks > 1 ? made(cliques_of(ranks).exchange, ranks) : nullptr) {}
+        compute_(clique_of(ranks, Clique::compute)),
+        exchange_(work.chunks > 1 ? clique_of(ranks, Clique::exchange) : nullptr) {}
 
   bool captures(const Task& task) const override { return task.op != Op::shift; }
   void prepare(const Task& task, int64_t* met) override { travellers_.prepare(task, met); }
@@ -161,12 +102,6 @@ void NcclExchange::run_shift(const Task& task, cudaStream_t stream) {
 
 }  // namespace
 
-NcclVersions nccl_versions() {
-  NcclVersions versions{.built = NCCL_VERSION_CODE};
-  HELIX_NCCL(ncclGetVersion(&versions.found));
-  return versions;
-}
-
 std::unique_ptr<Exchange> make_nccl_exchange(MPI_Comm ranks, const Schedule& schedule,
                                              const Store& store, const Assignment& work) {
   return std::make_unique<NcclExchange>(ranks, schedule, store, work);
@@ -177,8 +112,6 @@ std::unique_ptr<Exchange> make_nccl_exchange(MPI_Comm ranks, const Schedule& sch
 #else  // no nccl.h
 
 namespace helix::cuda {
-
-NcclVersions nccl_versions() { return {}; }
 
 std::unique_ptr<Exchange> make_nccl_exchange(MPI_Comm, const Schedule&, const Store&,
                                              const Assignment&) {

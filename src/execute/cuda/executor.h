@@ -33,6 +33,7 @@ class CudaExecutor final : public PassageExecutor {
   void mark() override;
   std::vector<double> take_intervals_us() override;
   bool replays() const override { return graph_; }
+  std::string_view peer_memory() const override { return exchange_->peer_memory(); }
   bool times_in_place() const override { return exchanges_on_card_; }
   std::vector<Span> traced_step() override;
   double exchanges_us() override;

@@ -1,14 +1,13 @@
 #include "execute/cuda/peers.h"
 
-#include <cassert>
+#include <array>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
 
 namespace helix::cuda {
 namespace {
-
-// What is exported stands alone in its allocation: smaller ones may share 2 MiB with others.
-constexpr int64_t grain = int64_t{2} << 20;
 
 Missing* pinned_missing() {
   void* memory = nullptr;
@@ -16,19 +15,20 @@ Missing* pinned_missing() {
   return new (memory) Missing{};
 }
 
-bool on_one_host(MPI_Comm group, int size) {
-  MPI_Comm host = MPI_COMM_NULL;
-  HELIX_MPI(MPI_Comm_split_type(group, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
-  int here = 0;
-  HELIX_MPI(MPI_Comm_size(host, &here));
-  HELIX_MPI(MPI_Comm_free(&host));
-  return here == size;
-}
-
 }  // namespace
 
-PeerChannel::PeerChannel(MPI_Comm group, Room room, bool own_card, double patience_s)
-    : missing_(pinned_missing(), [](Missing* p) { HELIX_CUDA_NOTHROW(cudaFreeHost(p)); }) {
+int64_t inbox_bytes(int members, Room room) {
+  Channel channel;
+  channel.size = members;
+  channel.slot_bytes = room.slot_bytes();
+  constexpr int64_t to = PeerMemory::alignment;
+  return (channel.inbox_bytes() + to - 1) / to * to;
+}
+
+PeerChannel::PeerChannel(MPI_Comm group, PeerMemory& memory, Room room, bool own_card,
+                         double patience_s)
+    : state_(1),
+      missing_(pinned_missing(), [](Missing* p) { HELIX_CUDA_NOTHROW(cudaFreeHost(p)); }) {
   HELIX_MPI(MPI_Comm_size(group, &channel_.size));
   HELIX_MPI(MPI_Comm_rank(group, &channel_.index));
   if (channel_.size > max_members)
@@ -38,42 +38,27 @@ PeerChannel::PeerChannel(MPI_Comm group, Room room, bool own_card, double patien
   channel_.slot_bytes = room.slot_bytes();
   channel_.own_card = own_card;
   channel_.patience_ns = static_cast<uint64_t>(patience_s * 1e9);
-  inbox_ = Buffer<std::byte>((channel_.inbox_bytes() + grain - 1) / grain * grain);
-  state_ = Buffer<ChannelState>(1);
-  HELIX_CUDA(cudaMemset(inbox_.data(), 0, static_cast<size_t>(inbox_.bytes())));
   HELIX_CUDA(cudaMemset(state_.data(), 0, sizeof(ChannelState)));
-  HELIX_CUDA(cudaDeviceSynchronize());  // zeros stand before a peer writes
+  HELIX_CUDA(cudaDeviceSynchronize());
   channel_.state = state_.data();
   HELIX_CUDA(
       cudaHostGetDevicePointer(reinterpret_cast<void**>(&channel_.missing), missing_.get(), 0));
-  if (!on_one_host(group, channel_.size))
-    throw RunError("fused exchange: the ranks of a group are on several hosts; CUDA IPC needs one");
-  const std::string wrong = map_inboxes(group);
-  int failed = wrong.empty() ? 0 : 1;
-  HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &failed, 1, MPI_INT, MPI_MAX, group));
-  if (failed != 0)
-    throw RunError("fused exchange: CUDA IPC is refused" +
-                   (wrong.empty() ? std::string(" on another rank") : ": " + wrong));
-}
-
-std::string PeerChannel::map_inboxes(MPI_Comm group) {
-  const auto size = static_cast<size_t>(channel_.size);
-  cudaIpcMemHandle_t mine = {};
-  cudaError_t code = cudaIpcGetMemHandle(&mine, inbox_.data());
-  std::vector<cudaIpcMemHandle_t> handles(size);
-  HELIX_MPI(
-      MPI_Allgather(&mine, sizeof mine, MPI_BYTE, handles.data(), sizeof mine, MPI_BYTE, group));
-  mappings_ = std::make_unique<Mapping[]>(size);
-  for (size_t i = 0; i < size; ++i) {
-    if (static_cast<int>(i) == channel_.index) {
-      channel_.inboxes[i] = inbox_.data();
-      continue;
-    }
-    if (code == cudaSuccess)
-      code = cudaIpcOpenMemHandle(&mappings_[i].base, handles[i], cudaIpcMemLazyEnablePeerAccess);
-    channel_.inboxes[i] = static_cast<std::byte*>(mappings_[i].base);
+  // Where each member's inbox stands; none is written to before all have come to here.
+  const std::array<int64_t, 2> mine = {memory.rank(),
+                                       memory.take(inbox_bytes(channel_.size, room))};
+  std::vector<std::array<int64_t, 2>> inboxes(static_cast<size_t>(channel_.size));
+  HELIX_MPI(MPI_Allgather(mine.data(), 2, MPI_INT64_T, inboxes.data(), 2, MPI_INT64_T, group));
+  int unreached = 0;
+  for (size_t i = 0; i < inboxes.size(); ++i) {
+    const auto [rank, at] = inboxes[i];
+    std::byte* base = memory.of(static_cast<int>(rank));
+    if (base == nullptr) unreached = 1;
+    else channel_.inboxes[i] = base + at;
   }
-  return code == cudaSuccess ? "" : cudaGetErrorString(code);
+  HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &unreached, 1, MPI_INT, MPI_MAX, group));
+  if (unreached != 0)
+    throw RunError("fused exchange: ranks of a group stand where " + std::string(memory.name()) +
+                   " does not reach, on several hosts; use --exchange nccl or mpi");
 }
 
 void PeerChannel::check() const {

@@ -38,6 +38,13 @@ Communicator Communicator::split(MPI_Comm parent, int color, int key) {
   return made;
 }
 
+Communicator Communicator::of_host(MPI_Comm parent) {
+  Communicator made;
+  HELIX_MPI(MPI_Comm_split_type(parent, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &made.comm_));
+  HELIX_MPI(MPI_Comm_set_errhandler(made.comm_, MPI_ERRORS_RETURN));
+  return made;
+}
+
 Communicator Communicator::duplicate(MPI_Comm parent) {
   Communicator made;
   HELIX_MPI(MPI_Comm_dup(parent, &made.comm_));

@@ -34,6 +34,7 @@ class Communicator {
   // Collective over `parent`. Ranks of a negative colour get an empty communicator.
   static Communicator split(MPI_Comm parent, int color, int key);
   static Communicator duplicate(MPI_Comm parent);
+  static Communicator of_host(MPI_Comm parent);  // the ranks of this one's
 
   MPI_Comm get() const { return comm_; }
   explicit operator bool() const { return comm_ != MPI_COMM_NULL; }

@@ -256,10 +256,10 @@ inline void missing_rank_case(Way way) {
   const PartialLayout part = part_of<bf16>(2, 4, 64);
   constexpr int rows = 9;
   constexpr int width = 512;
-  const PeerChannel peers(MPI_COMM_WORLD,
-                          larger(exchange_room(way == Way::owners ? Way::pieces : way, part),
-                                 all_reduce_room(way, world.size, rows, width, sizeof(bf16))),
-                          world.own_card, 0.3);
+  const OwnChannel own(larger(exchange_room(way == Way::owners ? Way::pieces : way, part),
+                              all_reduce_room(way, world.size, rows, width, sizeof(bf16))),
+                       0.3);
+  const PeerChannel& peers = *own;
   const auto messages = messages_of<bf16>(part);
   const Buffer<std::byte> device{std::span<const std::byte>(messages)};
   const Buffer<bf16> out(part.rows * part.heads * part.value_size);

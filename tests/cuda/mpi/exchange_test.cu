@@ -15,7 +15,9 @@ void all_cases(bool quick) {
   Room room = larger(exchange_room(Way::words, all), exchange_room(Way::pieces, all));
   for (const Way way : {Way::words, Way::pieces, Way::owners})
     room = larger(room, all_reduce_room(way, world.size, 131, 7168, 4));
-  const PeerChannel peers(MPI_COMM_WORLD, room, world.own_card, patience_s);
+  const OwnChannel own(room);
+  const PeerChannel& peers = *own;
+  if (world.leads()) std::printf("peers' memory by %s\n", std::string(own.memory().name()).c_str());
   merge_cases<float>(peers, quick);
   merge_cases<bf16>(peers, quick);
   graph_case<float>(peers);

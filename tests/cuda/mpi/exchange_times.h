@@ -131,7 +131,8 @@ inline void times() {
     Fastest chosen;
     for (const Way way : {Way::words, Way::pieces}) {
       if (way == Way::pieces ? part.bytes() % 16 != 0 : part.bytes() > longest_in_words) continue;
-      const PeerChannel peers(MPI_COMM_WORLD, exchange_room(way, part), world.own_card, patience_s);
+      const OwnChannel own(exchange_room(way, part));
+      const PeerChannel& peers = *own;
       const Fastest ours = best_of(peers, [&](const Launch& how) {
         exchange_merge(peers.channel(), way, part, messages.data(), out.data(), how);
       });
@@ -152,9 +153,8 @@ inline void times() {
     Fastest chosen;
     for (const Way way : {Way::words, Way::pieces, Way::owners}) {
       if (way == Way::words && count * 2 > longest_in_words) continue;
-      const PeerChannel peers(MPI_COMM_WORLD,
-                              all_reduce_room(way, world.size, rows, width, sizeof(bf16)),
-                              world.own_card, patience_s);
+      const OwnChannel own(all_reduce_room(way, world.size, rows, width, sizeof(bf16)));
+      const PeerChannel& peers = *own;
       const Fastest ours = best_of(peers, [&](const Launch& how) {
         all_reduce_norm(peers.channel(), way, rows, width, y.data(), hidden.data(), stored(gains),
                         1e-5F, out.data(), how);

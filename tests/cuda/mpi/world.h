@@ -42,6 +42,25 @@ inline void expect_below(double error, double tolerance, const std::string& what
   std::snprintf(text, sizeof text, ": error %.2g, tolerance %.2g", largest, tolerance);
   expect_everywhere(error <= tolerance, what + text);
 }
+// A channel of all ranks, alone in its memory.
+class OwnChannel {
+ public:
+  explicit OwnChannel(Room room, double patience = patience_s)
+      : memory_(make_peer_memory(MPI_COMM_WORLD, inbox_bytes(world.size, room), world.own_card)),
+        peers_(MPI_COMM_WORLD, *memory_, room, world.own_card, patience) {}
+  ~OwnChannel() {
+    memory_->unmap();
+    HELIX_MPI(MPI_Barrier(MPI_COMM_WORLD));
+  }
+  OwnChannel(const OwnChannel&) = delete;
+  OwnChannel& operator=(const OwnChannel&) = delete;
+  const PeerChannel& operator*() const { return peers_; }
+  const PeerMemory& memory() const { return *memory_; }
+
+ private:
+  std::unique_ptr<PeerMemory> memory_;
+  PeerChannel peers_;
+};
 inline void settle() { HELIX_CUDA(cudaStreamSynchronize(world.stream.get())); }
 
 template <class T>
