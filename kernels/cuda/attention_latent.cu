@@ -40,7 +40,11 @@ __device__ int thread_anew() {
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
   return thread;
 }
-__device__ void meet_both() { meet(5, 2 * group_threads); }
+// Both that attend: before a segment's tiles (0), and behind them (1).
+__device__ void meet_both(Shared& shared, int parity) {
+  arrive(&shared.both);
+  wait_for_phase(&shared.both, parity);
+}
 
 // One of the first two warpgroups, which has this half of the value, over one segment. Thread
 // (g, t) = (lane / 4, lane % 4) of warp w holds heads 16 w + g (+ 8).
@@ -58,9 +62,7 @@ struct Attender {
     return __shfl_sync(~0U, shared_address(factor), 0);
   }
   __device__ uint32_t tile(int i) const { return address_of(shared.tiles[Place(before + i).slot]); }
-  // Barriers: tile i's weights are there; this warpgroup; both.
-  __device__ static int ready(int i) { return 1 + (i & 1); }
-  __device__ void meet_own() const { meet(3 + half, group_threads); }
+  __device__ void meet_own() const { meet(1 + half, group_threads); }
 
   __device__ void leave(int i, int part) {
     __syncwarp();
@@ -96,7 +98,7 @@ struct Attender {
                         uint32_t (&weights)[4][4], float (&keep)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float so_far = shared.maxima[(i & 1) ^ 1][row + 8 * r];
+      const float so_far = i == 0 ? -FLT_MAX : shared.maxima[(i & 1) ^ 1][row + 8 * r];
       float max = so_far;
 #pragma unroll
       for (int n = 0; n < 16; ++n) {
@@ -119,7 +121,8 @@ struct Attender {
     }
   }
 
-  __device__ void hand_over(const uint32_t (&weights)[4][4], const float (&keep)[2]) {
+  // To the other warpgroup, which waits for it in start_values.
+  __device__ void hand_over(int i, const uint32_t (&weights)[4][4], const float (&keep)[2]) {
     unsigned char* const to = shared.weights + 4 * (lane & 3);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -131,6 +134,7 @@ struct Attender {
       }
     }
     show_to_tensor_cores();
+    arrive(&shared.weighed[Place(before + i).slot]);
   }
 
   __device__ void rescale(const float (&keep)[2]) {
@@ -140,7 +144,8 @@ struct Attender {
   }
   // Adds tile i's values, by the other's weights or its own.
   __device__ void start_values(int i) {
-    meet(ready(i), 2 * group_threads);
+    const Place place(before + i);
+    wait_for_phase(&shared.weighed[place.slot], place.parity);
     const float keep[2] = {shared.keeps[row], shared.keeps[row + 8]};
     sum[0] *= keep[0];
     sum[1] *= keep[1];
@@ -198,8 +203,7 @@ struct Attender {
             weights, keep);
       if (half == 1) finish_values(a);
       meet_own();  // all of it has read the other's weights
-      hand_over(weights, keep);
-      arrive(ready(own), 2 * group_threads);
+      hand_over(own, weights, keep);
       start_values(own, weights, keep);
       finish_values(own);
       if (half == 0 && own + 1 < tiles) {
@@ -219,7 +223,7 @@ struct Attender {
       sum[r] += __shfl_xor_sync(~0U, sum[r], 2);
       if ((lane & 3) == 0) shared.sums[half][row + 8 * r] = sum[r];
     }
-    meet_both();
+    meet_both(shared, 1);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (row + 8 * r >= heads) continue;
@@ -243,14 +247,12 @@ struct Attender {
 };
 
 __device__ void load_queries(const bf16* q, int heads, Shared& shared) {
-  meet_both();  // nobody reads the earlier ones, or their maxima
   const int thread = thread_anew();
   fetch_blocks<blocks>(thread, q, heads, shared_address(shared.queries), 0);
   commit_copies();
-  if (thread < block_heads) shared.maxima[1][thread] = -FLT_MAX;  // "after tile -1"
   wait_for_copies<0>();
   show_to_tensor_cores();
-  meet_both();
+  meet_both(shared, 0);
 }
 
 template <int half>
@@ -279,6 +281,8 @@ __global__ void __launch_bounds__(threads, 1) attend(AttentionPlan plan, const b
   const int share = static_cast<int>(blockIdx.x) / plan.shape.head_blocks();
   const int warpgroup = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / group_threads, 0);
   release_next();
+  if (threadIdx.x == 0) make_barrier(&shared.both, 2 * group_threads);
+  if (threadIdx.x < 2) make_barrier(&shared.weighed[threadIdx.x], group_threads);
   if (threadIdx.x < 2 * parts) {
     const int part = static_cast<int>(threadIdx.x) % parts;
     make_barrier(&shared.full[threadIdx.x / parts][part], copiers);

@@ -36,6 +36,10 @@ struct Shared {
   float sums[2][block_heads];
   uint64_t full[2][parts];   // every copier arrives
   uint64_t empty[2][parts];  // a warp of who reads it last arrives
+  // Not those of bar.sync between the two that attend: racecheck does not follow these where they
+  // are for a part of the block.
+  uint64_t weighed[2];  // each thread that made a tile's weights arrives
+  uint64_t both;        // twice a segment
 };
 
 // Which of the two places a tile of the block's sequence has, and in which round.

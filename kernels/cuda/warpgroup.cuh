@@ -33,12 +33,9 @@ __device__ inline void show_to_tensor_cores() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Named barriers: `id` from 1 on; `threads` take part, those that arrive do not wait.
+// Named barriers: `id` from 1 on; `threads` take part.
 __device__ inline void meet(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-__device__ inline void arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // A barrier in shared memory whose phase ends with the `count`-th arrival.
