@@ -28,13 +28,25 @@ constexpr int tile_outputs = 64;
 constexpr int tile_slots = tile_outputs / tile_rows;  // a warp's each
 constexpr int group_tiles = 2;
 constexpr int most_tiles = multipliers * group_tiles;
+constexpr int most_outputs = most_tiles * tile_outputs;
+constexpr int64_t tiles_of(int64_t outputs) { return (outputs + tile_outputs - 1) / tile_outputs; }
 constexpr int most_stages = 4;
+constexpr int most_bytes = 224 * 1024;        // beside the list of jobs
 constexpr int block_bytes = most_rows * 128;  // 64 values of each row of x
 
 // A block's memory: stages, and the sums of a pass.
 struct Ring {
   int stages;  // at least 2
   int tiles;   // of a pass
+  // For clusters of so many outputs.
+  template <class Weight>
+  __device__ __host__ static Ring of(int64_t outputs) {
+    Ring ring{0, static_cast<int>(tiles_of(outputs < most_outputs ? outputs : most_outputs))};
+    const auto room = [&] { return (most_bytes - ring.sums_bytes()) / ring.stage_bytes<Weight>(); };
+    while (room() < 2) --ring.tiles;
+    ring.stages = room() < most_stages ? room() : most_stages;
+    return ring;
+  }
   template <class Weight>
   __device__ __host__ int stage_bytes() const {
     return most_rows * Chunk<Weight>::x_row_bytes + tiles * tile_slots * Chunk<Weight>::bytes;
@@ -239,8 +251,7 @@ __global__ void __launch_bounds__(threads, 1)
   const Block<Weight> block{
       shape, experts, ring, memory, full, empty, static_cast<int>(cluster.block_rank()), blocks};
   const int64_t index = blockIdx.x / blocks;
-  const int64_t clusters = gridDim.x / blocks;
-  const int most = ring.tiles * tile_outputs;
+  int clusters = static_cast<int>(gridDim.x) / blocks;
 
   release_next();
   if (threadIdx.x < most_stages) {
@@ -252,6 +263,14 @@ __global__ void __launch_bounds__(threads, 1)
     jobs.list(experts);
   }
   __syncthreads();
+  if (experts.begins != nullptr) {
+    // Who has outputs of two experts walks through all inputs twice: none, if that leaves few idle.
+    const int count = jobs.count(experts);
+    if (count > 0 && clusters % count * 8 <= clusters) clusters -= clusters % count;
+    if (index >= clusters) return;
+    ring = Ring::of<Weight>((int64_t{shape.outputs} * count + clusters - 1) / clusters);
+  }
+  const int most = ring.tiles * tile_outputs;
   Turn turn;
   if (block.warp >= 4 * multipliers) {
     give_registers<120>();
@@ -322,7 +341,6 @@ int clusters_at_once(int cluster, int bytes) {
 template <class Weight>
 void start_wide(const ProductShape& shape, const Experts& experts, const bf16* x,
                 const Values<const Weight>& w, void* y, bool wide_out, const Launch& how) {
-  constexpr int most_bytes = 224 * 1024;  // beside the list of jobs
   const int chunks = (shape.inputs + Chunk<Weight>::inputs - 1) / Chunk<Weight>::inputs;
   const bool chosen = experts.begins != nullptr;
   // Not by the number of rows, on which bits may not depend.
@@ -333,20 +351,17 @@ void start_wide(const ProductShape& shape, const Experts& experts, const bf16* x
   }
   int clusters = std::max(1, how.blocks / cluster);
   if (cluster > 1) clusters = std::min(clusters, clusters_at_once<Weight>(cluster, most_bytes));
-  Ring ring{most_stages, most_tiles};
+  int64_t outputs = most_outputs;
   if (!chosen) {
     const int jobs = experts.count * jobs_each<most_rows>(experts);
-    const int64_t outputs = int64_t{shape.outputs} * jobs;
-    const auto tiles_of = [](int64_t count) { return (count + tile_outputs - 1) / tile_outputs; };
+    outputs = int64_t{shape.outputs} * jobs;
     if (clusters > jobs) clusters -= clusters % jobs;  // none has outputs of two
     clusters = static_cast<int>(std::min<int64_t>(clusters, tiles_of(outputs)));
-    ring.tiles = static_cast<int>(
-        std::min<int64_t>(most_tiles, tiles_of((outputs + clusters - 1) / clusters)));
+    outputs = (outputs + clusters - 1) / clusters;
   }
-  const auto stages = [&] { return (most_bytes - ring.sums_bytes()) / ring.stage_bytes<Weight>(); };
-  while (stages() < 2) --ring.tiles;
-  ring.stages = std::min(most_stages, stages());
-  const int bytes = ring.bytes<Weight>();
+  // Where experts choose, only the device knows how many outputs there are: all room is asked for.
+  const Ring ring = Ring::of<Weight>(outputs);
+  const int bytes = chosen ? most_bytes : ring.bytes<Weight>();
   launch("wide product", multiply<Weight>, dim3(static_cast<unsigned>(clusters * cluster)), threads,
          cluster > 1 ? bytes : lone_block_bytes(bytes, how), how, cluster, shape, experts, x, w, y,
          wide_out, ring);

@@ -156,17 +156,23 @@ void experts_cases(bool quick) {
     const Buffer<Activation> xs{std::span<const Activation>(x)};
     const Buffer<int32_t> b{std::span<const int32_t>(begins)}, r{std::span<const int32_t>(row_of)};
     const std::vector<Out> before(expected.size(), from_float<Out>(nan));
-    const Buffer<Out> y{std::span<const Out>(before)};
     const Experts experts{static_cast<int>(c.counts.size()), b.data(),
                           c.gathered ? r.data() : nullptr};
-    any_experts_product({c.expected, c.outputs, c.inputs, c.inputs, c.outputs}, experts, xs.data(),
-                        w.view(), y.data(), how());
-    HELIX_CUDA(cudaStreamSynchronize(stream.get()));
-    expect_close(y.read(), expected, product_tolerance<Out>,
-                 std::string("experts ") + name_of<Activation> + " by " + name_of<Weight> + " to " +
-                     name_of<Out> + ", " + std::to_string(pairs) + " pairs of " +
-                     std::to_string(c.counts.size()) + " experts, " + std::to_string(c.outputs) +
-                     " x " + std::to_string(c.inputs));
+    const auto run = [&](int blocks) {
+      const Buffer<Out> y{std::span<const Out>(before)};
+      any_experts_product({c.expected, c.outputs, c.inputs, c.inputs, c.outputs}, experts,
+                          xs.data(), w.view(), y.data(), {stream.get(), blocks});
+      HELIX_CUDA(cudaStreamSynchronize(stream.get()));
+      return y.read();
+    };
+    const std::string what = std::string("experts ") + name_of<Activation> + " by " +
+                             name_of<Weight> + " to " + name_of<Out> + ", " +
+                             std::to_string(pairs) + " pairs of " +
+                             std::to_string(c.counts.size()) + " experts, " +
+                             std::to_string(c.outputs) + " x " + std::to_string(c.inputs);
+    const std::vector<Out> whole = run(sms);
+    expect_close(whole, expected, product_tolerance<Out>, what);
+    expect(same_bits(whole, run(3)), what + ": the same bits by 3 blocks");
   }
 }
 
