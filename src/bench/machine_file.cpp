@@ -76,8 +76,7 @@ class MachineFile {
   void find_peaks();
   void find_factors();
   void find_covers();
-  static std::vector<Machine::Shape> shapes_of(const std::vector<const SampledTask*>& tasks,
-                                               const TaskFactors& factors);
+  static std::vector<Machine::TimedShape> shapes_of(const std::vector<const SampledTask*>& tasks);
   void find_steps();
   Json rates(const std::array<double, std::size(formats)>& flops_per_s, double times,
              std::string_view kernels) const;
@@ -98,7 +97,7 @@ class MachineFile {
     int64_t tasks = 0;
     double spread = 0;
     double scatter = 0;
-    std::vector<Machine::Shape> shapes;
+    std::vector<Machine::TimedShape> shapes;
   };
   std::map<std::string, Cover> covers_;
 };
@@ -150,16 +149,16 @@ void MachineFile::find_factors() {
   find_covers();
 }
 
-// What the factors leave, of each shape once.
-std::vector<Machine::Shape> MachineFile::shapes_of(const std::vector<const SampledTask*>& tasks,
-                                                   const TaskFactors& factors) {
-  std::map<std::array<double, 3>, std::vector<double>> ratios;
+// Of each shape once. What an exchange takes is a matter of its ranks as well: factors alone say.
+std::vector<Machine::TimedShape> MachineFile::shapes_of(
+    const std::vector<const SampledTask*>& tasks) {
+  std::map<std::array<double, 4>, std::vector<double>> times;
   for (const SampledTask* task : tasks)
-    ratios[{task->value_bytes, task->bytes, task->flops}].push_back(task->timed.us /
-                                                                    factors.us(task->timed));
-  std::vector<Machine::Shape> shapes;
-  for (const auto& [shape, all] : ratios)
-    shapes.push_back({shape[0], shape[1], shape[2], middle(all)});
+    if (const Machine::Shape& s = task->shape; !task->communicates && s.bytes > 0 && s.count > 0)
+      times[{s.value_bytes, s.flops_a_byte, s.bytes, s.count}].push_back(task->timed.us);
+  std::vector<Machine::TimedShape> shapes;
+  for (const auto& [shape, us] : times)
+    shapes.push_back({{shape[0], shape[1], shape[2], shape[3]}, middle(us)});
   return shapes;
 }
 
@@ -185,7 +184,7 @@ void MachineFile::find_covers() {
     cover.tasks = std::ssize(times);
     cover.spread = middle(spreads);
     cover.scatter = middle(scatters);
-    cover.shapes = shapes_of(tasks, cover.fit.factors);
+    cover.shapes = shapes_of(tasks);
   }
 }
 
@@ -272,13 +271,13 @@ Json MachineFile::covers() const {
   Json json = Json::object();
   for (const auto& [name, cover] : covers_) {
     Json shapes = Json::array();
-    for (const Machine::Shape& s : cover.shapes)
-      shapes.push_back({s.value_bytes, s.bytes, s.flops, s.ratio});
-    json[name] = sourced({{"fixed_us", cover.fit.factors.fixed_us},
-                          {"read_efficiency", cover.fit.factors.read},
-                          {"compute_efficiency", cover.fit.factors.compute},
-                          {"shapes", std::move(shapes)}},
-                         "measured", "least squares over its tasks; " + c_.place);
+    for (const auto& [s, us] : cover.shapes)
+      shapes.push_back({s.value_bytes, s.flops_a_byte, s.bytes, s.count, us});
+    Json value = {{"fixed_us", cover.fit.factors.fixed_us},
+                  {"read_efficiency", cover.fit.factors.read},
+                  {"compute_efficiency", cover.fit.factors.compute}};
+    if (!shapes.empty()) value["shapes"] = std::move(shapes);
+    json[name] = sourced(value, "measured", "least squares over its tasks; " + c_.place);
   }
   return json;
 }

@@ -18,15 +18,17 @@ constexpr int warm_up_steps = 2;
 // What differs from rank to rank.
 constexpr double TimedTask::*numbers[] = {&TimedTask::us, &TimedTask::read_us,
                                           &TimedTask::compute_us, &TimedTask::send_us};
-constexpr double SampledTask::*others[] = {&SampledTask::sent_bytes, &SampledTask::bytes,
-                                           &SampledTask::flops, &SampledTask::spread,
+constexpr double SampledTask::*others[] = {&SampledTask::sent_bytes, &SampledTask::spread,
                                            &SampledTask::scatter};
+constexpr double Machine::Shape::*lengths[] = {&Machine::Shape::flops_a_byte,
+                                               &Machine::Shape::bytes, &Machine::Shape::count};
 
 std::vector<SampledTask> gather(MPI_Comm ranks, const std::vector<SampledTask>& mine) {
   std::vector<double> sent;
   for (const SampledTask& task : mine) {
     for (const auto number : numbers) sent.push_back(task.timed.*number);
     for (const auto other : others) sent.push_back(task.*other);
+    for (const auto length : lengths) sent.push_back(task.shape.*length);
   }
   int size = 0;
   HELIX_MPI(MPI_Comm_size(ranks, &size));
@@ -39,6 +41,7 @@ std::vector<SampledTask> gather(MPI_Comm ranks, const std::vector<SampledTask>& 
     for (SampledTask task : mine) {
       for (const auto number : numbers) task.timed.*number = *from++;
       for (const auto other : others) task.*other = *from++;
+      for (const auto length : lengths) task.shape.*length = *from++;
       tasks.push_back(std::move(task));
     }
   return tasks;
@@ -130,9 +133,9 @@ SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const Ste
   const simulated::Rates rates = simulated::rates_of(schedule, cover, peaks);
   const Cost c = cost(schedule, cover, state);
   task.sent_bytes = c.sent;
-  task.value_bytes = rates.value_bytes;
-  task.bytes = c.early + c.late;
-  task.flops = c.flops;
+  const int chunk = schedule.tasks[static_cast<size_t>(cover.begin)].chunk;
+  task.shape = simulated::shape_of(simulated::terms_of(schedule, cover), rates.value_bytes,
+                                   simulated::symbols_of(state, chunk));
   task.timed = {.read_us = c.early * rates.early_byte_us + c.late * rates.late_byte_us,
                 .compute_us = c.flops * rates.flop_us,
                 .send_us = c.sent * rates.sent_byte_us};

@@ -20,8 +20,7 @@ struct SampledTask {
   bool reduces = false;  // by an all-reduce
   int ranks = 1;         // that exchange
   double sent_bytes = 0;
-  double value_bytes = 0;  // of a weight or of the KV cache
-  double bytes = 0, flops = 0;
+  Machine::Shape shape;
   TimedTask timed;    // a layer's, of one rank
   double spread = 0;  // from pass to pass: the median over that of the fastest half, less 1
   double scatter =

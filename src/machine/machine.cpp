@@ -67,15 +67,18 @@ void read_numbers(const Node& node, bool peaks, std::vector<std::string_view> ot
       machine.*number.value = value_of(node, number.key, machine).number(number.low, number.high);
 }
 
-// Each [value_bytes, bytes, flops, ratio].
-std::vector<Machine::Shape> read_shapes(const Node& cover) {
-  std::vector<Machine::Shape> shapes;
+// Each [value_bytes, flops_a_byte, bytes, count, us].
+std::vector<Machine::TimedShape> read_shapes(const Node& cover) {
+  std::vector<Machine::TimedShape> shapes;
   if (!cover.has("shapes")) return shapes;
   for (const Node& shape : cover["shapes"].items()) {
     const std::vector<Node> numbers = shape.items();
-    if (numbers.size() != 4) shape.fail("must be [value_bytes, bytes, flops, ratio]");
-    shapes.push_back({numbers[0].number(0, 8), numbers[1].number(0, 1e15),
-                      numbers[2].number(0, 1e18), numbers[3].number(least, most)});
+    if (numbers.size() != 5) shape.fail("must be [value_bytes, flops_a_byte, bytes, count, us]");
+    shapes.push_back({{.value_bytes = numbers[0].number(0, 8),
+                       .flops_a_byte = numbers[1].number(0, most),
+                       .bytes = numbers[2].number(0, 1e15),
+                       .count = numbers[3].number(least, most)},
+                      numbers[4].number(least, most)});
   }
   return shapes;
 }

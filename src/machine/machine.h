@@ -53,18 +53,22 @@ struct Machine {
   double memory_reserve = 0;     // share of the memory that stays free
 
   // Of covers (schedule/covers.h) that were measured apart: in place of what stands above. Shapes
-  // that were timed take what was timed, and others what the nearest of them say.
+  // that were timed take what was timed, and others follow from them (execute/simulate/shapes.h).
   struct Shape {
-    double value_bytes = 0;  // of a weight, or of the KV cache
-    double bytes = 0;        // of a layer
-    double flops = 0;
-    double ratio = 1;  // timed, over what the factors make of it
+    double value_bytes = 0;   // of a weight, or of the KV cache
+    double flops_a_byte = 0;  // of one request, for a byte of weights or history
+    double bytes = 0;         // that one request reads and writes in a layer
+    double count = 0;         // requests; of experts, those that some token chose
+  };
+  struct TimedShape {
+    Shape shape;
+    double us = 0;  // a layer
   };
   struct CoverFactors {
     double fixed_us = 0;
     double read_efficiency = 1;
     double compute_efficiency = 1;
-    std::vector<Shape> shapes = {};
+    std::vector<TimedShape> shapes = {};
   };
   std::map<std::string, CoverFactors, std::less<>> covers;
 

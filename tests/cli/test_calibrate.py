@@ -38,7 +38,7 @@ def test_more_ranks_than_there_are(bench):
     assert machine["calibration"]["steps"]["points"] == 4
     assert "experts_up" in machine["covers"] and "exchange" not in machine["covers"]
     shapes = machine["covers"]["W_Q"]["value"]["shapes"]
-    assert len(shapes) == 2 and all(len(shape) == 4 for shape in shapes)  # a batch each
+    assert len(shapes) == 2 and all(len(shape) == 5 for shape in shapes)  # a batch each
     run = bench("run", bench.sweep(**shape, batch=4, context=1000, steps=2), "--shard", "1/4",
                 "--machine", "gb200-nvl72", "-o", "run", "--no-verify", ranks=1)
     assert run.code == 0, run

@@ -81,6 +81,16 @@ TEST(Machine, KeysAreStrict) {
             {"value", {{"fixed_us", -1}}}, {"from", "measured"}, {"source", "here"}};
       }),
       "/covers/attention/value");
+  has(refusal([](Json& m) {
+        m["covers"]["attention"] = {{"value",
+                                     {{"fixed_us", 1},
+                                      {"read_efficiency", 1},
+                                      {"compute_efficiency", 1},
+                                      {"shapes", {{2, 1, 100, 1}}}}},
+                                    {"from", "measured"},
+                                    {"source", "here"}};
+      }),
+      "/covers/attention/value/shapes/0");
 }
 
 TEST(Machine, SchemaHasTheKeysThatAreRead) {

@@ -67,10 +67,27 @@ Passage::Entry Passage::entry_of(const Schedule& s, const Cover& cover, const Ma
   return e;
 }
 
+// The time that follows from the shapes that were timed, over what the factors make of it.
+double Passage::correction(const Entry& e, const Symbols& symbols) {
+  if (e.rates.timed.empty()) return 1;
+  const Shape own = shape_of(e.terms, e.rates.value_bytes, symbols);
+  if (!(own.bytes > 0 && own.count > 0)) return 1;
+  const auto factors = [&](const Shape& at) {
+    const Symbols there = scaled(symbols, at.count / own.count);
+    const double bytes = at.bytes / own.bytes;
+    const double flops = own.flops_a_byte > 0 ? at.flops_a_byte / own.flops_a_byte : 1;
+    const double reading = dot(e.terms.early, there) * e.rates.early_byte_us +
+                           dot(e.terms.late, there) * e.rates.late_byte_us;
+    return e.rates.fixed_us + e.rates.touched_us * there[touched_symbol] +
+           bytes * std::max(reading, flops * dot(e.terms.flops, there) * e.rates.flop_us);
+  };
+  return e.rates.timed.us(own, factors) / factors(own);
+}
+
 void Passage::cost(Entry& e, const Symbols& symbols, int layers) {
   const double early = dot(e.terms.early, symbols), late = dot(e.terms.late, symbols);
   const double flops = dot(e.terms.flops, symbols), sent = dot(e.terms.sent, symbols);
-  const double times = e.rates.correction(early + late, flops);
+  const double times = correction(e, symbols);
   e.early_us = times * early * e.rates.early_byte_us;
   e.late_us = times * late * e.rates.late_byte_us;
   const double computing = times * flops * e.rates.flop_us;

@@ -1,10 +1,11 @@
 // The simulated executor: the covers of a schedule priced on a machine instead of carried out.
 //
 // A cover takes its fixed time and then the longest of its bytes, its FLOPs and its messages at the
-// machine's rates. Lanes run as the executors run them: each in order, and a cover waits for the
-// last writer of what it reads. Early bytes may be read while memory is idle before the cover's
-// inputs are there, up to the machine's `read_ahead_mb`; routed experts not before the router has
-// decided. What the two lanes take from each other's memory bandwidth is left out.
+// machine's rates; times that were measured at its shapes scale all of them alike. Lanes run as the
+// executors run them: each in order, and a cover waits for the last writer of what it reads. Early
+// bytes may be read while memory is idle before the cover's inputs are there, up to the machine's
+// `read_ahead_mb`; routed experts not before the router has decided. What the two lanes take from
+// each other's memory bandwidth is left out.
 #pragma once
 
 #include <algorithm>
@@ -81,6 +82,7 @@ class Passage {
   };
   Entry entry_of(const Schedule& schedule, const Cover& cover, const Machine& machine);
   void cost(Entry& entry, const Symbols& symbols, int layers);
+  static double correction(const Entry& entry, const Symbols& symbols);
   void lap(const Part& part, double requests);
   void take(const Entry& entry);
   size_t overlap(size_t at, double requests);

@@ -1,7 +1,6 @@
 #include "execute/simulate/rates.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace helix::simulated {
 
@@ -36,13 +35,6 @@ void add_communication(const Schedule& s, const Task& task, const Machine& m, Ra
        outside * us_a_gb_per_s / (m.network_gb_per_s * m.network_efficiency)});
 }
 
-// Formats are other kernels, and lie far apart.
-std::array<double, 3> place_of(double value_bytes, double bytes, double flops) {
-  constexpr double apart = 4;
-  return {apart * std::log2(std::max(value_bytes, 1e-3)), std::log2(std::max(bytes, 1.0)),
-          std::log2(std::max(flops, 1.0))};
-}
-
 // Of a weight or of the KV cache, whatever is read of it early.
 double value_bytes_of(const Schedule& s, const Cover& cover) {
   for (int i = cover.begin; i < cover.end; ++i)
@@ -52,21 +44,6 @@ double value_bytes_of(const Schedule& s, const Cover& cover) {
 }
 
 }  // namespace
-
-double Rates::correction(double bytes, double flops) const {
-  if (known.empty()) return 1;
-  const std::array<double, 3> here = place_of(value_bytes, bytes, flops);
-  double sum = 0, weights = 0;
-  for (const Known& k : known) {
-    double square = 1e-6;  // of the distance; a shape that was timed itself decides alone
-    for (size_t i = 0; i < here.size(); ++i)
-      square += (here[i] - k.place[i]) * (here[i] - k.place[i]);
-    const double weight = 1 / (square * square);
-    sum += weight * k.log_ratio;
-    weights += weight;
-  }
-  return std::exp(sum / weights);
-}
 
 Rates rates_of(const Schedule& s, const Cover& cover, const Machine& m) {
   Rates r;
@@ -95,9 +72,7 @@ Rates rates_of(const Schedule& s, const Cover& cover, const Machine& m) {
     r.fixed_us = measured->second.fixed_us;
     read = measured->second.read_efficiency;
     compute = measured->second.compute_efficiency;
-    for (const Machine::Shape& shape : measured->second.shapes)
-      r.known.push_back(
-          {place_of(shape.value_bytes, shape.bytes, shape.flops), std::log(shape.ratio)});
+    r.timed = TimedShapes(measured->second.shapes);
   }
   r.early_byte_us = us_a_gb_per_s / (m.read_gb_per_s * read);
   r.late_byte_us = us_a_gb_per_s / (m.read_gb_per_s * (attends ? m.weight_read_efficiency : read));

@@ -1,9 +1,7 @@
 // What a cover's bytes, FLOPs and messages take on a machine.
 #pragma once
 
-#include <array>
-#include <vector>
-
+#include "execute/simulate/shapes.h"
 #include "machine/machine.h"
 #include "schedule/covers.h"
 
@@ -19,15 +17,8 @@ struct Rates {          // microseconds
   double peak_flop_us = 0;  // without factors
   bool communicates = false;
 
-  // By what all of that is to be multiplied for a layer's bytes and FLOPs: the ratios of the shapes
-  // that were timed, by their nearness (Shepard's interpolation, of logarithms).
-  double correction(double bytes, double flops) const;
-  struct Known {
-    std::array<double, 3> place;
-    double log_ratio;
-  };
-  std::vector<Known> known;
-  double value_bytes = 0;
+  double value_bytes = 0;  // of a weight, or of the KV cache
+  TimedShapes timed;       // where there are any, they say the time, and all of that its parts
 };
 Rates rates_of(const Schedule& schedule, const Cover& cover, const Machine& machine);
 

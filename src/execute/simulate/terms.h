@@ -11,7 +11,8 @@ namespace helix::simulated {
 // 1, and the members of StepState (of one chunk).
 inline constexpr size_t symbol_count = 11;
 using Symbols = std::array<double, symbol_count>;
-inline constexpr size_t touched_symbol = 6;
+inline constexpr size_t rows_symbol = 1, newest_symbol = 3, looked_up_symbol = 5,
+                        touched_symbol = 6, routed_symbol = 7;
 Symbols symbols_of(const StepState& state, int chunk);
 
 struct Terms {  // a factor a symbol
