@@ -76,7 +76,7 @@ std::vector<Machine::TimedShape> read_shapes(const Node& cover) {
     if (numbers.size() != 5) shape.fail("must be [value_bytes, flops_a_byte, bytes, count, us]");
     shapes.push_back({{.value_bytes = numbers[0].number(0, 8),
                        .flops_a_byte = numbers[1].number(0, most),
-                       .bytes = numbers[2].number(0, 1e15),
+                       .bytes = numbers[2].number(least, 1e15),
                        .count = numbers[3].number(least, most)},
                       numbers[4].number(least, most)});
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace helix::simulated {
 
@@ -19,6 +20,12 @@ double distance(const Shape& a, double value_bytes, double flops_a_byte) {
     return std::abs(std::log2(std::max(x, 1e-3) / std::max(y, 1e-3)));
   };
   return 4 * octaves(a.value_bytes, value_bytes) + octaves(a.flops_a_byte, flops_a_byte);
+}
+
+template <class Item, class Same>
+Item& known_or_new(std::vector<Item>& items, const Same& same, Item anew) {
+  const auto known = std::ranges::find_if(items, same);
+  return known != items.end() ? *known : items.emplace_back(std::move(anew));
 }
 
 // Of items in order of `place`: the two between which `x` lies, which are one beyond the ends.
@@ -70,18 +77,19 @@ Shape shape_of(const Terms& terms, double value_bytes, const Symbols& symbols) {
 }
 
 TimedShapes::TimedShapes(std::span<const Machine::TimedShape> timed) {
-  for (const auto& [shape, us] : timed) {
-    const auto kernel = std::ranges::find_if(kernels_, [&](const Kernel& k) {
-      return k.value_bytes == shape.value_bytes &&
-             alike(k.flops_a_byte, shape.flops_a_byte, same_kernel);
-    });
-    Kernel& own = kernel != kernels_.end()
-                      ? *kernel
-                      : kernels_.emplace_back(shape.value_bytes, shape.flops_a_byte);
-    const auto series = std::ranges::find_if(
-        own.series, [&](const Series& s) { return alike(s.bytes, shape.bytes, same_bytes); });
-    Series& mine = series != own.series.end() ? *series : own.series.emplace_back(shape.bytes);
-    mine.knots.push_back({shape.count, us});
+  for (const Machine::TimedShape& one : timed) {
+    const Shape& s = one.shape;
+    Kernel& kernel =
+        known_or_new(kernels_,
+                     [&](const Kernel& k) {
+                       return k.value_bytes == s.value_bytes &&
+                              alike(k.flops_a_byte, s.flops_a_byte, same_kernel);
+                     },
+                     {.value_bytes = s.value_bytes, .flops_a_byte = s.flops_a_byte, .series = {}});
+    Series& series = known_or_new(
+        kernel.series, [&](const Series& known) { return alike(known.bytes, s.bytes, same_bytes); },
+        {.bytes = s.bytes, .knots = {}});
+    series.knots.push_back({.count = s.count, .us = one.us});
   }
   for (Kernel& kernel : kernels_) {
     std::ranges::sort(kernel.series, {}, &Series::bytes);
