@@ -17,9 +17,9 @@ namespace {
 
 constexpr int64_t head_block =
     16;  // query heads between two polls: at MLA's size about 50 us a tile
-constexpr int64_t least_split =
-    1024;  // tokens of a split: what surrounds its tiles is small against them …
-constexpr int64_t most_splits = 64;       // … also when the history is long
+// Tokens of a split: what surrounds its tiles is small against them …
+constexpr int64_t least_split = 2048;
+constexpr int64_t most_splits = 32;       // … also when the history is long
 constexpr int64_t wave_bytes = 16 << 20;  // results of splits that wait for their merge
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -53,59 +53,90 @@ const X* widened(const Values<const Kv>& from, int64_t stride, int64_t tokens, i
   return rows;
 }
 
+// A piece of a tile, and what is fetched while its K and its V are read.
+template <class Kv>
+struct Step {
+  Piece<Kv> rows;
+  Ahead values, keys;
+};
+// One after another, all but the last of a multiple of tile_tokens.
+template <class Kv>
+struct Tile {
+  Step<Kv> steps[tile_of<Kv> / tile_tokens];
+  int64_t count = 0, tokens = 0;
+};
+
 // One tile for Heads heads from h.
 template <int Heads, class X, class Kv>
-void attend_tile(const Group<X>& group, int64_t h, const Tile<Kv>& tile, const Ahead& values,
-                 const Ahead& keys) {
-  alignas(64) float logits[Heads * tile_tokens];
+void attend_tile(const Group<X>& group, int64_t h, const Tile<Kv>& tile) {
+  constexpr int64_t stride = tile_of<Kv>;
+  alignas(64) float logits[Heads * stride];
+  float* at = logits;
+  for (int64_t s = 0; s < tile.count; at += tile.steps[s++].rows.tokens)
+    logits_of<Heads>(group, h, tile.steps[s].rows, tile.steps[s].values, at);
+  for (int64_t i = 0; i < Heads; ++i)
+    std::fill(logits + i * stride + tile.tokens, logits + (i + 1) * stride, -infinity);
   alignas(64) float keep[lane_count] = {};
-  logits_of<Heads>(group, h, tile, values, logits);
-  weigh<Heads>(logits, tile.tokens, group.running + h, keep, keys);
-  add_all_values<Heads>(group, logits, keep, tile, keys, group.out + h * group.value_stride);
+  weigh<Heads, Kv>(logits, tile.tokens, group.running + h, keep, tile.steps[0].keys);
+  at = logits;
+  for (int64_t s = 0; s < tile.count; at += tile.steps[s++].rows.tokens) {
+    Ahead keys = tile.steps[s].keys;
+    if (s == 0) keys.fetched = fetched_first<Kv>;
+    add_all_values<Heads>(group, at, keep, tile.steps[s].rows, keys,
+                          group.out + h * group.value_stride);
+    std::fill_n(keep, Heads, 1.0F);
+  }
 }
 
 // All heads over one tile: it is read from memory once, by the first heads, and from cache by the
 // others.
 template <class X, class Kv>
-void attend_heads(const Group<X>& group, const Tile<Kv>& tile, const Ahead& values,
-                  const Ahead& keys, Poller& poll) {
+void attend_heads(const Group<X>& group, Tile<Kv> tile, Poller& poll) {
   for (int64_t h = 0; h < group.heads; h += 4) {
     const int64_t heads = std::min<int64_t>(4, group.heads - h);
     const auto attend = heads == 4   ? attend_tile<4, X, Kv>
                         : heads == 3 ? attend_tile<3, X, Kv>
                         : heads == 2 ? attend_tile<2, X, Kv>
                                      : attend_tile<1, X, Kv>;
-    attend(group, h, tile, h == 0 ? values : Ahead(), h == 0 ? keys : Ahead());
+    attend(group, h, tile);
+    for (Step<Kv>& step : tile.steps) step.values = step.keys = Ahead();
     if ((h + heads) % head_block == 0) poll();
   }
 }
 
 // Codes are decoded once where several groups of heads read them, or in fp32.
 template <class X, class Kv>
-void attend_widened(Group<X> group, const Tile<Kv>& tile, const Ahead& values, const Ahead& keys,
-                    Poller& poll) {
+void attend_widened(Group<X> group, const Step<Kv>& step, Poller& poll) {
+  const Piece<Kv>& rows = step.rows;
   static thread_local Scratch wide_k, wide_v;
   const int64_t k_stride = round_up(group.size, line_values<Kv>);
   const int64_t v_stride = round_up(group.value_size, line_values<Kv>);
   const Values<const X> k(
-      widened<X>(tile.k, tile.k_stride, tile.tokens, group.size, k_stride, values, wide_k));
-  Tile<X> wide{k, k, k_stride, k_stride, tile.tokens};
-  if (!(tile.k == tile.v)) {  // not latent
-    wide.v = Values<const X>(widened<X>(tile.v, tile.v_stride, tile.tokens, group.value_size,
+      widened<X>(rows.k, rows.k_stride, rows.tokens, group.size, k_stride, step.values, wide_k));
+  Piece<X> wide{k, k, k_stride, k_stride, rows.tokens};
+  if (!(rows.k == rows.v)) {  // not latent
+    wide.v = Values<const X>(widened<X>(rows.v, rows.v_stride, rows.tokens, group.value_size,
                                         v_stride, Ahead(), wide_v));
     wide.v_stride = v_stride;
   }
   group.size = k_stride;
   group.value_size = v_stride;
-  attend_heads(group, wide, Ahead(), keys, poll);
+  attend_heads(group, Tile<X>{{{wide, Ahead(), step.keys}}, 1, rows.tokens}, poll);
 }
 
-// The tokens of a split's tile from token t on.
+// The tokens of a split from token t on that stand in consecutive rows, `most` at most.
 template <class Kv>
-Tile<Kv> tile_at(const KvView<Kv>& kv, const Split& split, int64_t t) {
-  const int64_t row = kv.row(split.first + t);
+Piece<Kv> piece_at(const KvView<Kv>& kv, const Split& split, int64_t t, int64_t most) {
+  const int64_t token = split.first + t;
+  const int64_t row = kv.row(token);
+  if (kv.block_table != nullptr) most = std::min(most, kv.block_tokens - token % kv.block_tokens);
   return {kv.k.at(row * kv.k_stride), kv.v.at(row * kv.v_stride), kv.k_stride, kv.v_stride,
-          std::min(tile_tokens, split.tokens - t)};
+          std::min(most, split.tokens - t)};
+}
+// Their keys.
+template <class Kv>
+Ahead keys_at(const KvView<Kv>& kv, const Split& split, int64_t t) {
+  return t < split.tokens ? Ahead(piece_at(kv, split, t, 1).k, kv.k_stride) : Ahead();
 }
 
 // Do the heads of a KV head decode its codes while they multiply? Several groups of heads share
@@ -115,25 +146,34 @@ bool decode_codes(int64_t heads) {
   return std::is_same_v<X, bf16> && !std::is_same_v<X, Kv> && heads <= 4;
 }
 
-// `next`: the keys that are read after this split's.
-template <class X, class Kv>
-void attend_split(const Group<X>& group, const KvView<Kv>& kv, const Split& split,
-                  const Ahead& next, Poller& poll) {
-  for (int64_t t = 0; t < split.tokens; t += tile_tokens) {
-    const Tile<Kv> tile = tile_at(kv, split, t);
-    const Ahead values = kv.k == kv.v ? Ahead() : Ahead(tile.v, kv.v_stride);
-    const Ahead keys = t + tile_tokens < split.tokens
-                           ? Ahead(tile_at(kv, split, t + tile_tokens).k, kv.k_stride)
-                           : next;
-    if constexpr (std::is_same_v<X, Kv>) {
-      attend_heads(group, tile, values, keys, poll);
-    } else if constexpr (std::is_same_v<X, bf16>) {
-      if (decode_codes<X, Kv>(group.heads)) attend_heads(group, tile, values, keys, poll);
-      else attend_widened(group, tile, values, keys, poll);
-    } else {
-      attend_widened(group, tile, values, keys, poll);
+// next(t): the keys at token t of what is read after this split.
+template <class X, class Kv, class Next>
+void attend_split(const Group<X>& group, const KvView<Kv>& kv, const Split& split, Next&& next,
+                  Poller& poll) {
+  const auto step_at = [&](int64_t t, int64_t tile, int64_t most) {
+    const Piece<Kv> rows = piece_at(kv, split, t, most);
+    const int64_t after = t + tile;
+    return Step<Kv>{rows, kv.k == kv.v ? Ahead() : Ahead(rows.v, kv.v_stride),
+                    after < split.tokens ? keys_at(kv, split, after) : next(after - split.tokens)};
+  };
+  if constexpr (std::is_same_v<X, Kv> || std::is_same_v<X, bf16>) {
+    if (std::is_same_v<X, Kv> || decode_codes<X, Kv>(group.heads)) {
+      for (int64_t t = 0; t < split.tokens; t += tile_of<Kv>) {
+        Tile<Kv> tile;
+        tile.tokens = std::min(tile_of<Kv>, split.tokens - t);
+        for (int64_t done = 0; done < tile.tokens; done += tile.steps[tile.count++].rows.tokens)
+          tile.steps[tile.count] = step_at(t + done, tile_of<Kv>, tile.tokens - done);
+        attend_heads(group, tile, poll);
+        poll();
+      }
+      return;
     }
-    poll();
+  }
+  if constexpr (!std::is_same_v<X, Kv>) {
+    for (int64_t t = 0; t < split.tokens; t += tile_tokens) {
+      attend_widened(group, step_at(t, tile_tokens, tile_tokens), poll);
+      poll();
+    }
   }
 }
 
@@ -250,11 +290,11 @@ void decode_attention(const AttentionShape& shape, const Activation* q,
                                       .value_stride = value_stride,
                                       .running = wave_runnings + i * group_heads};
                  std::fill_n(group.out, split_values, 0.0F);
-                 Ahead next;
-                 if ((i + 1) % run != 0 && i + 1 < count) {
-                   const Split& after = splits[base + i + 1];
-                   next = Ahead(tile_at(kv[after.pair], after, 0).k, kv[after.pair].k_stride);
-                 }
+                 const Split* const after =
+                     (i + 1) % run != 0 && i + 1 < count ? &splits[base + i + 1] : nullptr;
+                 const auto next = [&](int64_t t) {
+                   return after == nullptr ? Ahead() : keys_at(kv[after->pair], *after, t);
+                 };
                  attend_split(group, kv[split.pair], split, next, poller);
                });
 

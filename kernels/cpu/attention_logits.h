@@ -63,18 +63,18 @@ HELIX_INLINE void add_eight(const bf16* x, const Values<const Kv> (&rows)[8], Re
 
 // x[i] times eight rows from t; lanes 4 b + r and 4 b + 8 + r … have those of row r and r + 4.
 template <int Heads, class Kv>
-HELIX_INLINE void dot_eight(const Group<bf16>& group, const Tile<Kv>& tile, const Ahead& values,
+HELIX_INLINE void dot_eight(const Group<bf16>& group, const Piece<Kv>& piece, const Ahead& values,
                             int64_t t, Lanes (&dots)[Heads]) {
   Lanes sums[2][Heads];
 #pragma GCC unroll 4
   for (int i = 0; i < Heads; ++i) sums[0][i] = sums[1][i] = zero();
-  const int64_t first = t * tile.k_stride;
-  const int64_t last = (tile.tokens - 1) * tile.k_stride;
+  const int64_t first = t * piece.k_stride;
+  const int64_t last = (piece.tokens - 1) * piece.k_stride;
   const auto step = [&](int64_t d, auto read) __attribute__((always_inline)) {
     const auto row = [&](int64_t r) {
-      const int64_t at = std::min(first + r * tile.k_stride, last) + d;
+      const int64_t at = std::min(first + r * piece.k_stride, last) + d;
       if (at < 0) __builtin_unreachable();  // spares signed divisions
-      return tile.k.at(at);
+      return piece.k.at(at);
     };
     values.fetch_rows<8>(t, d);
     const bf16* x = group.q + 4 * Heads * d;
@@ -91,53 +91,51 @@ HELIX_INLINE void dot_eight(const Group<bf16>& group, const Tile<Kv>& tile, cons
 
 // Logits of sixteen tokens from t.
 template <int Heads, class Kv>
-HELIX_INLINE void logits_of_codes(const Group<bf16>& group, const Tile<Kv>& tile,
+HELIX_INLINE void logits_of_codes(const Group<bf16>& group, const Piece<Kv>& piece,
                                   const Ahead& values, int64_t t, float* logits) {
   Lanes eight[2][Heads];
-  dot_eight(group, tile, values, t, eight[0]);
-  dot_eight(group, tile, values, t + 8, eight[1]);
+  dot_eight(group, piece, values, t, eight[0]);
+  dot_eight(group, piece, values, t + 8, eight[1]);
 #pragma GCC unroll 4
   for (int i = 0; i < Heads; ++i)
-    store(fold_blocks(eight[0][i], eight[1][i]) * group.scale, logits + i * tile_tokens);
+    store(fold_blocks(eight[0][i], eight[1][i]) * group.scale, logits + i * tile_of<Kv>);
 }
 
-// Logits of Heads heads from h: logits[i][t] for t < tokens, -inf to the end of the tile.
+// Logits of Heads heads from h: logits[i][t] for t < tokens; to a multiple of sixteen those beyond
+// may change.
 template <int Heads, class X, class Kv>
-[[gnu::noinline]] void logits_of(const Group<X>& group, int64_t h, const Tile<Kv>& tile,
+[[gnu::noinline]] void logits_of(const Group<X>& group, int64_t h, const Piece<Kv>& piece,
                                  const Ahead& values, float* logits) {
   if constexpr (std::is_same_v<Kv, fp8> || std::is_same_v<Kv, nvfp4>) {
-    for (int64_t t = 0; t < tile.tokens; t += lane_count)
-      logits_of_codes<Heads>(group, tile, values, t, logits + t);
+    for (int64_t t = 0; t < piece.tokens; t += lane_count)
+      logits_of_codes<Heads>(group, piece, values, t, logits + t);
   } else {
     constexpr int columns = Heads == 1 ? 16 : Heads == 2 ? 8 : 4;
-    for (int64_t t = 0; t < tile.tokens; t += columns) {
+    for (int64_t t = 0; t < piece.tokens; t += columns) {
       Values<const Kv> rows[columns];
       for (int64_t c = 0; c < columns; ++c)
-        rows[c] = tile.k.at(std::min(t + c, tile.tokens - 1) * tile.k_stride);
+        rows[c] = piece.k.at(std::min(t + c, piece.tokens - 1) * piece.k_stride);
       float sums[16];
       store(dots<Heads, columns>(group.q + h * group.q_stride, group.q_stride, rows, group.size,
                                  [&](int c, int64_t d) { values.fetch(t + c, d); }) *
                 group.scale,
             sums);
       for (int i = 0; i < Heads; ++i)
-        std::memcpy(logits + i * tile_tokens + t, sums + i * columns, columns * sizeof(float));
+        std::memcpy(logits + i * tile_of<Kv> + t, sums + i * columns, columns * sizeof(float));
     }
   }
-  for (int i = 0; i < Heads; ++i)
-    std::fill(logits + i * tile_tokens + tile.tokens, logits + (i + 1) * tile_tokens,
-              -std::numeric_limits<float>::infinity());
 }
 
 // Turns a tile's logits into weights under the new maximum; keep: what the older sums are
 // multiplied by. Heads go side by side: each step alone waits for the one before.
-template <int Heads>
+template <int Heads, class Kv>
 [[gnu::noinline]] void weigh(float* logits, int64_t tokens, Running* running, float (&keep)[16],
                              const Ahead& keys) {
 #pragma GCC unroll 4
   for (int i = 0; i < Heads; ++i) {
     Lanes most = all(running[i].max);
     for (int64_t t = 0; t < tokens; t += lane_count)
-      most = larger(load(logits + i * tile_tokens + t), most);
+      most = larger(load(logits + i * tile_of<Kv> + t), most);
     const float max = largest(most);
     keep[i] = running[i].max - max;
     running[i].max = max;
@@ -147,10 +145,10 @@ template <int Heads>
 #pragma GCC unroll 4
   for (Lanes& lanes : total) lanes = zero();
   for (int64_t t = 0; t < tokens; t += lane_count) {
-    for (int64_t row = t / 4; row < t / 4 + fetched_first / 4; ++row) keys.fetch_row(row);
+    for (int64_t row = t / 4; row < (t + lane_count) / 4; ++row) keys.fetch_row(row);
 #pragma GCC unroll 4
     for (int i = 0; i < Heads; ++i) {
-      float* const at = logits + i * tile_tokens + t;
+      float* const at = logits + i * tile_of<Kv> + t;
       const Lanes weight = exponential(load(at) - running[i].max);
       store(weight, at);
       total[i] = total[i] + weight;

@@ -52,6 +52,8 @@ class Ahead {
   }
   HELIX_INLINE void fetch(int64_t t, int64_t d) const { fetch_rows(t, d); }
 
+  int64_t fetched = 0;  // so many of the rows already are
+
  private:
   static constexpr char nothing_ = 0;
   const char* rows_ = &nothing_;
@@ -59,12 +61,23 @@ class Ahead {
   int bits_log_ = 0;  // a value's bits are a power of two
 };
 
-// So many of the next tile's keys are fetched during the softmax, for memory not to wait for it.
-inline constexpr int64_t fetched_first = 16;
-
-// Tokens that stand in consecutive rows.
+// Tokens of a tile. What surrounds them takes as long as five tokens do; rows of codes are short
+// enough for more of them to wait in cache.
 template <class Kv>
-struct Tile {
+inline constexpr int64_t tile_of = tile_tokens;
+template <>
+inline constexpr int64_t tile_of<fp8> = 4 * tile_tokens;
+template <>
+inline constexpr int64_t tile_of<nvfp4> = 4 * tile_tokens;
+
+// So many of the next tile's keys are fetched during the softmax, for memory not to wait for it.
+template <class Kv>
+inline constexpr int64_t fetched_first = tile_of<Kv> / 4;
+
+// Tokens of a tile that stand in consecutive rows: all of a dense cache's, a paged one's of a
+// block.
+template <class Kv>
+struct Piece {
   Values<const Kv> k, v;
   int64_t k_stride, v_stride, tokens;
 };
