@@ -81,6 +81,8 @@ if stage wide; then
   for sweep in sweep quantised; do
     step wide-$sweep 100 $mps bash -c "ranks 4 verify --executor cuda --exchange fused tests/cuda/wide/$sweep.json"
   done
+  # More than eight rows, which cuBLASLt multiplies but where a kernel waits for ranks of this card.
+  step wide-batch 100 $mps bash -c "ranks 4 verify --executor cuda --exchange mpi tests/cuda/wide/batch.json"
 fi
 if stage sanitize; then
   for tool in memcheck synccheck racecheck; do
@@ -116,6 +118,7 @@ if stage cards; then
   step fused 200 bash -c "ranks $n verify --executor cuda --exchange fused --part 1/2"
   step fused-wide 200 bash -c "ranks $n verify --executor cuda --exchange fused tests/cuda/wide/sweep.json"
   step fused-ipc 100 env HELIX_BENCH_PEER_MEMORY=ipc bash -c "ranks $n verify --executor cuda --exchange fused --part 1/8"
+  step fused-batch 200 bash -c "ranks $n verify --executor cuda --exchange fused tests/cuda/wide/batch.json"
   step own-cards-mpi 100 bash -c "ranks $n verify --executor cuda --exchange mpi --part 1/8"
 fi
 if stage time; then

@@ -25,13 +25,13 @@ $(CUDA_DIR)/%.o: %.cu tests/cuda.mk
 $(CUDA_DIR)/%.o: %.cpp tests/cuda.mk
 	@echo "c++ $<"; mkdir -p $(@D)
 	$(Q)$(CCACHE) $(CXX) -std=c++20 -O3 -fopenmp -Wall -Wextra $(CXX_CUDA_FLAGS) -iquote src -iquote . -MMD -MP -c $< -o $@
+# Without it kernels of our own carry out all products.
+CUDA_LIB := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))
+CUBLASLT := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),-L$(CUDA_LIB) -lcublasLt -Xlinker -rpath=$(CUDA_LIB))
 $(CUDA_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_DIR)/kernels/cpu/reference.o
 	@echo "link $@"
-	$(Q)$(CUDA_NVCC) $(CUDA_GENCODE) $^ -Xcompiler -fopenmp -ldl $(LIBRARIES) -o $@
+	$(Q)$(CUDA_NVCC) $(CUDA_GENCODE) $^ -Xcompiler -fopenmp -ldl $(CUBLASLT) -o $@
 $(CUDA_DIR)/tests/cuda/kernels_test: $(CUDA_DIR)/kernels/cpu/reference_moe.o
-# A peer of products, where it is found.
-$(CUDA_DIR)/tests/bench/cuda_kernels: LIBRARIES := $(if $(wildcard $(CUDA_HOME)/include/cublas_v2.h),-lcublas \
-  -Xlinker -rpath=$(CUDA_HOME)/lib64)
 # Between ranks: MPI, and NCCL to compare with.
 MPICXX ?= mpicxx
 NCCL_LIB := $(firstword $(wildcard $(addsuffix /libnccl.so,$(NCCL_HOME)/lib $(CUDA_HOME)/lib $(CUDA_HOME)/lib64 \
@@ -46,7 +46,7 @@ $(CUDA_PEERS): CXX_CUDA_FLAGS := $(cuda_mpi_flags) -isystem $(CUDA_HOME)/include
 cuda: $(CUDA_MPI_PROGRAMS)
 $(CUDA_MPI_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_PEERS) $(CUDA_DIR)/kernels/cpu/reference.o
 	@echo "link $@"
-	$(Q)$(CUDA_NVCC) $(CUDA_GENCODE) $^ -Xcompiler -fopenmp -ldl -lfmt $(NCCL_LIB) \
+	$(Q)$(CUDA_NVCC) $(CUDA_GENCODE) $^ -Xcompiler -fopenmp -ldl -lfmt $(CUBLASLT) $(NCCL_LIB) \
 	  -Xlinker -rpath=$(dir $(NCCL_LIB)) $(filter-out -pthread,$(shell $(MPICXX) --showme:libdirs 2>/dev/null | sed 's/[^ ]* */-L&/g')) \
 	  -lmpi -o $@
 .SECONDARY: $(CUDA_PROGRAMS:=.o) $(CUDA_MPI_PROGRAMS:=.o)
@@ -63,10 +63,9 @@ cuda: count-kernels
 count-kernels: $(KERNEL_OBJECTS)
 	@n=$$(nm $^ | grep -c '__device_stub__.*__handle$$'); echo "$$n kernels, at most $(most_kernels)"; \
 	  [ $$n -gt 0 ] && [ $$n -le $(most_kernels) ]
-CUDA_LIB := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))
 GPU_INCLUDES := $(addprefix -isystem ,$(wildcard $(addsuffix /include,$(NCCL_HOME) $(CUDA_HOME))))
 NCCL_FOUND := $(firstword $(wildcard $(addsuffix /include/nccl.h,$(NCCL_HOME) $(CUDA_HOME) /usr)))
-GPU_LDLIBS := -L$(CUDA_LIB) -lcudart_static -ldl -lrt $(if $(NCCL_FOUND), \
+GPU_LDLIBS := -L$(CUDA_LIB) -lcudart_static -ldl -lrt $(CUBLASLT) $(if $(NCCL_FOUND), \
   $(foreach d,$(wildcard $(addsuffix /lib,$(NCCL_HOME)) $(CUDA_LIB)),-L$d -Wl$(comma)-rpath$(comma)$d) -lnccl)
 $(BUILD)/obj/src/execute/cuda/%.o: INCLUDES += $(GPU_INCLUDES)
 

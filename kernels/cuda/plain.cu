@@ -171,6 +171,22 @@ __global__ void __launch_bounds__(threads)
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
+// By cuBLASLt; false where it does not serve or is not the better.
+template <class Out>
+bool by_library(const ProductShape& shape, const Experts& experts, const bf16* x, const Stored& w,
+                Out* y, const Launch& how, ProductLibrary* library) {
+  if (library == nullptr || experts.begins != nullptr || w.format != Format::bf16 ||
+      !ProductLibrary::better(shape) || !aligned(x) || !aligned(w.base) || !aligned(y) ||
+      shape.inputs % 8 != 0 || shape.x_stride % 8 != 0 || shape.y_stride % 8 != 0)
+    return false;
+  library->product(shape, experts.count, x, w.as<bf16>().data, y, how);
+  return true;
+}
+bool by_library(const ProductShape&, const Experts&, const float*, const Stored&, float*,
+                const Launch&, ProductLibrary*) {
+  return false;
+}
+
 // By tensor cores; false where they do not serve.
 template <class Weight, class Out>
 bool by_tiles_of(const ProductShape& shape, const Experts& experts, const bf16* x, const Stored& w,
@@ -200,23 +216,25 @@ unsigned blocks_for(int64_t count, int each) {
 }
 
 // Where all heads stand in one part.
-bool heads_by_tiles(const PerHeadShape& shape, const bf16* x, const Stored& w, std::byte* to,
-                    const Launch& how) {
+bool heads_at_once(const PerHeadShape& shape, const bf16* x, const Stored& w, std::byte* to,
+                   const Launch& how, ProductLibrary* library) {
   auto* const y = reinterpret_cast<bf16*>(to);
-  if (shape.part_heads != shape.heads || shape.lses != nullptr ||
-      !by_tiles({.rows = shape.rows,
-                 .outputs = shape.made,
-                 .inputs = shape.inputs,
-                 .x_stride = shape.x_size,
-                 .y_stride = shape.y_size},
-                {.count = shape.heads, .rows_each = shape.rows}, x, w, y, how))
+  if (shape.part_heads != shape.heads || shape.lses != nullptr) return false;
+  const ProductShape each{.rows = shape.rows,
+                          .outputs = shape.made,
+                          .inputs = shape.inputs,
+                          .x_stride = shape.x_size,
+                          .y_stride = shape.y_size};
+  const Experts heads{.count = shape.heads, .rows_each = shape.rows};
+  if (!by_library(each, heads, x, w, y, how, library) && !by_tiles(each, heads, x, w, y, how))
     return false;
   if (shape.made < shape.y_size)
     launch("carry", carry, dim3(blocks_for(int64_t{shape.rows} * shape.heads, warps)), threads, 0,
            how, 1, shape, x, y);
   return true;
 }
-bool heads_by_tiles(const PerHeadShape&, const float*, const Stored&, std::byte*, const Launch&) {
+bool heads_at_once(const PerHeadShape&, const float*, const Stored&, std::byte*, const Launch&,
+                   ProductLibrary*) {
   return false;
 }
 
@@ -224,8 +242,10 @@ bool heads_by_tiles(const PerHeadShape&, const float*, const Stored&, std::byte*
 
 template <class Activation, class Out>
 void any_experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
-                         const Stored& w, Out* y, const Launch& how) {
-  if (shape.rows == 0 || shape.outputs == 0 || by_tiles(shape, experts, x, w, y, how)) return;
+                         const Stored& w, Out* y, const Launch& how, ProductLibrary* library) {
+  if (shape.rows == 0 || shape.outputs == 0 || by_library(shape, experts, x, w, y, how, library) ||
+      by_tiles(shape, experts, x, w, y, how))
+    return;
   const auto blocks = [](int count, int of) {
     return static_cast<unsigned>((count + of - 1) / of);
   };
@@ -237,15 +257,15 @@ void any_experts_product(const ProductShape& shape, const Experts& experts, cons
 
 template <class Activation>
 void any_product(const ProductShape& shape, const Activation* x, const Stored& w, Activation* y,
-                 const Launch& how) {
-  any_experts_product(shape, {.count = 1, .rows_each = shape.rows}, x, w, y, how);
+                 const Launch& how, ProductLibrary* library) {
+  any_experts_product(shape, {.count = 1, .rows_each = shape.rows}, x, w, y, how, library);
 }
 
 template <class Activation>
 void per_head(const PerHeadShape& shape, const Activation* x, const Stored& w, std::byte* y,
-              const Launch& how) {
+              const Launch& how, ProductLibrary* library) {
   assert(shape.heads % shape.part_heads == 0 && shape.made <= shape.y_size);
-  if (heads_by_tiles(shape, x, w, y, how)) return;
+  if (heads_at_once(shape, x, w, y, how, library)) return;
   const dim3 grid(blocks_for(shape.y_size, warps), static_cast<unsigned>(shape.heads));
   launch("per head", product_of_heads, grid, threads, 0, how, 1, format_of<Activation>, shape, x, w,
          y);
@@ -262,17 +282,17 @@ void rescale_partial(const cpu::PartialLayout& part, int parts, const std::byte*
 
 #define INSTANTIATE(Activation)                                                                 \
   template void any_product(const ProductShape&, const Activation*, const Stored&, Activation*, \
-                            const Launch&);                                                     \
+                            const Launch&, ProductLibrary*);                                    \
   template void any_experts_product(const ProductShape&, const Experts&, const Activation*,     \
-                                    const Stored&, float*, const Launch&);                      \
+                                    const Stored&, float*, const Launch&, ProductLibrary*);     \
   template void per_head(const PerHeadShape&, const Activation*, const Stored&, std::byte*,     \
-                         const Launch&);                                                        \
+                         const Launch&, ProductLibrary*);                                       \
   template void rescale_partial(const cpu::PartialLayout&, int, const std::byte*, const float*, \
                                 Activation*, const Launch&);
 INSTANTIATE(float)
 INSTANTIATE(bf16)
 #undef INSTANTIATE
 template void any_experts_product(const ProductShape&, const Experts&, const bf16*, const Stored&,
-                                  bf16*, const Launch&);
+                                  bf16*, const Launch&, ProductLibrary*);
 
 }  // namespace helix::cuda

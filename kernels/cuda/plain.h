@@ -1,22 +1,25 @@
-// Products of any shape on a GPU, and the products a head: what the tensor-core kernels do not
-// serve. Twins: kernels/cpu/reference.h. All pointers are device memory.
+// Products of any shape on a GPU, and the products a head: by cuBLASLt where that is given and the
+// better, by tensor cores where these serve, else by plain kernels. Twins: kernels/cpu/reference.h.
+// All pointers are device memory.
 #pragma once
 
 #include "kernels/cpu/partial.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/product_library.h"
 
 namespace helix::cuda {
 
-// As `product`, for any number of rows and inputs, any alignment and any format; by tensor cores
-// where they serve. Not fp32 activations, which are for checking: they are multiplied in fp32.
+// As `product`, for any number of rows and inputs, any alignment and any format. fp32 activations,
+// which are for checking, are multiplied in fp32.
 template <class Activation>
 void any_product(const ProductShape& shape, const Activation* x, const Stored& w, Activation* y,
-                 const Launch& launch);
+                 const Launch& launch, ProductLibrary* library = nullptr);
 
 // As experts_product, in the same way.
 template <class Activation, class Out>
 void any_experts_product(const ProductShape& shape, const Experts& experts, const Activation* x,
-                         const Stored& w, Out* y, const Launch& launch);
+                         const Stored& w, Out* y, const Launch& launch,
+                         ProductLibrary* library = nullptr);
 
 // A matrix a head: y[row][head][n] = sum over k < inputs of x[row][head][k] w[head][n][k], n <
 // made. x: [rows][heads][x_size]; w: [heads][made][inputs]; y: vectors of y_size values, whose rest
@@ -37,7 +40,7 @@ struct PerHeadShape {
 };
 template <class Activation>
 void per_head(const PerHeadShape& shape, const Activation* x, const Stored& w, std::byte* y,
-              const Launch& launch);
+              const Launch& launch, ProductLibrary* library = nullptr);
 
 // As cpu::rescale_partial: one rank's partial outputs, scaled to its share of the whole.
 template <class Activation>

@@ -1,18 +1,14 @@
-// Products, of few rows and of many, beside cuBLAS on bf16 weights of the same shape.
+// Products, of few rows and of many, of bf16 weights also by cuBLASLt.
 #pragma once
 
-#if __has_include(<cublas_v2.h>)
-#include <cublas_v2.h>
-#define HELIX_CUBLAS
-#endif
-
 #include <cmath>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/product_library.h"
 #include "tests/bench/cuda_timing.h"
 
 namespace helix::cuda {
@@ -85,77 +81,68 @@ void time_experts(int held, int touched, int each, int outputs, int inputs) {
   print(name, bytes, 0, us, {}, "");
 }
 
-// A matrix for each of `heads`, of bf16: y[row][head][n] = x[row][head][k] w[head][n][k]; 0 without
-// cuBLAS.
+// A matrix for each of `heads`: y[row][head][n] = x[row][head][k] w[head][n][k].
 struct HeadsCase {
   int outputs, inputs, heads = 1;
-  int64_t matrix() const { return int64_t{outputs} * inputs; }
+  int64_t values() const { return int64_t{heads} * outputs * inputs; }
 };
-#ifdef HELIX_CUBLAS
-inline void check_cublas(cublasStatus_t status) {
-  if (status != CUBLAS_STATUS_SUCCESS) throw std::runtime_error(cublasGetStatusString(status));
-}
-inline double cublas_us(int rows, const HeadsCase& c) {
-  static const cublasHandle_t handle = [] {
-    constexpr int64_t workspace_bytes = 32 << 20;
-    static const Buffer<std::byte> workspace(workspace_bytes);
-    cublasHandle_t made = nullptr;
-    check_cublas(cublasCreate(&made));
-    check_cublas(cublasSetStream(made, stream.get()));
-    check_cublas(cublasSetWorkspace(made, workspace.data(), workspace_bytes));
-    return made;
-  }();
-  const Turns<bf16> w(c.heads * c.matrix());
-  const auto x = drawn<bf16>(int64_t{rows} * c.heads * c.inputs, 1);
-  const Buffer<bf16> y(int64_t{rows} * c.heads * c.outputs);
-  const float one = 1, zero = 0;
-  return node_us(nodes_for(2.0 * static_cast<double>(w.values)), [&](int i) {
-    check_cublas(cublasGemmStridedBatchedEx(
-        handle, CUBLAS_OP_T, CUBLAS_OP_N, c.outputs, rows, c.inputs, &one, w.at(i).data,
-        CUDA_R_16BF, c.inputs, c.matrix(), x.data(), CUDA_R_16BF, c.heads * c.inputs, c.inputs,
-        &zero, y.data(), CUDA_R_16BF, c.heads * c.outputs, c.outputs, c.heads, CUBLAS_COMPUTE_32F,
-        CUBLAS_GEMM_DEFAULT));
-  });
-}
-#else
-inline double cublas_us(int, const HeadsCase&) { return 0; }
-#endif
-
 template <class Weight>
-void time_shard(const std::string& name, int rows, const HeadsCase& c, double cublas) {
-  const Turns<Weight> w(c.heads * c.matrix());
-  const double bytes = w.bytes_per_value * static_cast<double>(w.values);
+void time_wide(const std::string& name, int rows, const HeadsCase& c, ProductLibrary& library) {
+  if (!wanted(name)) return;
+  const Turns<Weight> w(c.values());
   const auto x = drawn<bf16>(int64_t{rows} * c.heads * c.inputs, 1);
-  const Buffer<bf16> y(int64_t{rows} * c.heads * c.outputs);
-  const double us = node_us(nodes_for(bytes), [&](int i) {
-    experts_product({rows, c.outputs, c.inputs, c.inputs, c.outputs},
-                    Experts{.count = c.heads, .rows_each = rows}, x.data(), w.at(i), y.data(),
-                    how());
+  const auto y = drawn<bf16>(int64_t{rows} * c.heads * c.outputs, 1);
+  const ProductShape shape{rows, c.outputs, c.inputs, c.inputs, c.outputs};
+  const double bytes = w.bytes_per_value * static_cast<double>(w.values);
+  // As in a step: behind each stands a small kernel of ours that begins early, whose own time is
+  // taken off.
+  const auto behind = [&](int) { add(8, x.data(), y.data(), how()); };
+  static const double own_us = node_us(200, behind);
+  const auto us = [&](auto&& product) {
+    return node_us(nodes_for(bytes), [&](int i) { product(i), behind(i); }) - own_us;
+  };
+  const double ours = us([&](int i) {
+    experts_product(shape, Experts{.count = c.heads, .rows_each = rows}, x.data(), w.at(i),
+                    y.data(), how());
   });
-  print(name + by_weight<Weight>(), bytes, 2.0 * rows * static_cast<double>(w.values), us,
-        {cublas, cublas}, "cuBLAS, bf16, this run");
+  double peer = 0;
+  if constexpr (std::is_same_v<Weight, bf16>)
+    if (ProductLibrary::found) {
+      const auto product = [&](int i) {
+        library.product(shape, c.heads, x.data(), w.at(i).data, y.data(), how());
+      };
+      product(0);  // it is not first met in a graph
+      peer = us(product);
+    }
+  print(name + by_weight<Weight>(), bytes, 2.0 * rows * static_cast<double>(w.values), ours,
+        {peer, peer}, "cuBLASLt");
 }
-// Of one rank of 64: DeepSeek-R1 (router, W_DQ, W_UQ, W_DKV, W_UK, shared experts) and Llama-405B.
-inline void time_shards() {
-  for (const int rows : {1, 8, 16, 64}) {
-    for (const HeadsCase& c : {HeadsCase{256, 7168},
-                               {1536, 7168},
-                               {24576, 1536},
-                               {576, 7168},
-                               {512, 128, 128},
-                               {7168, 32},
-                               {2048, 16384},
-                               {1664, 16384},
-                               {16384, 832},
-                               {256, 16384},
-                               {16384, 256}}) {
-      const std::string name = "shard " + std::to_string(rows) + " x " +
+// Of one rank of 64, DeepSeek-R1 (router, W_DQ, W_UQ, W_DKV, W_UK, shared experts) and Llama-405B;
+// and llama-3.1-8b, whole.
+inline void time_wide() {
+  ProductLibrary library;
+  for (const HeadsCase& c : {HeadsCase{256, 7168},
+                             {1536, 7168},
+                             {24576, 1536},
+                             {576, 7168},
+                             {512, 128, 128},
+                             {7168, 32},
+                             {2048, 16384},
+                             {1664, 16384},
+                             {16384, 832},
+                             {256, 16384},
+                             {16384, 256},
+                             {6144, 4096},
+                             {4096, 4096},
+                             {28672, 4096},
+                             {4096, 14336},
+                             {128256, 4096}}) {
+    for (const int rows : {1, 4, 6, 8, 16, 32, 64, 128, 256}) {
+      const std::string name = std::to_string(rows) + " x " +
                                (c.heads > 1 ? std::to_string(c.heads) + " heads, " : "") +
                                std::to_string(c.outputs) + " x " + std::to_string(c.inputs);
-      if (!wanted(name)) continue;
-      const double cublas = cublas_us(rows, c);
-      time_shard<bf16>(name, rows, c, cublas);
-      time_shard<nvfp4>(name, rows, c, cublas);
+      time_wide<bf16>("wide " + name, rows, c, library);
+      if (rows <= 64) time_wide<nvfp4>("shard " + name, rows, c, library);
     }
   }
 }
@@ -226,7 +213,7 @@ inline void time_products() {
     time_experts<nvfp4>(32, touched, each, 7168, 256);
   }
   for (const int rows : {1, 8, 64}) time_route(rows);
-  time_shards();
+  time_wide();
 }
 
 }  // namespace helix::cuda

@@ -13,6 +13,7 @@
 #include "kernels/cuda/generate.h"
 #include "tests/cuda/append_cases.h"
 #include "tests/cuda/attention_cases.h"
+#include "tests/cuda/library_cases.h"
 #include "tests/cuda/product_cases.h"
 #include "tests/cuda/route_cases.h"
 #include "tests/cuda/testing.h"
@@ -165,6 +166,7 @@ void all_cases(bool quick) {
   per_head_cases<nvfp4, bf16>();
   per_head_cases<float, float>();
   per_head_cases<nvfp4, float>();
+  library_cases(quick);
   route_cases<float>(quick);
   route_cases<bf16>(quick);
   pair_cases();

@@ -114,6 +114,7 @@ void CudaExecutor::prepare() {
     for (const Task& task : schedule_.tasks)
       if (communicates(task.op) && exchange_->captures(task))
         exchange_->prepare(task, rows_now().met.data() + 3);
+    meet_products();
   }
   record_passages();
 }

@@ -20,6 +20,7 @@
 #include "execute/passages.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/moe.h"
+#include "kernels/cuda/product_library.h"
 
 namespace helix::cuda {
 
@@ -89,6 +90,7 @@ class CudaExecutor final : public PassageExecutor {
   AttentionShape attention_shape(const MicroBatch& m, size_t chunk) const;
   void make_routing();
   void prepare();
+  void meet_products();
   const Rows& rows_now() const { return rows_[static_cast<size_t>(store_.now_index())]; }
 
   // Carrying out (executor.cpp), looked at (hooks.cpp) and timed (times.cpp) …
@@ -152,6 +154,12 @@ class CudaExecutor final : public PassageExecutor {
   }
   cudaStream_t stream(Lane lane) const { return lanes_.at(static_cast<size_t>(lane)).stream.get(); }
   Launch how(const Task& task);
+  // cuBLASLt works on one lane alone. Its kernels fill the card, and did not end where a kernel of
+  // another rank on the card waited for this one (four ranks under MPS): kernels of ours do.
+  ProductLibrary* library_for(const Task& task) {
+    const bool waited_for = !own_card_ && exchanges_on_card_;
+    return runs_beside(schedule_, task) || waited_for ? nullptr : &library_;
+  }
   // Carried out together with the task before it, where nobody looks at what stands between them.
   bool folded(const Task& task) const {
     return !hooks_.after && folded_[static_cast<size_t>(&task - schedule_.tasks.data())];
@@ -197,6 +205,7 @@ class CudaExecutor final : public PassageExecutor {
   Buffer<float> kv_scales_;  // [layers of this stage][KV heads]; none where there are no scales
   std::vector<Rows> rows_;   // a micro-batch
   Buffer<std::byte> plan_memory_;
+  ProductLibrary library_;
   Buffer<int32_t> teacher_on_card_, sampled_on_card_;  // [batch]
   mutable std::vector<int32_t> sampled_;
 

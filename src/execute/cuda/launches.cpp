@@ -73,7 +73,7 @@ void CudaExecutor::product(const Task& task, int layer) {
   with_type(activations(), [&]<class A>(A*) {
     any_product(
         ProductShape{narrow(in.rows), narrow(out.width), narrow(in.width), in.width, out.width},
-        in.as<const A>(), stored(task.reads[1], layer), out.as<A>(), how(task));
+        in.as<const A>(), stored(task.reads[1], layer), out.as<A>(), how(task), library_for(task));
   });
 }
 
@@ -99,8 +99,18 @@ void CudaExecutor::per_head(const Task& task, int layer) {
     shape.lses = reinterpret_cast<const float*>(in.data + from.lse_offset(0, 0));
   }
   with_type(activations(), [&]<class A>(A*) {
-    cuda::per_head(shape, in.as<const A>(), stored(w, layer), out.data, how(task));
+    cuda::per_head(shape, in.as<const A>(), stored(w, layer), out.data, how(task),
+                   library_for(task));
   });
+}
+
+// cuBLASLt takes memory and loads kernels when it first meets a shape: here, on whatever values.
+void CudaExecutor::meet_products() {
+  for (const Segment& segment : schedule_.segments)
+    for (int i = segment.begin; segment.layers > 0 && i < segment.end; ++i)
+      if (const Task& task = schedule_.tasks[static_cast<size_t>(i)];
+          task.op == Op::product || task.op == Op::per_head)
+        launch(task, segment.first_layer);
 }
 
 void CudaExecutor::angles(const Task& task) {
