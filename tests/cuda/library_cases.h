@@ -65,20 +65,17 @@ void library_case(ProductLibrary& library, const LibraryCase& c) {
   if (ProductLibrary::better(shape)) expect(same_bits(picked, found), what + ": picked");
 }
 
-inline void library_cases(bool quick) {
+inline void library_cases() {
   if (!ProductLibrary::found) return;
   const int64_t held = held_bytes;
   ProductLibrary library;
   expect(held_bytes == held, "cuBLASLt takes no memory before its first product");
-  std::vector<LibraryCase> cases = {{1, 8, 8},        {9, 33, 40},    {16, 1, 64},
-                                    {17, 300, 192},   {64, 257, 72},  {33, 40, 128, 5},
-                                    {3, 512, 128, 7}, {10, 1024, 256}};
-  if (!quick) {
-    cases.insert(cases.end(),
-                 {{64, 256, 16384}, {129, 2048, 1024}, {256, 1000, 4096}, {65, 128, 512, 16}});
-    for (int i = 0; i < 8; ++i)
-      cases.push_back({integer(1, 300), integer(1, 600), 8 * integer(1, 160), integer(1, 3)});
-  }
+  std::vector<LibraryCase> cases = {{1, 8, 8},         {9, 33, 40},       {16, 1, 64},
+                                    {17, 300, 192},    {64, 257, 72},     {33, 40, 128, 5},
+                                    {3, 512, 128, 7},  {10, 1024, 256},   {64, 256, 16384},
+                                    {129, 2048, 1024}, {256, 1000, 4096}, {65, 128, 512, 16}};
+  for (int i = 0; i < 8; ++i)
+    cases.push_back({integer(1, 300), integer(1, 600), 8 * integer(1, 160), integer(1, 3)});
   for (const LibraryCase& c : cases) {
     library_case<bf16>(library, c);
     library_case<float>(library, c);
