@@ -60,3 +60,33 @@ def test_what_cannot_be_compared(bench):
         result = bench("compare", *words)
         assert (result.code, len(result.ours)) == (2, 1), result
         assert what in result.ours[0]
+
+
+def test_shapes_that_calibrate_did_not_sample(bench):
+    """Steps of an H200 against the machine file that the same call made of it, from other batches and contexts;
+    control: the file without the times of shapes."""
+    sweep = json.loads((ROOT / "configs/sweeps/calibrate-gpu.json").read_text())
+    sampled = {(point["model"], point["batch"], point["context"]) for point in sweep["points"]}
+    sampled |= {(model, batch, context) for model in sweep["model"] for batch in sweep["batch"]
+                for context in sweep["context"]}
+    lines = (ROOT / "results/published/h200-compared.jsonl").read_text().splitlines()
+    points = [json.loads(line)["point"] for line in lines]
+    others = [line for line, point in zip(lines, points)
+              if (point["model"], point["batch"], point["context"]) not in sampled]
+    assert len(others) == 21
+    (bench.folder / "others.jsonl").write_text("\n".join(others) + "\n")
+
+    def compared(machine):
+        found = json.loads(bench("compare", "others.jsonl", "--machine", machine, "--format", "json").stdout)["points"]
+        steps = [abs(point["simulated_us"] / point["measured_us"] - 1) for point in found]
+        tasks = [abs(cover["error"]) for point in found for cover in point["covers"] if cover["share"] >= 0.05]
+        return max(steps), max(tasks)
+
+    step, task = compared("h200-calibrated")
+    assert step < 0.15 and task < 0.2
+    machine = json.loads((ROOT / "configs/machines/h200-calibrated.json").read_text())
+    for cover in machine["covers"].values():
+        cover["value"].pop("shapes", None)
+    (bench.folder / "factors.json").write_text(json.dumps(machine))
+    step, task = compared("factors.json")
+    assert step > 0.15 and task > 0.2
