@@ -27,7 +27,8 @@ namespace {
 constexpr int warps = product_warps;
 constexpr int threads = product_threads;
 constexpr int most_rows = max_product_rows;
-constexpr int most_slots = 3;  // of a warp's ring
+constexpr int most_slots = 3;           // of a warp's ring
+constexpr int third_of_sm = 77 * 1024;  // of its shared memory, and more: no SM gets three blocks
 
 // Where k stands in a fragment is free, as long as w and x agree: a lane (g, t) takes a quarter of
 // the chunk, in steps of 16 values that lie side by side in memory, of output g (+ 8) and of row g.
@@ -159,13 +160,14 @@ struct Place {
   }
 };
 
-template <int Tiles, class Weight>
+// Slots: of a warp's ring, fixed for fewer instructions; bf16 has those that are asked for.
+template <int Tiles, class Weight, int Slots = most_slots>
 __global__ void __launch_bounds__(threads, 2)
     multiply(ProductShape shape, Experts experts, const bf16* x, Values<const Weight> w, void* y,
              bool wide_out, int slots_asked) {
   using C = Chunk<Weight>;
   static_assert(2 * C::bytes >= Tiles * most_rows * tile_rows * 4, "a warp's sums reuse its ring");
-  const int slots = std::is_same_v<Weight, bf16> ? slots_asked : most_slots;
+  const int slots = std::is_same_v<Weight, bf16> ? slots_asked : Slots;
   const int ring_bytes = slots * C::bytes;  // of one warp
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ Jobs<most_rows> jobs;
@@ -324,21 +326,31 @@ void start(ProductShape shape, const Experts& experts, const bf16* x, const Valu
   const int64_t outputs = shape.outputs;
   int cluster = 1;
   while (!chosen && cluster < 8 && 2 * cluster * outputs <= how.blocks * tile_rows) cluster *= 2;
-  const int clusters = chosen ? how.blocks : std::clamp(how.blocks / cluster, 1, shape.outputs);
-  // Of bf16, two slots and eight rows of x leave room for a second block.
-  const int slots = std::is_same_v<Weight, bf16> && shape.rows > 2 ? most_slots - 1 : most_slots;
+  // Quantised weights take so many instructions that, where outputs suffice, an SM has two blocks:
+  // one works while the other waits.
+  const bool paired = !std::is_same_v<Weight, bf16> && outputs >= 2 * how.blocks * tile_rows;
+  const int blocks = paired ? 2 * how.blocks : how.blocks;
+  const int clusters = chosen ? blocks : std::clamp(blocks / cluster, 1, shape.outputs);
+  // A second block finds room beside two slots and eight rows of x, beside three and fewer rows.
+  const int rows_of_three = std::is_same_v<Weight, bf16> ? 2 : paired ? 4 : most_rows;
+  const bool full = std::is_same_v<Weight, fp8> || shape.rows <= rows_of_three;
+  const int slots = full ? most_slots : most_slots - 1;
   const int ring_bytes = warps * slots * (C::bytes + shape.rows * C::x_row_bytes);
   const auto start = [&](auto kernel) {
     // Clusters of blocks that each want an SM of their own would not all find room at once.
-    launch("product", kernel, dim3(static_cast<unsigned>(clusters * cluster)), threads,
-           cluster > 1 ? ring_bytes : lone_block_bytes(ring_bytes, how), how, cluster, shape,
-           experts, x, w, y, wide_out, slots);
+    const int bytes = cluster > 1 ? ring_bytes
+                      : paired    ? std::max(ring_bytes, third_of_sm)
+                                  : lone_block_bytes(ring_bytes, how);
+    launch("product", kernel, dim3(static_cast<unsigned>(clusters * cluster)), threads, bytes, how,
+           cluster, shape, experts, x, w, y, wide_out, slots);
   };
   if constexpr (std::is_same_v<Weight, bf16>) {
     start(!chosen && outputs <= clusters * tile_rows ? multiply<1, Weight> : multiply<8, Weight>);
-  } else {
+  } else if constexpr (std::is_same_v<Weight, nvfp4>) {
     // Twice the inputs take the registers of more sums.
-    start(multiply < std::is_same_v<Weight, nvfp4> ? 3 : 8, Weight >);
+    start(full ? multiply<3, Weight> : multiply<3, Weight, most_slots - 1>);
+  } else {
+    start(multiply<8, Weight>);
   }
 }
 

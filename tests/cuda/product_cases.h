@@ -63,6 +63,7 @@ void product_cases(bool quick) {
     cases.push_back({1, 256, 7168});
     cases.push_back({8, 2560, 4096});
     cases.push_back({4, 20000, 256});
+    cases.push_back({8, 9000, 512});
   }
   for (const Case& c : cases) {
     if (std::is_same_v<Weight, nvfp4> && c.inputs % nvfp4_block != 0) continue;
