@@ -50,7 +50,7 @@ $(CUDA_MPI_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_PEER
 	  -Xlinker -rpath=$(dir $(NCCL_LIB)) $(filter-out -pthread,$(shell $(MPICXX) --showme:libdirs 2>/dev/null | sed 's/[^ ]* */-L&/g')) \
 	  -lmpi -o $@
 .SECONDARY: $(CUDA_PROGRAMS:=.o) $(CUDA_MPI_PROGRAMS:=.o)
--include $(wildcard $(CUDA_DIR)/*/*/*.d $(CUDA_DIR)/*/*/*/*.d $(BUILD)/obj/src/execute/cuda/*.d)
+-include $(wildcard $(CUDA_DIR)/*/*/*.d $(CUDA_DIR)/*/*/*/*.d $(CUDA_DIR)/other-cards/*.d $(BUILD)/obj/src/execute/cuda/*.d)
 
 # The executor: kernels of its own, and sources that call CUDA from the host.
 GPU_SOURCES := $(sort $(wildcard src/execute/cuda/*.cpp))
@@ -72,6 +72,15 @@ $(BUILD)/obj/src/execute/cuda/%.o: INCLUDES += $(GPU_INCLUDES)
 .PHONY: verify-gpu
 verify-gpu: cuda ## hold the GPU executor against the judge, on 1 to 8 ranks of this machine's cards
 	jobs/gpu-verify.sh one tokens shared sliced wide sanitize stop $(if $(word 2,$(GPUS)),cards)
+
+# What needs nothing of Hopper also compiles for cards before and after it, where registers may spill.
+OTHER_CARDS := -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_100,code=sm_100
+PLAIN := $(patsubst %,$(CUDA_DIR)/other-cards/%.o,append attention_plain elementwise generate merge moe plain plan \
+  product_library read travel)
+cuda: $(PLAIN)
+$(PLAIN): $(CUDA_DIR)/other-cards/%.o: kernels/cuda/%.cu tests/cuda.mk
+	@echo "nvcc $< for sm_80, sm_100"; mkdir -p $(@D)
+	$(Q)$(CCACHE) $(CUDA_NVCC) $(filter-out -Xptxas -warn-spills,$(subst $(CUDA_GENCODE),$(OTHER_CARDS),$(NVCC_FLAGS))) -MMD -MP -c $< -o $@
 
 # Where the toolkit is not, what names its types is neither compiled alone nor checked.
 gpu_checks = $(BUILD)/headers/kernels/cuda/% $(BUILD)/headers/src/execute/cuda/% $(BUILD)/tidy/src/execute/cuda/%

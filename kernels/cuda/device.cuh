@@ -77,10 +77,16 @@ __device__ void with_stored(Format format, F&& f) {
   else with_type(format, f);
 }
 
+// Before Hopper a kernel begins when the one before has ended.
+#if __CUDA_ARCH__ >= 900
+#define HELIX_GRID_CONTROL(...) asm volatile("griddepcontrol." __VA_ARGS__)
+#else
+#define HELIX_GRID_CONTROL(...) static_cast<void>(0)
+#endif
 // The next kernel may be launched: said first, it only takes what this one leaves free.
-__device__ inline void release_next() { asm volatile("griddepcontrol.launch_dependents;"); }
+__device__ inline void release_next() { HELIX_GRID_CONTROL("launch_dependents;"); }
 // Everything launched before has ended and is visible.
-__device__ inline void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ inline void wait_for_previous() { HELIX_GRID_CONTROL("wait;" ::: "memory"); }
 
 __device__ inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
