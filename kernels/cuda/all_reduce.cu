@@ -22,6 +22,11 @@ template <class Activation>
 __device__ float4 load_unit(const Activation* from) {
   return load_words(from);
 }
+// Of plain numbers.
+__device__ inline float4 plain_unit(const Stored& from, int64_t unit) {
+  return from.format == Format::bf16 ? load_words(from.as<bf16>().data + 4 * unit)
+                                     : load_words(from.as<float>().data + 4 * unit);
+}
 template <class Activation>
 __device__ float4 rounded(float4 v) {
   return make_float4(to_float(from_float<Activation>(v.x)), to_float(from_float<Activation>(v.y)),
@@ -36,65 +41,51 @@ __device__ void put_unit(const Exchange& exchange, int member, int64_t unit, flo
   for (int w = 0; w < unit_words<Activation>; ++w)
     exchange.put(member, unit * unit_words<Activation> + w, words[w]);
 }
-// Looked for at once, then waited for one by one: one trip for all of them.
-template <class Activation>
-struct Seen {
-  static constexpr int count = unit_words<Activation>;
-  uint4 words[count] = {};
-
-  __device__ void look(const Exchange& exchange, int sender, int64_t unit) {
-#pragma unroll
-    for (int w = 0; w < count; ++w) words[w] = exchange.look(sender, unit * count + w);
-  }
-  __device__ float4 finish(Exchange& exchange, int sender, int64_t unit) const {
-    uint2 payload[count];
-#pragma unroll
-    for (int w = 0; w < count; ++w)
-      payload[w] = exchange.finish(words[w], sender, unit * count + w);
-    return unit_of(payload, static_cast<const Activation*>(nullptr));
-  }
-};
-
 // The sum over the members, in their order, of my value and of `unit` of each inbox.
 template <class Activation>
 __device__ float4 sum_of(Exchange& exchange, const Channel& channel, int64_t unit, float4 own) {
-  constexpr int ahead = 8;
+  constexpr int words = unit_words<Activation>;
+  constexpr int ahead = 8 / words;
   float4 sum{};
 #pragma unroll 1
   for (int first = 0; first < channel.size; first += ahead) {
-    Seen<Activation> seen[ahead];
-#pragma unroll
-    for (int j = 0; j < ahead; ++j)
-      if (first + j < channel.size && first + j != channel.index)
-        seen[j].look(exchange, first + j, unit);
+    uint2 came[ahead * words];
+    exchange.await(came, [&](int k) {
+      const int i = first + k / words;
+      return WordAt{i < channel.size && i != channel.index ? i : -1, unit * words + k % words};
+    });
 #pragma unroll
     for (int j = 0; j < ahead; ++j) {
       const int i = first + j;
       if (i >= channel.size) break;
-      const float4 v = i == channel.index ? own : seen[j].finish(exchange, i, unit);
+      uint2 payload[words];
+#pragma unroll
+      for (int w = 0; w < words; ++w) payload[w] = came[j * words + w];
+      const float4 v =
+          i == channel.index ? own : unit_of(payload, static_cast<const Activation*>(nullptr));
       sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
     }
   }
   return rounded<Activation>(sum);
 }
 
-// Over the cluster: warps in order within a block, blocks in order. All threads get it.
-__device__ float sum_over_cluster(groups::cluster_group& cluster, float value) {
+// Over the cluster: warps in order within a block, blocks in order. All threads get it. Every block
+// writes its sum into all of them, so that nobody reads what another may have left; `turn`: rows
+// take turns.
+__device__ float sum_over_cluster(groups::cluster_group& cluster, float value, int turn) {
   __shared__ float of_warps[threads / 32];
-  __shared__ float of_block;
+  __shared__ float of_blocks[2][cluster_blocks];
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0U, value, step);
   if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
   __syncthreads();
-  if (threadIdx.x == 0) {
+  if (threadIdx.x < cluster.num_blocks()) {
     float sum = 0;
     for (const float warp : of_warps) sum += warp;
-    of_block = sum;
+    *cluster.map_shared_rank(&of_blocks[turn % 2][cluster.block_rank()], threadIdx.x) = sum;
   }
   cluster.sync();
   float sum = 0;
-  for (unsigned block = 0; block < cluster.num_blocks(); ++block)
-    sum += *cluster.map_shared_rank(&of_block, block);
-  cluster.sync();  // the next row writes them again; no block leaves while it is read
+  for (unsigned block = 0; block < cluster.num_blocks(); ++block) sum += of_blocks[turn % 2][block];
   return sum;
 }
 
@@ -104,7 +95,7 @@ struct Work {
 };
 
 // Units of a row are cut over the cluster's blocks, rows over clusters. Everything is sent before
-// anything is waited for.
+// anything is waited for. A thread has the same units of every row; their gains are read ahead.
 template <class Activation>
 __global__ void __launch_bounds__(threads, 1)
     reduce_and_norm(const __grid_constant__ Channel channel, Work work, const Activation* y,
@@ -114,54 +105,61 @@ __global__ void __launch_bounds__(threads, 1)
   const int rank = static_cast<int>(cluster.block_rank());
   const int units = work.width / 4;
   const int of_block = (units + blocks - 1) / blocks;
-  const int first = rank * of_block;
-  const int last = min(units, first + of_block);
+  const int first = rank * of_block + static_cast<int>(threadIdx.x);
+  const int last = min(units, (rank + 1) * of_block);
+  const auto for_units = [&](auto&& body) {
+#pragma unroll
+    for (int i = 0; i < thread_units; ++i)
+      if (first + i * threads < last) body(i, first + i * threads);
+  };
   if (channel.own_card) release_next();
-  wait_for_previous();
+  float4 gains[thread_units];
+  if (hidden != nullptr) for_units([&](int i, int u) { gains[i] = plain_unit(w, u); });
+  float4 mine[thread_units];
+  const auto load = [&](int row) {
+    for_units([&](int i, int u) { mine[i] = load_unit(y + int64_t{row} * work.width + 4 * u); });
+  };
+  const int first_row = static_cast<int>(blockIdx.y);
   Exchange exchange(channel);
+  wait_for_previous();
+  exchange.begin([&] { load(first_row); });
 
-  for (int row = static_cast<int>(blockIdx.y); row < work.rows; row += gridDim.y)
-    for (int u = first + static_cast<int>(threadIdx.x); u < last; u += threads) {
-      const float4 mine = load_unit(y + int64_t{row} * work.width + 4 * u);
+  for (int row = first_row; row < work.rows; row += gridDim.y) {
+    if (row > first_row) load(row);
+    for_units([&](int i, int u) {
       for (int k = 1; k < channel.size; ++k)
         put_unit<Activation>(exchange, (channel.index + k) % channel.size, int64_t{row} * units + u,
-                             mine);
-    }
+                             mine[i]);
+    });
+  }
 
-  for (int row = static_cast<int>(blockIdx.y); row < work.rows; row += gridDim.y) {
+  for (int row = first_row, turn = 0; row < work.rows; row += gridDim.y, ++turn) {
     const int64_t at = int64_t{row} * work.width;
     float4 values[thread_units];
+    if (work.rows > static_cast<int>(gridDim.y)) load(row);
+    if (hidden != nullptr)
+      for_units([&](int i, int u) { values[i] = load_unit(hidden + at + 4 * u); });
     float squares = 0;
-#pragma unroll
-    for (int i = 0; i < thread_units; ++i) {
-      const int u = first + static_cast<int>(threadIdx.x) + i * threads;
-      if (u >= last) break;
-      float4 v = sum_of<Activation>(exchange, channel, int64_t{row} * units + u,
-                                    load_unit(y + at + 4 * u));
-      if (hidden != nullptr) {
-        const float4 h = load_unit(hidden + at + 4 * u);
-        v = rounded<Activation>(make_float4(h.x + v.x, h.y + v.y, h.z + v.z, h.w + v.w));
-        store_words(v, hidden + at + 4 * u);
-        squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-      } else {
-        store_words(v, out + at + 4 * u);
-      }
+    for_units([&](int i, int u) {
+      const float4 sum = sum_of<Activation>(exchange, channel, int64_t{row} * units + u, mine[i]);
+      if (hidden == nullptr) return store_words(sum, out + at + 4 * u);
+      const float4 h = values[i];
+      const float4 v =
+          rounded<Activation>(make_float4(h.x + sum.x, h.y + sum.y, h.z + sum.z, h.w + sum.w));
+      store_words(v, hidden + at + 4 * u);
+      squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
       values[i] = v;
-    }
+    });
     if (hidden == nullptr) continue;
-    const float total = sum_over_cluster(cluster, squares);
+    const float total = sum_over_cluster(cluster, squares, turn);
     const float scale = rsqrtf(total / static_cast<float>(work.width) + work.eps);
-#pragma unroll
-    for (int i = 0; i < thread_units; ++i) {
-      const int u = first + static_cast<int>(threadIdx.x) + i * threads;
-      if (u >= last) break;
+    for_units([&](int i, int u) {
       const float4 v = values[i];
-      const auto normed = [&](float value, int j) {
-        return value * scale * plain_at(w, 4 * u + j);
-      };
-      store_words(make_float4(normed(v.x, 0), normed(v.y, 1), normed(v.z, 2), normed(v.w, 3)),
-                  out + at + 4 * u);
-    }
+      const float4 g = gains[i];
+      store_words(
+          make_float4(v.x * scale * g.x, v.y * scale * g.y, v.z * scale * g.z, v.w * scale * g.w),
+          out + at + 4 * u);
+    });
   }
 }
 

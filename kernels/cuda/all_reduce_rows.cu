@@ -154,8 +154,9 @@ __global__ void __launch_bounds__(sm_threads)
     reduce_rows(const __grid_constant__ Channel channel, Format activations,
                 const __grid_constant__ Work work, const void* y, void* hidden, void* out) {
   if (channel.own_card) release_next();
-  wait_for_previous();
   Exchange exchange(channel);
+  wait_for_previous();
+  exchange.begin();
   const auto begin_of = [&](int64_t block) {
     return static_cast<int>(block * work.rows / gridDim.x);
   };

@@ -31,43 +31,88 @@ __device__ inline void words_of(float4 unit, uint2 (&words)[2], const float*) {
   words[1] = make_uint2(__float_as_uint(unit.z), __float_as_uint(unit.w));
 }
 
-// One exchange of a kernel. Made once by all threads of each block, after wait_for_previous().
+// Where a sender's messages to a member stand, and a word of them, but for the half of the inbox
+// that the exchange's number chooses: known before that is.
+__device__ inline std::byte* slot(const Channel& channel, int member, int sender) {
+  return channel.inboxes[member] + sender * channel.slot_bytes;
+}
+__device__ inline std::byte* word_place(const Channel& channel, int member, int sender,
+                                        int64_t word) {
+  return slot(channel, member, sender) + word * 16;
+}
+
+// A word of a sender's message to me; no word where there is no sender.
+struct WordAt {
+  int sender;
+  int64_t word;
+};
+
+// One exchange of a kernel, made by all threads of each block.
 class Exchange {
  public:
-  __device__ explicit Exchange(const Channel& channel)
-      : channel_(channel),
-        epoch_(*static_cast<volatile uint32_t*>(&channel.state->epoch) + 1),
-        broken_(*static_cast<volatile uint32_t*>(&channel.state->broken) != 0) {
-    // The last block that has read the epoch writes it for the next kernel, while messages travel.
+  __device__ explicit Exchange(const Channel& channel) : channel_(channel) {}
+
+  // Once, by all threads of each block, after wait_for_previous(). `meanwhile` asks memory for what
+  // is to be sent: it comes beside the exchange's number.
+  template <class Meanwhile>
+  __device__ void begin(Meanwhile&& meanwhile) {
+    __shared__ ChannelState state;
+    if (threadIdx.x == 0)  // one request a block goes to where all want to read
+      copy_chunk(shared_address(&state), channel_.state, true);
+    meanwhile();
+    commit_copies();
+    wait_for_copies<0>();
     __syncthreads();
-    if (threadIdx.x != 0) return;
-    const unsigned blocks = gridDim.x * gridDim.y;
-    if (atomicAdd(&channel_.state->blocks_seen, 1) != blocks - 1) return;
-    channel_.state->blocks_seen = 0;
-    *static_cast<volatile uint32_t*>(&channel_.state->epoch) = epoch_;
+    if (threadIdx.x == 0) {
+      const uint32_t blocks = gridDim.x * gridDim.y;
+      const uint64_t part = uint64_t{1} << __clz(static_cast<int>(blocks));
+      const uint64_t rest = (uint64_t{1} << 32) - (blocks - 1) * part;
+      atomicAdd(&channel_.state->begun, blockIdx.x + blockIdx.y == 0 ? rest : part);
+    }
+    epoch_ = static_cast<uint32_t>(state.begun >> 32) + 1;
+    broken_ = state.broken != 0;
+    half_ = (epoch_ & 1U) * channel_.size * channel_.slot_bytes;
+  }
+  __device__ void begin() {
+    begin([] {});
   }
 
-  __device__ void put(int member, int64_t word, uint2 data) const {
-    asm volatile(
-        "st.volatile.global.v4.u32 [%0], {%1, %2, %3, %2};" ::"l"(at(member, channel_.index, word)),
-        "r"(data.x), "r"(epoch_), "r"(data.y)
-        : "memory");
-  }
-  // What is in my inbox, whether it has come or not; `finish` waits until it has.
-  __device__ uint4 look(int sender, int64_t word) const {
-    uint4 seen;
-    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(seen.x), "=r"(seen.y), "=r"(seen.z), "=r"(seen.w)
-                 : "l"(at(channel_.index, sender, word))
+  __device__ void put(std::byte* place, uint2 data) const {
+    asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %2};" ::"l"(place + half_),
+                 "r"(data.x), "r"(epoch_), "r"(data.y)
                  : "memory");
-    return seen;
   }
-  __device__ uint2 finish(uint4 seen, int sender, int64_t word) {
-    for (uint32_t tries = 0; seen.y != epoch_ || seen.w != epoch_; seen = look(sender, word)) {
-      if (broken_) break;
-      if ((++tries & 1023U) == 0) look_at_clock(sender, channel_.patience_ns);
+  __device__ void put(int member, int64_t word, uint2 data) const {
+    put(word_place(channel_, member, channel_.index, word), data);
+  }
+  // Waits for the words that place(0), … place(n - 1) tell. All that have not come are looked for
+  // at once, again and again: the last of them costs one trip.
+  template <int n, class Place>
+  __device__ void await(uint2 (&data)[n], Place&& place) {
+    uint4 seen[n] = {};
+    const std::byte* missing[n];
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      const auto [sender, word] = place(i);
+      missing[i] =
+          sender < 0 ? nullptr : word_place(channel_, channel_.index, sender, word) + half_;
     }
-    return make_uint2(seen.x, seen.z);
+    for (uint32_t tries = 1;; ++tries) {
+#pragma unroll
+      for (int i = 0; i < n; ++i)
+        if (missing[i] != nullptr) seen[i] = look(missing[i]);
+      int late = -1;
+#pragma unroll
+      for (int i = 0; i < n; ++i) {
+        if (missing[i] == nullptr) continue;
+        if (seen[i].y == epoch_ && seen[i].w == epoch_) missing[i] = nullptr;
+        else late = i;
+      }
+      if (late < 0 || broken_) break;
+      if ((tries & 1023U) == 0) look_at_clock(place(late).sender, channel_.patience_ns);
+    }
+#pragma unroll
+    for (int i = 0; i < n; ++i) data[i] = make_uint2(seen[i].x, seen[i].z);
   }
 
   // Where pieces of mine stand at a member, and those of a sender at me.
@@ -96,15 +141,16 @@ class Exchange {
   }
 
  private:
-  __device__ std::byte* slot(int member, int sender) const {
-    return channel_.inboxes[member] +
-           ((epoch_ & 1U) * channel_.size + sender) * channel_.slot_bytes;
-  }
-  __device__ std::byte* at(int member, int sender, int64_t word) const {
-    return slot(member, sender) + word * 16;
+  __device__ static uint4 look(const std::byte* word) {
+    uint4 seen;
+    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(seen.x), "=r"(seen.y), "=r"(seen.z), "=r"(seen.w)
+                 : "l"(word)
+                 : "memory");
+    return seen;
   }
   __device__ std::byte* pieces(int member, int sender) const {
-    return slot(member, sender) + 2 * channel_.room.words;
+    return slot(channel_, member, sender) + half_ + 2 * channel_.room.words;
   }
   __device__ uint32_t* flag(int member, int sender, int64_t piece) const {
     return reinterpret_cast<uint32_t*>(pieces(member, sender) + channel_.room.pieces) + piece;
@@ -141,8 +187,9 @@ class Exchange {
   }
 
   const Channel& channel_;
-  const uint32_t epoch_;
+  uint32_t epoch_;
   bool broken_;
+  int64_t half_;  // of each inbox: where this epoch's slots begin
   uint64_t began_ns_ = 0;
 };
 

@@ -12,7 +12,7 @@ namespace {
 constexpr int threads = 256;  // so that registers for a block are left beside one of attention
 constexpr int warps = threads / 32;
 constexpr int sm_blocks = 2;
-constexpr int ahead = 8;  // messages that a lane asks for before it waits for the first
+constexpr int words_ahead = 8;  // that a lane waits for at once
 
 // A message is 4-byte aligned and may end in half a word.
 __device__ inline uint2 word_of(const std::byte* message, int64_t word, int64_t bytes) {
@@ -20,34 +20,71 @@ __device__ inline uint2 word_of(const std::byte* message, int64_t word, int64_t 
   return make_uint2(__ldcg(from), word * 8 + 4 < bytes ? __ldcg(from + 1) : 0);
 }
 
-__device__ void send(const Channel& channel, const Exchange& exchange, int64_t bytes,
-                     const std::byte* messages) {
-  const auto words = static_cast<uint32_t>((bytes + 7) / 8);
-  const uint32_t all = words * static_cast<uint32_t>(channel.size - 1);
-  const uint32_t step = gridDim.x * threads;
-#pragma unroll 4
-  for (uint32_t i = blockIdx.x * threads + threadIdx.x; i < all; i += step) {
-    // Each member begins with another peer.
-    const int member = (channel.index + 1 + static_cast<int>(i / words)) % channel.size;
-    const int64_t word = i % words;
-    exchange.put(member, word, word_of(messages + member * bytes, word, bytes));
+// A thread's share of the words to all peers: some at a time, one grid apart.
+struct Sending {
+  static constexpr int some = 4;
+  const Channel& channel;
+  const std::byte* messages;
+  int64_t bytes;  // of a message
+  uint32_t first = blockIdx.x * threads + threadIdx.x;
+  const std::byte* message[some];
+  std::byte* to[some];  // none: nullptr
+  uint32_t word[some];
+  uint2 data[some] = {};
+
+  __device__ uint32_t words() const { return static_cast<uint32_t>((bytes + 7) / 8); }
+  __device__ uint32_t all() const { return words() * static_cast<uint32_t>(channel.size - 1); }
+  __device__ uint32_t step() const { return gridDim.x * threads; }
+  __device__ bool ended() const { return first >= all(); }
+  __device__ void find() {
+#pragma unroll
+    for (int j = 0; j < some; ++j) {
+      const uint32_t i = first + j * step();
+      // Each member begins with another peer.
+      const int member = (channel.index + 1 + static_cast<int>(i / words())) % channel.size;
+      word[j] = i % words();
+      message[j] = messages + member * bytes;
+      to[j] = i < all() ? word_place(channel, member, channel.index, word[j]) : nullptr;
+    }
   }
-}
+  __device__ void load() {
+#pragma unroll
+    for (int j = 0; j < some; ++j)
+      if (to[j] != nullptr) data[j] = word_of(message[j], word[j], bytes);
+  }
+  __device__ void put(const Exchange& exchange) {
+#pragma unroll
+    for (int j = 0; j < some; ++j)
+      if (to[j] != nullptr) exchange.put(to[j], data[j]);
+    first += some * step();
+  }
+};
 
 // A warp merges up to 128 values of one (row, head), four a lane: w_i = exp(lse_i - max), out = sum
-// w_i o_i / sum w_i in order of the members. A message with lse -inf is not waited for further.
+// w_i o_i / sum w_i in order of the members.
 template <class Activation>
 __global__ void __launch_bounds__(threads)
     exchange_and_merge(const __grid_constant__ Channel channel, PartialLayout part,
                        const std::byte* messages, Activation* out) {
   constexpr int words = unit_words<Activation>;
+  constexpr int ahead = words_ahead / words;  // members
   if (channel.own_card) release_next();
-  wait_for_previous();
-  Exchange exchange(channel);
   const int64_t bytes = part.bytes();
-  send(channel, exchange, bytes, messages);
+  Sending sending{channel, messages, bytes};
+  sending.find();
+  Exchange exchange(channel);
+  wait_for_previous();
+  exchange.begin([&] { sending.load(); });
+  sending.put(exchange);
+  while (!sending.ended()) {
+    sending.find();
+    sending.load();
+    sending.put(exchange);
+  }
   const std::byte* const own = messages + channel.index * bytes;
   const int lane = static_cast<int>(threadIdx.x) & 31;
+  int span = 1;
+  while (span < min(channel.size, 32)) span *= 2;
   const int slices = static_cast<int>((part.value_size + 127) / 128);
   const int tasks = static_cast<int>(part.rows * part.heads) * slices;
   for (int task = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
@@ -57,35 +94,46 @@ __global__ void __launch_bounds__(threads)
     const int64_t lse_at = part.outputs_bytes() + vector * 4;
     const int64_t at = (vector * part.value_size + d) * sizeof(Activation);
     const bool mine = d < part.value_size;
-    uint4 seen[ahead][words] = {};
-    const auto look_from = [&](int first) {
-#pragma unroll
-      for (int j = 0; j < ahead; ++j)
-#pragma unroll
-        for (int w = 0; w < words; ++w)
-          if (mine && first + j < channel.size && first + j != channel.index)
-            seen[j][w] = exchange.look(first + j, at / 8 + w);
+    const auto is_peer = [&](int i) { return i < channel.size && i != channel.index; };
+    const auto word_from = [&](int i, int w) {
+      return WordAt{mine && is_peer(i) ? i : -1, at / 8 + w};
     };
-    look_from(0);  // before the log-sum-exps are here: one trip for both
-    const auto lse_of = [&](int i) {
+    const auto lse_from = [&](int i) { return WordAt{is_peer(i) ? i : -1, lse_at / 8}; };
+
+    uint2 own_words[words] = {};
+    if (mine)
+      for (int w = 0; w < words; ++w) own_words[w] = word_of(own, at / 8 + w, bytes);
+    const float own_lse = __ldcg(reinterpret_cast<const float*>(own + lse_at));
+    const auto lse_of = [&](int i, uint2 word) {
       if (i >= channel.size) return -INFINITY;
-      if (i == channel.index) return __ldcg(reinterpret_cast<const float*>(own + lse_at));
-      const uint2 word = exchange.finish(exchange.look(i, lse_at / 8), i, lse_at / 8);
+      if (i == channel.index) return own_lse;
       return __uint_as_float(lse_at % 8 == 0 ? word.x : word.y);
     };
-    const float lses[2] = {lse_of(lane), lse_of(lane + 32)};
-    float max = fmaxf(lses[0], lses[1]);
-    for (int step = 16; step > 0; step /= 2) max = fmaxf(max, __shfl_xor_sync(~0U, max, step));
-    // +inf gives inf - inf, so that it is seen as NaN is.
-    const auto weight_of = [&](float lse) { return lse == -INFINITY ? 0 : expf(lse - max); };
-    const float weights[2] = {weight_of(lses[0]), weight_of(lses[1])};
-    float total = weights[0] + weights[1];
-    for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0U, total, step);
-
+    // Lanes have the log-sum-exps of `span` members, and of as many behind them, each several
+    // times.
+    uint2 upper_lse[1] = {};
+    if (channel.size > 32) exchange.await(upper_lse, [&](int) { return lse_from(lane + 32); });
+    float lses[2], weights[2];
+    float total = 0;
     float4 sum{};
 #pragma unroll 1
     for (int first = 0; first < channel.size; first += ahead) {
-      if (first > 0) look_from(first);
+      uint2 came[words_ahead + 1];
+      exchange.await(came, [&](int k) {
+        return k == words_ahead ? lse_from(lane & (span - 1))
+                                : word_from(first + k / words, k % words);
+      });
+      if (first == 0) {
+        lses[0] = lse_of(lane & (span - 1), came[words_ahead]);
+        lses[1] = lse_of(lane + 32, upper_lse[0]);
+        float max = fmaxf(lses[0], lses[1]);
+        for (int step = span / 2; step > 0; step /= 2)
+          max = fmaxf(max, __shfl_xor_sync(~0U, max, step));
+        for (int k = 0; k < 2; ++k)  // +inf gives inf - inf, so that it is seen as NaN is
+          weights[k] = lses[k] == -INFINITY ? 0 : expf(lses[k] - max);
+        total = weights[0] + weights[1];
+        for (int step = span / 2; step > 0; step /= 2) total += __shfl_xor_sync(~0U, total, step);
+      }
 #pragma unroll
       for (int j = 0; j < ahead; ++j) {
         const int i = first + j;
@@ -96,8 +144,7 @@ __global__ void __launch_bounds__(threads)
         uint2 unit[words];
 #pragma unroll
         for (int w = 0; w < words; ++w)
-          unit[w] = i == channel.index ? word_of(own, at / 8 + w, bytes)
-                                       : exchange.finish(seen[j][w], i, at / 8 + w);
+          unit[w] = i == channel.index ? own_words[w] : came[j * words + w];
         const float4 v = unit_of(unit, out);
         sum = make_float4(sum.x + weight * v.x, sum.y + weight * v.y, sum.z + weight * v.z,
                           sum.w + weight * v.w);
@@ -131,41 +178,57 @@ __device__ inline void store_any(uint2 word, std::byte* to, int bytes) {
   for (int i = 0; i < min(bytes, 8); ++i) to[i] = static_cast<std::byte>(all >> (8 * i));
 }
 
-// A warp a parcel. Word 0 of each slot goes to and comes from every member, also where they have no
-// parcels for each other: what makes two epochs' room enough.
+// A warp a parcel, some words a lane at a time. Word 0 of each slot goes to and comes from every
+// member, also where they have no parcels for each other: what makes two epochs' room enough. The
+// table was written before the step began.
 __global__ void __launch_bounds__(threads)
     exchange_all(const __grid_constant__ Channel channel, int count, const Parcel* parcels) {
+  constexpr int some = 4;
+  constexpr int apart = 32 * 8;
   if (channel.own_card) release_next();
-  wait_for_previous();
-  Exchange exchange(channel);
-  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int begin = static_cast<int>(threadIdx.x) % 32 * 8;
   const int first = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
   const int step = static_cast<int>(gridDim.x) * warps;
-  if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < channel.size &&
-      static_cast<int>(threadIdx.x) != channel.index)
-    exchange.put(static_cast<int>(threadIdx.x), 0, uint2{});
+  uint2 data[some];
+  const auto load = [&](const Parcel& p, int at) {
+#pragma unroll
+    for (int j = 0; j < some; ++j, at += apart)
+      if (at < p.from_bytes) data[j] = load_any(p.from + at, p.from_bytes - at);
+  };
+  Parcel p = first < count ? parcels[first] : Parcel{};
+  Exchange exchange(channel);
+  wait_for_previous();
+  exchange.begin([&] { load(p, begin); });
+  const int member = static_cast<int>(threadIdx.x);
+  const bool says = blockIdx.x == 0 && member < channel.size && member != channel.index;
+  if (says) exchange.put(member, 0, uint2{});
   for (int i = first; i < count; i += step) {
-    const Parcel p = parcels[i];
-    for (int at = lane * 8; at < p.from_bytes; at += 32 * 8) {
-      const uint2 word = load_any(p.from + at, p.from_bytes - at);
-      if (p.member == channel.index) store_any(word, p.to + at, p.to_bytes - at);
-      else exchange.put(p.member, p.put_at + at / 8, word);
+    if (i > first) load(p = parcels[i], begin);
+    for (int at = begin; at < p.from_bytes;) {
+#pragma unroll
+      for (int j = 0; j < some; ++j, at += apart) {
+        if (at >= p.from_bytes) continue;
+        if (p.member == channel.index) store_any(data[j], p.to + at, p.to_bytes - at);
+        else exchange.put(p.member, p.put_at + at / 8, data[j]);
+      }
+      load(p, at);
     }
   }
   for (int i = first; i < count; i += step) {
-    const Parcel p = parcels[i];
+    p = parcels[i];
     if (p.member == channel.index) continue;
-    for (int at = lane * 8; at < p.to_bytes; at += 32 * 8) {
-      const int64_t word = p.take_at + at / 8;
-      store_any(exchange.finish(exchange.look(p.member, word), p.member, word), p.to + at,
-                p.to_bytes - at);
+    for (int at = begin; at < p.to_bytes; at += some * apart) {
+      const auto bytes_left = [&](int j) { return p.to_bytes - at - j * apart; };
+      exchange.await(data, [&](int j) {
+        return WordAt{bytes_left(j) > 0 ? p.member : -1, p.take_at + at / 8 + j * 32};
+      });
+#pragma unroll
+      for (int j = 0; j < some; ++j)
+        if (bytes_left(j) > 0) store_any(data[j], p.to + at + j * apart, bytes_left(j));
     }
   }
-  if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < channel.size &&
-      static_cast<int>(threadIdx.x) != channel.index) {
-    const int member = static_cast<int>(threadIdx.x);
-    exchange.finish(exchange.look(member, 0), member, 0);
-  }
+  uint2 said[1];
+  exchange.await(said, [&](int) { return WordAt{says ? member : -1, 0}; });
 }
 
 }  // namespace

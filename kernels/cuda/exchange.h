@@ -23,9 +23,10 @@ using cpu::PartialLayout;
 inline constexpr int max_members = 64;
 
 // Of one rank, in device memory, zeroed at first.
-struct ChannelState {
-  uint32_t epoch;  // of the last exchange that began
-  uint32_t blocks_seen;
+struct alignas(16) ChannelState {
+  // Exchanges that began, in units of 2^-32: each block of one adds its part, all blocks add 1, so
+  // that the upper half is the last one's number until all have read it.
+  unsigned long long begun;
   uint32_t broken;  // a wait ran out of time: nothing waits any more, results are void
 };
 // What did not come, in host memory that the device writes.

@@ -100,8 +100,9 @@ __global__ void __launch_bounds__(threads, sm_blocks)
     merge_pieces(const __grid_constant__ Channel channel, Format activations,
                  const __grid_constant__ Pieces pieces, const std::byte* messages, void* out) {
   if (channel.own_card) release_next();
-  wait_for_previous();
   Exchange exchange(channel);
+  wait_for_previous();
+  exchange.begin();
   const auto begin_of = [&](int64_t block) { return block * pieces.count / gridDim.x; };
   const int64_t begin = begin_of(blockIdx.x);
   const int64_t end = begin_of(blockIdx.x + 1);

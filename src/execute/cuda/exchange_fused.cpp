@@ -17,8 +17,9 @@ namespace helix::cuda {
 
 namespace {
 
-constexpr int64_t widest_sum = 32768;   // values of a row that all_reduce_norm takes
-constexpr int64_t parcel_bytes = 4096;  // of a message that one warp carries
+constexpr int64_t widest_sum = 32768;  // values of a row that all_reduce_norm takes
+// Of a message that one warp carries: as many words as it has under way at once.
+constexpr int64_t parcel_bytes = 1024;
 
 class FusedExchange final : public Exchange {
  public:

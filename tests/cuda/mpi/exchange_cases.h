@@ -95,11 +95,12 @@ void merge_cases(const PeerChannel& peers, bool quick) {
   expect_everywhere(best_way(16, part_of<T>(9999, 4, 128)) == Way::pieces, "many in pieces");
 }
 
-// An odd number of exchanges of two sizes, in words and pieces, in a graph that is replayed on new
-// data.
+// An odd number of exchanges of several sizes and numbers of blocks, in words and pieces, in a
+// graph that is replayed on new data.
 template <class T>
 void graph_case(const PeerChannel& peers) {
-  const PartialLayout parts[] = {part_of<T>(2, 4, 64), part_of<T>(5, 4, 128), part_of<T>(1, 3, 64)};
+  const PartialLayout parts[] = {part_of<T>(7, 12, 64), part_of<T>(5, 4, 128),
+                                 part_of<T>(5, 7, 64)};
   std::vector<Buffer<std::byte>> messages;
   std::vector<Buffer<T>> outs;
   for (const PartialLayout& part : parts) {
@@ -109,7 +110,8 @@ void graph_case(const PeerChannel& peers) {
   const OwnedGraphExec graph = capture(world.stream.get(), [&] {
     for (int i = 0; i < 3; ++i)
       exchange_merge(peers.channel(), i == 1 ? Way::pieces : Way::words, parts[i],
-                     messages[i].data(), outs[i].data(), world.how());
+                     messages[i].data(), outs[i].data(),
+                     Launch{world.stream.get(), 3 * i + 3, true});
   });
   double error = 0;
   for (int replay = 0; replay < 7; ++replay) {
@@ -202,7 +204,7 @@ void reduce_cases(const PeerChannel& peers, bool quick) {
 inline void parcel_case(const PeerChannel& peers, int seed) {
   const auto length_of = [&](int from, int to, int i) {
     std::mt19937_64 common(static_cast<uint64_t>(((seed * 64 + from) * 64 + to) * 8 + i));
-    return static_cast<int32_t>(common() % 4 == 0 ? common() % 3 : common() % 700);
+    return static_cast<int32_t>(common() % 4 == 0 ? common() % 3 : common() % 3000);
   };
   constexpr int each = 3, gap = 3;
   const int me = world.rank;
