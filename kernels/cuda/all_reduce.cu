@@ -70,14 +70,15 @@ __device__ float4 sum_of(Exchange& exchange, const Channel& channel, int64_t uni
 }
 
 // Over the cluster: warps in order within a block, blocks in order. All threads get it. Every block
-// writes its sum into all of them, so that nobody reads what another may have left; `turn`: rows
-// take turns.
+// writes its sum into all of them, which have begun once they arrived at the cluster's barrier, so
+// that nobody reads what another may have left; `turn`: rows take turns.
 __device__ float sum_over_cluster(groups::cluster_group& cluster, float value, int turn) {
   __shared__ float of_warps[threads / 32];
   __shared__ float of_blocks[2][cluster_blocks];
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0U, value, step);
   if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
   __syncthreads();
+  if (turn == 0) cluster.barrier_wait();
   if (threadIdx.x < cluster.num_blocks()) {
     float sum = 0;
     for (const float warp : of_warps) sum += warp;
@@ -113,6 +114,7 @@ __global__ void __launch_bounds__(threads, 1)
       if (first + i * threads < last) body(i, first + i * threads);
   };
   if (channel.own_card) release_next();
+  if (hidden != nullptr) cluster.barrier_arrive();
   float4 gains[thread_units];
   if (hidden != nullptr) for_units([&](int i, int u) { gains[i] = plain_unit(w, u); });
   float4 mine[thread_units];

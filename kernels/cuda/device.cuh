@@ -40,6 +40,11 @@ template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int block, int shared_bytes,
             const Launch& how, int cluster, Arguments&&... arguments) {
   nvtxRangePushA(name);
+  // An SM keeps its split between L1 and shared memory as long as it has a block. With a small one
+  // the blocks of an exchange that waits would keep large blocks off their SMs, those of the rank
+  // that is waited for too, where ranks share a card.
+  HELIX_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared));
   if (shared_bytes >
       32 * 1024) {  // beyond 48 KB, a kernel's static memory with it, it is asked for
     HELIX_CUDA(

@@ -6,6 +6,7 @@
 
 #include "tests/cuda/mpi/exchange_cases.h"
 #include "tests/cuda/mpi/exchange_times.h"
+#include "tests/cuda/mpi/place_cases.h"
 
 namespace helix::cuda {
 namespace {
@@ -26,8 +27,9 @@ void all_cases(bool quick) {
   reduce_cases<bf16, float>(peers, quick);
   reduce_cases<bf16, bf16>(peers, quick);
   for (int seed = 0; seed < 6; ++seed) parcel_case(peers, seed);
-  for (const Way way : {Way::words, Way::pieces, Way::owners})
-    if (world.size > 1) missing_rank_case(way);
+  if (world.size == 1) return;
+  place_case(peers);
+  for (const Way way : {Way::words, Way::pieces, Way::owners}) missing_rank_case(way);
 }
 
 void find_place(int blocks) {
