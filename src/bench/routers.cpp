@@ -16,6 +16,16 @@ constexpr double near_tie = 1e-5;
 
 }  // namespace
 
+RouterCheck::RouterCheck(const Assignment& work, const std::vector<const Verdict*>& verdicts)
+    : work_(work), verdicts_(verdicts), largest_(static_cast<size_t>(work.model->layers)) {
+  const auto experts = static_cast<size_t>(work.model->experts.count);
+  for (const Verdict* v : verdicts)
+    for (size_t i = 0; i < v->router_logits.size(); ++i) {
+      double& largest = largest_[i / experts % largest_.size()];
+      largest = std::max(largest, std::abs(double{v->router_logits[i]}));
+    }
+}
+
 std::span<const int32_t> RouterCheck::judged(int64_t step, int layer, int64_t request) const {
   const Verdict& v = *verdicts_[static_cast<size_t>(request)];
   if (step >= std::ssize(v.tokens)) return {};  // the first stages of a pipeline are ahead
@@ -27,19 +37,16 @@ std::span<const int32_t> RouterCheck::judged(int64_t step, int layer, int64_t re
 void RouterCheck::note(int64_t step, int layer, int64_t request, std::span<const float> logits,
                        std::span<const int32_t> choice) {
   const Verdict& v = *verdicts_[static_cast<size_t>(request)];
-  const auto layers = static_cast<size_t>(work_.model->layers);
-  const auto token =
+  const auto right =
       std::span(v.router_logits)
-          .subspan(static_cast<size_t>(step) * layers * logits.size(), layers * logits.size());
-  const auto right = token.subspan(static_cast<size_t>(layer) * logits.size(), logits.size());
-  double largest = 0;
+          .subspan(static_cast<size_t>(step * work_.model->layers + layer) * logits.size(),
+                   logits.size());
   double worst = 0;
-  for (const float b : token) largest = std::max(largest, std::abs(double{b}));
   for (size_t i = 0; i < logits.size(); ++i) {
     const double d = std::abs(double{logits[i]} - right[i]);
     if (!(d <= worst)) worst = std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
   }
-  met_.error = std::max(met_.error, worst / largest);
+  met_.error = std::max(met_.error, worst / largest_[static_cast<size_t>(layer)]);
   met_.choices += std::ssize(choice);
   const auto experts = judged(step, layer, request);
   const int64_t differing = std::ranges::count_if(

@@ -19,16 +19,15 @@ struct Verdict;
 struct RoutersMet {
   int64_t choices = 0;    // experts chosen
   int64_t differing = 0;  // of these, not the judge's; the judge's were used
-  double error = 0;  // max |a - b| of a router's logits, relative to the largest |b| of its token's
-                     // routers in all layers; NaN counts as infinite
+  double error = 0;  // max |a - b| of a router's logits, relative to the largest |b| that its layer
+                     // gave any token; NaN counts as infinite
   int64_t wrong = 0;  // tokens whose experts are not those that their logits choose
 };
 
 class RouterCheck {
  public:
   // Both outlive this.
-  RouterCheck(const Assignment& work, const std::vector<const Verdict*>& verdicts)
-      : work_(work), verdicts_(verdicts) {}
+  RouterCheck(const Assignment& work, const std::vector<const Verdict*>& verdicts);
 
   // For ForcedRouting (execute/executor.h).
   std::span<const int32_t> judged(int64_t step, int layer, int64_t request) const;
@@ -42,6 +41,10 @@ class RouterCheck {
 
   const Assignment& work_;
   const std::vector<const Verdict*>& verdicts_;
+  // |b| of the judge's logits, a layer. Rounding leaves a logit off by a share of what its sum is
+  // made of, which the norm makes alike for all tokens: not of the logit, nor of the largest of a
+  // few that one token has.
+  std::vector<double> largest_;
   std::map<int, std::vector<double>> biases_;  // a layer
   RoutersMet met_;
 };

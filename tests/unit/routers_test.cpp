@@ -157,6 +157,31 @@ TEST_P(Routers, ALogitThatIsOffIsSeen) {
   }
 }
 
+// A logit that is off counts the same in every token of a layer, however small the token's own
+// logits are, and whatever other layers have.
+TEST_P(Routers, WhatALogitIsOffByIsHeldAgainstItsLayer) {
+  const auto count = model_.experts.count;
+  std::vector<double> largest(static_cast<size_t>(model_.layers));
+  for (int64_t token = 0; token < steps * model_.layers; ++token) {
+    const int64_t layer = token % model_.layers;
+    for (int64_t i = token * count; i < (token + 1) * count; ++i) {
+      float& logit = verdict_.router_logits[static_cast<size_t>(i)];
+      logit *= token < model_.layers ? 0.1F : layer == 0 ? 10.0F : 1.0F;
+      double& most = largest[static_cast<size_t>(layer)];
+      most = std::max(most, std::abs(double{logit}));
+    }
+  }
+  for (int64_t step = 0; step < steps; ++step)
+    for (int layer = 0; layer < model_.layers; ++layer) {
+      RouterCheck check(work_, verdicts_);
+      std::vector<float> own = logits(step, layer);
+      own.front() += 0.25F;
+      check.note(step, layer, 0, own, chosen_by(own, layer));
+      EXPECT_NEAR(check.met().error, 0.25 / largest[static_cast<size_t>(layer)], 1e-6)
+          << "step " << step << ", layer " << layer;
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, BiasedRouters, testing::Values("tiny-deepseek"));
 INSTANTIATE_TEST_SUITE_P(All, Routers,
                          testing::Values("tiny-deepseek", "tiny-v2-lite", "tiny-qwen3-moe"));
