@@ -2,14 +2,14 @@
 # The GPU executor: builds it, holds it against the judge on one rank, on 2, 4 and 8 ranks that share
 # a card (under MPS; a small part time-sliced), over each exchange, half of the steps as graphs and
 # half task by task; tokens of the CPU executor beside its own; whole steps under compute-sanitizer;
-# a rank that stops; and a few steps timed.
+# a rank that stops; what a card can lack; and a few steps timed.
 # Results go to $OUT, else results/. Arguments: stages (build one tokens shared sliced wide sanitize
-# stop time cards); all but the last two by default, `cards` where there is more than one. PARTS: a
-# fraction of the cases (1: all). STEP_LIMIT: seconds of a step at most.
+# stop faults time cards); all but the last two by default, `cards` where there is more than one.
+# PARTS: a fraction of the cases (1: all). STEP_LIMIT: seconds of a step at most.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results}
-stages=${*:-build one tokens shared sliced wide sanitize stop}
+stages=${*:-build one tokens shared sliced wide sanitize stop faults}
 program=${PROGRAM:-build/cuda/helix-bench}
 parts=${PARTS:-1}
 STEP_LIMIT=${STEP_LIMIT:-0}
@@ -25,7 +25,7 @@ step() {  # name, seconds, command…: its output goes to a log, its end to the 
   shift 2
   timeout "$limit" "$@" > "$out/verify-$name.log" 2>&1
   code=$?
-  echo "== $name: exit $code, ${SECONDS} s: $(grep -E 'VERIFIED|ERROR SUMMARY|points ok|tokens the same' "$out/verify-$name.log" | tail -n 1)"
+  echo "== $name: exit $code, ${SECONDS} s: $(grep -E 'VERIFIED|ERROR SUMMARY|points ok|tokens the same|faults passed' "$out/verify-$name.log" | tail -n 1)"
   if [ $code != 0 ]; then
     failed=1
     grep -E 'FAILED|MISSED|helix-bench:|rror' "$out/verify-$name.log" | cut -c1-300 | head -n 12
@@ -112,6 +112,8 @@ if stage stop; then
   step stop 90 bash -c stopped
   grep -q 'nothing came from rank' "$out/verify-stop.log" || { failed=1; echo "   no rank was named"; }
 fi
+# No card, no IPC, too little memory…; and what users look at there: doctor, traces, noise.
+! stage faults || step faults 90 python3 tests/cuda/faults.py "$program" "$out/faults"
 if stage cards; then
   n=$(nvidia-smi -L | wc -l)
   step nccl 200 bash -c "ranks $n verify --executor cuda --exchange nccl --part 1/2"

@@ -32,6 +32,12 @@ $(CUDA_PROGRAMS): $(CUDA_DIR)/%: $(CUDA_DIR)/%.o $(CUDA_KERNELS) $(CUDA_DIR)/ker
 	@echo "link $@"
 	$(Q)$(CUDA_NVCC) $(CUDA_GENCODE) $^ -Xcompiler -fopenmp -ldl $(CUBLASLT) -o $@
 $(CUDA_DIR)/tests/cuda/kernels_test: $(CUDA_DIR)/kernels/cpu/reference_moe.o
+# In place of a driver, with faults, and of a profiler.
+CUDA_STAND_INS := $(patsubst %.c,$(CUDA_DIR)/%.so,$(sort $(wildcard tests/cuda/*.c)))
+cuda: $(CUDA_STAND_INS)
+$(CUDA_STAND_INS): $(CUDA_DIR)/%.so: %.c tests/cuda.mk
+	@echo "cc $<"; mkdir -p $(@D)
+	$(Q)$(CC) -shared -fPIC -O2 -Wall -Wextra $(WERROR) -I$(CUDA_HOME)/include $< -o $@
 # Between ranks: MPI, and NCCL to compare with.
 MPICXX ?= mpicxx
 NCCL_LIB := $(firstword $(wildcard $(addsuffix /libnccl.so,$(NCCL_HOME)/lib $(CUDA_HOME)/lib $(CUDA_HOME)/lib64 \
@@ -71,7 +77,7 @@ $(BUILD)/obj/src/execute/cuda/%.o: INCLUDES += $(GPU_INCLUDES)
 
 .PHONY: verify-gpu
 verify-gpu: cuda ## hold the GPU executor against the judge, on 1 to 8 ranks of this machine's cards
-	jobs/gpu-verify.sh one tokens shared sliced wide sanitize stop $(if $(word 2,$(GPUS)),cards)
+	jobs/gpu-verify.sh one tokens shared sliced wide sanitize stop faults $(if $(word 2,$(GPUS)),cards)
 
 # What needs nothing of Hopper also compiles for cards before and after it, where registers may spill.
 OTHER_CARDS := -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_100,code=sm_100
