@@ -40,11 +40,26 @@ Json blank(const Point& point, const Setting& setting) {
                {"oversubscribed", setting.oversubscribed}};
   line["status"] = nullptr;
   line["reason"] = nullptr;
-  for (const char* name :
-       {"ttl_us", "samples_us", "tokens_per_s_per_user", "tokens_per_s_per_user_p90",
-        "tokens_per_s_per_gpu", "tokens_per_s_per_rank", "tasks_us", "overhead_us", "exchange_us",
-        "not_executed", "bytes_per_rank", "peak_resident_bytes", "experts_touched", "roofline",
-        "noise", "card", "device_bytes", "peer_memory", "verified"})
+  for (const char* name : {"ttl_us",
+                           "samples_us",
+                           "tokens_per_s_per_user",
+                           "tokens_per_s_per_user_p90",
+                           "tokens_per_s_per_gpu",
+                           "tokens_per_s_per_rank",
+                           "tasks_us",
+                           "shared_cores",
+                           "overhead_us",
+                           "exchange_us",
+                           "not_executed",
+                           "bytes_per_rank",
+                           "peak_resident_bytes",
+                           "experts_touched",
+                           "roofline",
+                           "noise",
+                           "card",
+                           "device_bytes",
+                           "peer_memory",
+                           "verified"})
     line[name] = nullptr;
   line["environment"] = setting.environment;
   line["started"] = nullptr;
@@ -98,6 +113,9 @@ void set_tasks(Json& line, const Measured& measured) {
     sum_us += us;
   }
   line["tasks_us"] = std::move(tasks);
+  if (const auto& cores = measured.shared_cores)
+    line["shared_cores"] = {
+        {"waited_us", to_ns(cores->waited_us)}, {"runs", cores->runs}, {"shared", cores->shared}};
   if (const auto& left_out = measured.not_executed) {
     Json priced = Json::object();
     for (const auto& [cover, us] : left_out->tasks_us) priced[cover] = to_ns(us);

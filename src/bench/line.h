@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "bench/point.h"
 #include "bench/statistics.h"
+#include "execute/executor.h"
 #include "schedule/covers.h"
 
 namespace helix {
@@ -122,6 +123,7 @@ struct Measured {
   std::vector<double> samples_us;  // a step each, the maximum over ranks; not empty
   std::vector<std::pair<std::string, double>> tasks_us;  // a cover each, in order of the step
   std::optional<ExchangeTimes> exchange;
+  std::optional<SharedCores> shared_cores;  // of CPU ranks
   std::optional<NotExecuted> not_executed;
   int64_t weight_bytes = 0;  // of the fullest rank
   int64_t kv_bytes = 0;

@@ -37,6 +37,18 @@ double middle(std::vector<double> values) {
   return nearest_rank(values, 50);
 }
 
+// Of tasks of one shape: half of what steps spend in them is spent in those that take no longer.
+// Weights stand in caches or do not, by what else a step reads; this is the time of the steps to
+// which it matters.
+double middle_of_steps(std::vector<const SampledTask*> tasks) {
+  std::ranges::sort(tasks, {}, [](const SampledTask* task) { return task->timed.us; });
+  double all = 0, so_far = 0;
+  for (const SampledTask* task : tasks) all += task->share;
+  for (const SampledTask* task : tasks)
+    if ((so_far += task->share) >= all / 2) return task->timed.us;
+  return tasks.back()->timed.us;
+}
+
 double us_of(const SampledTask& task) { return task.timed.us; }
 
 // What is faster than the peak that was measured alone shows a higher peak.
@@ -152,13 +164,13 @@ void MachineFile::find_factors() {
 // Of each shape once. What an exchange takes is a matter of its ranks as well: factors alone say.
 std::vector<Machine::TimedShape> MachineFile::shapes_of(
     const std::vector<const SampledTask*>& tasks) {
-  std::map<std::array<double, 4>, std::vector<double>> times;
+  std::map<std::array<double, 4>, std::vector<const SampledTask*>> alike;
   for (const SampledTask* task : tasks)
     if (const Machine::Shape& s = task->shape; !task->communicates && s.bytes > 0 && s.count > 0)
-      times[{s.value_bytes, s.flops_a_byte, s.bytes, s.count}].push_back(task->timed.us);
+      alike[{s.value_bytes, s.flops_a_byte, s.bytes, s.count}].push_back(task);
   std::vector<Machine::TimedShape> shapes;
-  for (const auto& [shape, us] : times)
-    shapes.push_back({{shape[0], shape[1], shape[2], shape[3]}, middle(us)});
+  for (const auto& [shape, same] : alike)
+    shapes.push_back({{shape[0], shape[1], shape[2], shape[3]}, middle_of_steps(same)});
   return shapes;
 }
 

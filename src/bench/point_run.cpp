@@ -237,6 +237,7 @@ void PointRunner::measure_tasks(Work& work, Measured& m) {
   doing("timing each task");
   TaskTimes tasks = helix::measure_tasks(work.ranks, *work.executor);
   m.tasks_us = std::move(tasks.tasks_us);
+  m.shared_cores = tasks.shared_cores;
   // What a step takes longer for them, or what it was seen to wait; the rest is hidden.
   const double seen = tasks.exchanges_on_compute_us + m.exchange->exposed;
   m.exchange->alone = tasks.exchanges_us;

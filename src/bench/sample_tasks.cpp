@@ -12,14 +12,12 @@ namespace helix {
 namespace {
 
 constexpr int allocations = 3;  // on CPUs the same bytes elsewhere in memory take another time
-constexpr int passes = 9;       // in each
-constexpr int warm_up_steps = 2;
 
 // What differs from rank to rank.
 constexpr double TimedTask::*numbers[] = {&TimedTask::us, &TimedTask::read_us,
                                           &TimedTask::compute_us, &TimedTask::send_us};
-constexpr double SampledTask::*others[] = {&SampledTask::sent_bytes, &SampledTask::spread,
-                                           &SampledTask::scatter};
+constexpr double SampledTask::*others[] = {&SampledTask::sent_bytes, &SampledTask::share,
+                                           &SampledTask::spread, &SampledTask::scatter};
 constexpr double Machine::Shape::*lengths[] = {&Machine::Shape::flops_a_byte,
                                                &Machine::Shape::bytes, &Machine::Shape::count};
 
@@ -64,25 +62,25 @@ SampledPoint sample_once(MPI_Comm ranks, const ExecutorChoice& how, const Machin
   const auto executor = make_executor(how, ranks, work);
   const Schedule& schedule = executor->schedule();
   const std::span<const Cover> covers = executor->covers();
-  warm_up(*executor, warm_up_steps, point.steps);
+  warm_up(*executor, point.warmup, point.steps);
   std::vector<std::vector<double>> times(covers.size());
-  for (int pass = 0; pass < passes; ++pass) {
-    executor->rewind();
-    const std::vector<double> step = executor->instrumented_step();
+  for (const std::vector<double>& step : timed_passes(ranks, *executor))
     for (size_t c = 0; c < covers.size(); ++c)
       times[c].push_back(step[c] / layers_of(schedule, covers[c]));
-  }
-  executor->rewind();
   SampledPoint once;
   once.alone = alone;
+  double step_us = 0;
   for (size_t c = 0; c < covers.size(); ++c) {
     if (alone && communicates(schedule, covers[c])) continue;
     std::ranges::sort(times[c]);
     SampledTask& task =
         once.tasks.emplace_back(untimed_task(schedule, covers[c], executor->state(), peaks));
-    task.timed.us = nearest_rank(times[c], 25);
-    task.spread = nearest_rank(times[c], 50) / task.timed.us - 1;
+    task.timed.us = nearest_rank(times[c], 50);
+    task.spread = task.timed.us / nearest_rank(times[c], 25) - 1;
+    task.share = task.timed.us * layers_of(schedule, covers[c]);
+    step_us += task.share;
   }
+  for (SampledTask& task : once.tasks) task.share /= step_us;
   once.ttl_us = median(measure_steps(ranks, *executor, point.steps, [] {}).samples_us);
   return once;
 }

@@ -22,6 +22,7 @@ struct SampledTask {
   double sent_bytes = 0;
   Machine::Shape shape;
   TimedTask timed;    // a layer's, of one rank
+  double share = 1;   // of its step, all layers
   double spread = 0;  // from pass to pass: the median over that of the fastest half, less 1
   double scatter =
       0;  // from one allocation to another: the slowest less the fastest, of the median
@@ -37,12 +38,11 @@ struct SampledPoint {
 SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const StepState& state,
                          const Machine& peaks);
 
-// Each cover carried out by all ranks of the layout, a barrier before each, several times over in
-// memory that is allocated several times. Of the passes over one memory the median of the fastest
-// half counts, as what disturbs them only makes them slower; of the memories the median, as a run
-// gets any of them. PP 1. On rank 0, nothing elsewhere. A layout of more ranks than there are is
-// sampled as its rank 0 alone, as `run --shard` would; a point with depths at the deeper one.
-// Collective over the world; throws what one rank alone knows of.
+// Each cover carried out by all ranks of the layout as a run of the point would time it, after its
+// warm-up steps, in memory that is allocated several times: the median of the passes, and of the
+// memories the median, as a run gets any of them. PP 1. On rank 0, nothing elsewhere. A layout of
+// more ranks than there are is sampled as its rank 0 alone, as `run --shard` would; a point with
+// depths at the deeper one. Collective over the world; throws what one rank alone knows of.
 SampledPoint sample_point(World& world, const ExecutorChoice& how, const Machine& peaks,
                           const Point& point);
 

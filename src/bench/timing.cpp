@@ -15,7 +15,7 @@ namespace helix {
 
 namespace {
 
-constexpr int least_passes = 3;
+constexpr int least_passes = 5;
 constexpr int most_passes = 31;
 constexpr double passes_us = 1e5;
 
@@ -181,14 +181,34 @@ std::optional<double> exchanges_exposed_us(MPI_Comm ranks, Executor& executor,
   return std::max(0.0, median(samples_us) - median(without.samples_us));
 }
 
+std::vector<std::vector<double>> timed_passes(MPI_Comm ranks, Executor& executor) {
+  std::vector<std::vector<double>> passes;
+  double spent_us = 0;  // the same on all ranks
+  while (std::ssize(passes) < least_passes ||
+         (std::ssize(passes) < most_passes && spent_us < passes_us)) {
+    executor.rewind();
+    const std::vector<double>& times = passes.emplace_back(executor.instrumented_step());
+    spent_us += maximum(ranks, {std::accumulate(times.begin(), times.end(), 0.0)}).front();
+  }
+  executor.rewind();
+  return passes;
+}
+
+std::optional<SharedCores> shared_cores(MPI_Comm ranks, const Executor& executor) {
+  const std::optional<SharedCores> mine = executor.shared_cores();
+  if (!mine) return std::nullopt;
+  const std::vector<double> most = maximum(
+      ranks, {mine->waited_us, static_cast<double>(mine->runs), static_cast<double>(mine->shared)});
+  return SharedCores{.waited_us = most[0],
+                     .runs = static_cast<int64_t>(most[1]),
+                     .shared = static_cast<int64_t>(most[2])};
+}
+
 TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor) {
   const Names names(ranks, executor);
   const size_t count = names.names.size();
   std::vector<std::vector<double>> samples(count + 2);
-  double spent_us = 0;  // the same on all ranks
-  for (int pass = 0; pass < least_passes || (pass < most_passes && spent_us < passes_us); ++pass) {
-    executor.rewind();
-    const std::vector<double> times = executor.instrumented_step();
+  for (const std::vector<double>& times : timed_passes(ranks, executor)) {
     std::vector<double> sums(count + 2, 0);
     for (size_t i = 0; i < times.size(); ++i) sums[names.of_cover[i]] += times[i];
     const Alone alone = exchanges_alone(ranks, executor, names, times);
@@ -196,7 +216,6 @@ TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor) {
     sums[count + 1] = alone.on_compute_us;
     sums = maximum(ranks, std::move(sums));
     for (size_t i = 0; i < sums.size(); ++i) samples[i].push_back(sums[i]);
-    spent_us += std::accumulate(sums.begin(), sums.begin() + static_cast<ptrdiff_t>(count), 0.0);
   }
   TaskTimes result;
   for (size_t i = 0; i < count; ++i)
@@ -207,6 +226,7 @@ TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor) {
   for (int pass = 0; pass < least_passes; ++pass)
     at_once.push_back(maximum(ranks, {executor.exchanges_us()}).front());
   result.back_to_back_us = median(at_once);
+  result.shared_cores = shared_cores(ranks, executor);
   return result;
 }
 

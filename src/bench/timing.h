@@ -38,16 +38,23 @@ StepTimes measure_steps(MPI_Comm ranks, Executor& executor, int64_t steps,
 std::optional<double> exchanges_exposed_us(MPI_Comm ranks, Executor& executor,
                                            const std::vector<double>& samples_us);
 
+// What each of this rank's covers takes in instrumented passes of the first step, a pass each. As
+// many as some 100 ms hold: of a step of a millisecond the first few find cold caches and are off
+// by half.
+std::vector<std::vector<double>> timed_passes(MPI_Comm ranks, Executor& executor);
+
+// What the executor knows of them, of the rank with the most of each.
+std::optional<SharedCores> shared_cores(MPI_Comm ranks, const Executor& executor);
+
 struct TaskTimes {
   // A cover's name each (schedule/covers.h), chunks and layers summed.
   std::vector<std::pair<std::string, double>> tasks_us;
   double exchanges_us = 0;             // those that communicate, without waits for other ranks
   double exchanges_on_compute_us = 0;  // of them, those that nothing hides
   double back_to_back_us = 0;          // all of a step at once; not a number where unknown
+  std::optional<SharedCores> shared_cores;
 };
-// The median of instrumented passes of the first step, cover by cover (executor.h). As many passes
-// as some 100 ms hold: of a step of a millisecond the first few find cold caches and are off by
-// half.
+// The median of the timed passes, cover by cover.
 TaskTimes measure_tasks(MPI_Comm ranks, Executor& executor);
 
 // {"mean":, "busiest":}: experts of a rank that some token chose in a layer of the last step, mean

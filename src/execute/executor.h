@@ -101,6 +101,14 @@ struct Span {
   bool with_next = false;  // together with the task after it
 };
 
+// Of a CPU rank's instrumented steps (machine/own_core.h): how long it waited until no core was
+// shared, and of how many timed runs of covers how many began on a shared one nonetheless.
+struct SharedCores {
+  double waited_us = 0;
+  int64_t runs = 0;
+  int64_t shared = 0;
+};
+
 // With PP > 1 the batch is cut into PP micro-batches (layout/requests.h: cut), and stage s passes
 // micro-batch (tick - s) mod PP in each tick; the ticks end with a shift between the stages. step()
 // is PP ticks. The first is preceded by PP - 1 ticks that fill the pipeline, in which later stages
@@ -142,6 +150,7 @@ class Executor {
   virtual void fill() = 0;
   // One step cover by cover; microseconds of each of covers(), layers summed.
   virtual std::vector<double> instrumented_step() = 0;
+  virtual std::optional<SharedCores> shared_cores() const { return std::nullopt; }
   // Are these intervals of one step, an exchange's with the wait for ranks that come later? Else
   // there is a barrier of the stage before each cover.
   virtual bool times_in_place() const { return false; }

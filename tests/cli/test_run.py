@@ -8,7 +8,7 @@ FIELDS = {
     "schema", "key", "point", "steps", "warmup", "executor", "exchange", "machine", "shard",
     "repeat", "ranks", "gpus", "ranks_per_gpu", "threads", "oversubscribed", "status", "reason",
     "ttl_us", "samples_us", "tokens_per_s_per_user", "tokens_per_s_per_gpu",
-    "tokens_per_s_per_rank", "tasks_us", "exchange_us", "bytes_per_rank", "peak_resident_bytes",
+    "tokens_per_s_per_rank", "tasks_us", "shared_cores", "exchange_us", "bytes_per_rank", "peak_resident_bytes",
     "experts_touched", "roofline", "noise", "card", "device_bytes", "peer_memory", "verified",
     "environment", "started"}
 POINT = {"model", "layout", "batch", "context", "precision", "hop_b", "chunks", "interval",
@@ -30,6 +30,9 @@ def check_line(line):
     assert line["tokens_per_s_per_user"] == 1e6 / ttl["median"]
     assert line["gpus"] is None and line["tokens_per_s_per_gpu"] is None
     assert line["tasks_us"]["attention"] > 0
+    cores = line["shared_cores"]
+    assert cores["runs"] > len(line["tasks_us"]) and 0 <= cores["shared"] <= cores["runs"]
+    assert cores["waited_us"] >= 0
     assert line["exchange_us"]["alone"] > 0 and line["exchange_us"]["back_to_back"] > 0
     assert all(line["bytes_per_rank"][kind] > 0 for kind in ("weights", "kv", "buffers"))
     assert line["peak_resident_bytes"] > sum(line["bytes_per_rank"].values())

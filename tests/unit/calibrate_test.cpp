@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "bench/pricer.h"
@@ -171,6 +172,25 @@ TEST(Calibrate, WhatWasNotTimedIsNotMeasured) {
   for (const char* key : {"link_gb_per_s", "link_efficiency", "all_reduce_us", "exchange_us"})
     EXPECT_EQ(found.provenance.at(key).basis, Basis::assumed) << key;
   EXPECT_EQ(found.provenance.at("kernel_us").basis, Basis::measured);
+}
+
+// One product in a step that keeps its weights in the caches, and in a longer one that does not.
+TEST(Calibrate, OfOneShapeTheStepsCountThatSpendMostInIt) {
+  const Sweep sweep = read(with(R"({"strategy": "tp", "ranks": 1, "batch": 8})"));
+  const auto w_up_us = [&](double share_cached) {
+    Calibration c = timed_on(read_machine("epyc-core"), sweep.points);
+    const auto once = std::ranges::find(c.tasks, "W_UP", &SampledTask::name);
+    SampledTask cached = *once, apart = *once;
+    cached.timed.us = 60, cached.share = share_cached;
+    apart.timed.us = 75, apart.share = 0.02;
+    *once = cached;
+    c.tasks.insert(c.tasks.end(), 3, apart);
+    const Json shapes = machine_file(c)["covers"]["W_UP"]["value"]["shapes"];
+    EXPECT_EQ(shapes.size(), 1);
+    return shapes[0][4].get<double>();
+  };
+  EXPECT_EQ(w_up_us(0.1), 60);
+  EXPECT_EQ(w_up_us(0.03), 75);
 }
 
 TEST(Calibrate, SaysHowWellEachCoverIsMet) {

@@ -87,6 +87,14 @@ TEST(Line, SaysWhatTheCardsDidWhereThereAreAny) {
   EXPECT_EQ(line["card"]["energy_j_per_token"], 0.5);
 }
 
+TEST(Line, SaysHowTimedTasksMetSharedCores) {
+  EXPECT_TRUE(ok_line(point(), {}, measured())["shared_cores"].is_null());
+  Measured m = measured();
+  m.shared_cores = {.waited_us = 12.5, .runs = 100, .shared = 3};
+  EXPECT_EQ(ok_line(point(), {}, m)["shared_cores"],
+            Json({{"waited_us", 12.5}, {"runs", 100}, {"shared", 3}}));
+}
+
 TEST(Line, NoiseIsTheTargetAndWhatWasReached) {
   EXPECT_TRUE(ok_line(point(), {}, measured())["noise"].is_null());
   Point p = point();

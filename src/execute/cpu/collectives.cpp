@@ -18,9 +18,11 @@ Collectives::Collectives(MPI_Comm ranks, const Schedule& schedule, const Store& 
 
 void Collectives::barrier() const { HELIX_MPI(MPI_Barrier(ranks_.get())); }
 
-void Collectives::stage_barrier() const {
+bool Collectives::stage_agrees(bool mine) const {
   const Group g = schedule_.place.stage();
-  if (g.size > 1) HELIX_MPI(MPI_Barrier(groups_.of(g)));
+  int all = mine ? 1 : 0;
+  if (g.size > 1) HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, groups_.of(g)));
+  return all == 1;
 }
 
 MPI_Comm Collectives::group(const Task& task) const { return groups_.of(task.group); }

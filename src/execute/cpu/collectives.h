@@ -24,7 +24,7 @@ class Collectives final : public Exchange {
   void observe(StepState& state) const override;
   void plan(const Shift& shift) override { shift_ = shift; }
   void barrier() const override;
-  void stage_barrier() const override;
+  bool stage_agrees(bool mine) const override;
 
  private:
   struct Shares {  // of `values` among the group, in values

@@ -27,7 +27,7 @@ class Alone final : public Exchange {
   void observe(StepState& state) const override { stand_in_.observe(state); }
   void plan(const Shift&) override {}
   void barrier() const override {}
-  void stage_barrier() const override {}
+  bool stage_agrees(bool mine) const override { return mine; }
 
  private:
   const Store& store_;

@@ -17,9 +17,10 @@ class Exchange {
   virtual void observe(StepState& state) const = 0;
   virtual void plan(const Shift& shift) = 0;
 
-  // Of all ranks; of those of this stage.
+  // Of all ranks.
   virtual void barrier() const = 0;
-  virtual void stage_barrier() const = 0;
+  // A barrier of this stage's ranks: is it so on all of them?
+  virtual bool stage_agrees(bool mine) const = 0;
 };
 
 // By MPI, collective over `ranks`; of a shard, without anyone. `store` may be filled later.

@@ -72,12 +72,14 @@ std::optional<StepState> CpuExecutor::observed(int micro_batch) const {
 void CpuExecutor::pass(std::vector<double>* times) {
   present_ = store_.capacity();
   if (!only_exchanges_) observed_[static_cast<size_t>(store_.now_index())] = {};
+  std::vector<Runs> runs(times != nullptr ? covers_.size() : 0);
   for (const Segment& segment : schedule_.segments)
     for (int layer = segment.first_layer; layer < segment.first_layer + segment.layers; ++layer) {
       if (only_exchanges_) run_exchanges(segment, layer);
-      else if (times != nullptr) run_timed(segment, layer, *times);
+      else if (times != nullptr) run_timed(segment, layer, runs);
       else run_layer(segment, layer);
     }
+  for (size_t c = 0; c < runs.size(); ++c) (*times)[c] += runs[c].us();
 }
 
 void CpuExecutor::shift_alone() {
@@ -134,16 +136,16 @@ bool CpuExecutor::carry_out(const Task& task, int layer) {
   return true;
 }
 
-void CpuExecutor::run_timed(const Segment& segment, int layer, std::vector<double>& times) {
+void CpuExecutor::run_timed(const Segment& segment, int layer, std::vector<Runs>& runs) {
   lanes_ = {&segment, layer, {segment.end, segment.end}};  // nothing runs beside
   for (size_t c = 0; c < covers_.size(); ++c) {
     if (covers_[c].begin < segment.begin || covers_[c].begin >= segment.end) continue;
-    exchange_->stage_barrier();
+    cores_.wait(*exchange_);
     const double began = now_us();
     for (int i = covers_[c].begin; i < covers_[c].end; ++i)
       while (!carry_out(schedule_.tasks[static_cast<size_t>(i)], layer)) {
       }
-    times[c] += now_us() - began;
+    runs[c].add(now_us() - began, cores_.all_own());
   }
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "execute/cpu/exchange.h"
+#include "execute/cpu/own_cores.h"
 #include "kernels/cpu/moe.h"
 
 namespace helix::cpu {
@@ -22,6 +23,7 @@ class CpuExecutor final : public PassageExecutor {
   double waited_us() override {
     return steps_taken_ == 0 ? 0 : waited_us_ / static_cast<double>(steps_taken_);
   }
+  std::optional<SharedCores> shared_cores() const override { return cores_.notes(); }
   std::span<const int32_t> sampled() const override { return sampled_; }
   TensorView view(Id tensor, int chunk) override;
 
@@ -42,7 +44,7 @@ class CpuExecutor final : public PassageExecutor {
     std::array<int, 2> at;
   };
   void run_layer(const Segment& segment, int layer);
-  void run_timed(const Segment& segment, int layer, std::vector<double>& times);
+  void run_timed(const Segment& segment, int layer, std::vector<Runs>& runs);
   void run_exchanges(const Segment& segment, int layer);
   bool advance_lane(Lane lane);  // true when the lane has nothing left
   void to_next(Lane lane, int from);
@@ -87,6 +89,7 @@ class CpuExecutor final : public PassageExecutor {
   std::vector<int32_t> sampled_;
   Lanes lanes_ = {};
   std::function<void()> poll_;   // attention lets the exchange lane advance between its tiles
+  OwnCores cores_;               // of instrumented steps
   bool only_exchanges_ = false;  // in the passages that come, of whatever is in their tensors
   std::vector<Span>* spans_ = nullptr;
   std::array<double, 2> began_us_ = {-1, -1};  // of the task in hand, a lane

@@ -14,8 +14,9 @@ namespace helix::cpu {
 
 Block allocate(size_t bytes) {
   const size_t rounded = (std::max<size_t>(bytes, 1) + 63) / 64 * 64;
-  Block block(take_memory(rounded));
-  if (!block) throw OutOfMemory(fmt::format("out of memory: {} bytes wanted", rounded));
+  const Memory memory = take_memory(rounded);
+  if (!memory) throw OutOfMemory(fmt::format("out of memory: {} bytes wanted", rounded));
+  Block block(memory.get(), [memory](std::byte*) {});
   // First touched by all threads: on a host with several memories the pages are spread over them.
   constexpr size_t part = 2 << 20;
 #pragma omp parallel for schedule(static) if (rounded > 4 * part)

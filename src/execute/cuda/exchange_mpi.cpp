@@ -35,7 +35,7 @@ class MpiExchange final : public Exchange {
   }
   void observe(StepState& state) const override { collectives_.observe(state); }
   const int32_t* arrived() const override { return arrived_.data(); }
-  void stage_barrier() const override { collectives_.stage_barrier(); }
+  void stage_barrier() const override { collectives_.stage_agrees(true); }
   void barrier() const override { collectives_.barrier(); }
 
  private:
