@@ -121,6 +121,8 @@ if stage cards; then
   step fused 200 bash -c "ranks $n verify --executor cuda --exchange fused --part 1/2"
   step fused-wide 200 bash -c "ranks $n verify --executor cuda --exchange fused tests/cuda/wide/sweep.json"
   step fused-ipc 100 env HELIX_BENCH_PEER_MEMORY=ipc bash -c "ranks $n verify --executor cuda --exchange fused --part 1/8"
+  step fused-no-ipc 100 tests/mpirun.sh -n "$n" env LD_PRELOAD="$(dirname "$program")/tests/cuda/faulty_driver.so" FAULT=ipc \
+    "$program" verify --executor cuda --exchange fused --part 1/8 -T 25
   step fused-batch 200 bash -c "ranks $n verify --executor cuda --exchange fused tests/cuda/wide/batch.json"
   step own-cards-mpi 100 bash -c "ranks $n verify --executor cuda --exchange mpi --part 1/8"
 fi

@@ -63,11 +63,18 @@ std::string Cards::ipc_refusal() const {
       .value_or("");
 }
 
+bool Cards::windows_reach() const { return helix::windows_reach(world_.comm()); }
+
 namespace {
 
 // SMs that kernels of a shared card take which wait for each other: all its ranks' together.
 int waiting_blocks(const ExecutorChoice& how, const Neighbours& there) {
   return there.ranks_per_card == 1 ? 0 : std::max(1, how.exchange_blocks) * there.ranks_per_card;
+}
+
+// Do plain loads and stores of a kernel reach the memory of all ranks?
+bool reached(const Neighbours& there) {
+  return there.windows || (there.one_host && there.ipc.empty());
 }
 
 // Where a card runs one rank at a time, an exchange on it takes milliseconds: the host's is no
@@ -76,7 +83,7 @@ ExchangeKind best_exchange(const ExecutorChoice& how, const Neighbours& there) {
   if (there.ranks == 1) return ExchangeKind::mpi;
   const bool together = there.ranks_per_card == 1 || there.mps;
   const bool room = waiting_blocks(how, there) <= there.multiprocessors / 2;
-  if (there.one_host && there.ipc.empty() && together && room) return ExchangeKind::fused;
+  if (reached(there) && together && room) return ExchangeKind::fused;
   return there.nccl && there.ranks_per_card == 1 ? ExchangeKind::nccl : ExchangeKind::mpi;
 }
 
@@ -85,11 +92,11 @@ ExchangeKind exchange_of(const ExecutorChoice& how, const Neighbours& there,
   if (wanted == "mpi") return ExchangeKind::mpi;
   if (wanted == "auto") return best_exchange(how, there);
   if (wanted == "fused") {
-    if (!there.one_host)
+    if (!reached(there) && !there.one_host)
       throw InputError(
-          "--exchange fused: the ranks are on several hosts, and CUDA IPC needs one; nccl and mpi "
-          "do not");
-    if (!there.ipc.empty())
+          "--exchange fused: the ranks are on several hosts, where it needs a GPU a rank, all of "
+          "one NVLink domain, and NCCL 2.28; nccl and mpi do not");
+    if (!reached(there))
       throw InputError(fmt::format(
           "--exchange fused: CUDA IPC is refused ({}): containers need one IPC and process "
           "namespace for all ranks (--ipc=host --pid=host); nccl and mpi need no IPC",
@@ -132,7 +139,10 @@ ExecutorChoice choose_exchange(const ExecutorChoice& how, const Cards& cards, co
                    .mps = cards.mine().mps,
                    .nccl = cards.mine().nccl_built > 0,
                    .multiprocessors = cards.mine().multiprocessors};
-  if (there.one_host && (wanted == "fused" || wanted == "auto")) there.ipc = cards.ipc_refusal();
+  if (wanted == "fused" || wanted == "auto") {
+    if (there.one_host) there.ipc = cards.ipc_refusal();
+    if (!reached(there) && there.ranks_per_card == 1) there.windows = cards.windows_reach();
+  }
   return choose_exchange(how, there, wanted);
 }
 

@@ -34,6 +34,8 @@ class Cards {
   // Why ranks of this launch, all on one host, cannot map each other's memory; "" they can.
   // Collective.
   std::string ipc_refusal() const;
+  // Do NCCL's windows reach all ranks of this launch, a card each? Collective.
+  bool windows_reach() const;
 
   CardMonitor& monitor() { return monitor_; }
   // Taken on this rank's card by the contexts of this launch's ranks, with the kernels that they
@@ -59,6 +61,7 @@ struct Neighbours {
   bool nccl = false;  // in this program
   int multiprocessors = 0;
   std::string ipc = {};  // why CUDA IPC is refused; "" it is not
+  bool windows = false;  // NCCL's reach all ranks: looked at where CUDA IPC does not
 };
 
 // `how` for these ranks, with the exchange that a launch asks for ("auto": the best that they can

@@ -18,7 +18,9 @@ namespace {
 void add_executor(CLI::App& command, std::string& executor, std::string& exchange,
                   ExecutorChoice& how) {
   command.add_option("--executor", executor, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
-  command.add_option("--exchange", exchange, "mpi, nccl (a GPU a rank), fused (one host) or auto")
+  command
+      .add_option("--exchange", exchange,
+                  "mpi, nccl (a GPU a rank), fused (one host or NVLink domain) or auto")
       ->check(CLI::IsMember({"mpi", "nccl", "fused", "auto"}));
   command.add_flag("!--no-graph", how.graph, "cuda: launch each kernel, no captured graphs");
   command.add_flag("!--no-early-reads", how.early_reads,

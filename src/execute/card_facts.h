@@ -46,6 +46,9 @@ std::string kernel_refusal(const CardFacts& card);
 // Ranks of one host try to map each other's device memory: what CUDA said against it; "" they can.
 // Collective; each rank has opened its card.
 std::string ipc_refusal(MPI_Comm host);
+// Do NCCL's registered windows map the memory of all these ranks, on whatever hosts? Collective;
+// each rank has opened a card of its own.
+bool windows_reach(MPI_Comm ranks);
 
 std::string cuda_version_text(int version);  // "13.0"
 std::string nccl_version_text(int code);     // "2.27.7"

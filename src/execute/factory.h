@@ -15,7 +15,7 @@ namespace helix {
 
 enum class ExecutorKind : uint8_t { cpu, cuda };
 // How GPU ranks exchange: staged through the host's memory; NCCL's messages, one rank a card; or
-// kernels of our own on peer-mapped memory, on one host.
+// kernels of our own on peer-mapped memory.
 enum class ExchangeKind : uint8_t { mpi, nccl, fused };
 std::string_view name_of(ExecutorKind), name_of(ExchangeKind);
 // Which tasks such an executor carries out as one: GPU kernels that exchange go on with what

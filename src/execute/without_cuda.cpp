@@ -6,6 +6,7 @@ namespace helix {
 
 CardFacts look_at_card(int) { return {}; }
 std::string ipc_refusal(MPI_Comm) { return ""; }
+bool windows_reach(MPI_Comm) { return false; }
 Card open_card(int) { throw InputError(cuda::missing()); }
 double free_card_bytes() { return 0; }
 int64_t held_card_bytes() { return 0; }

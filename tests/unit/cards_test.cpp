@@ -70,6 +70,8 @@ TEST(Exchange, AutoTakesTheBestThatWorks) {
   Neighbours far = four();
   far.one_host = false;
   EXPECT_EQ(chosen(far, "auto"), ExchangeKind::nccl);
+  far.windows = true;
+  EXPECT_EQ(chosen(far, "auto"), ExchangeKind::fused);
   Neighbours contained = four();
   contained.ipc = "invalid resource handle";
   EXPECT_EQ(chosen(contained, "auto"), ExchangeKind::nccl);
@@ -99,7 +101,7 @@ TEST(Exchange, NcclTakesOneRankACard) {
   EXPECT_THAT(refused(without, "nccl"), HasSubstr("NCCL_HOME"));
 }
 
-TEST(Exchange, FusedNeedsOneHostAndIpc) {
+TEST(Exchange, FusedNeedsWindowsOrOneHostAndIpc) {
   Neighbours far = four();
   far.one_host = false;
   EXPECT_THAT(refused(far, "fused"), AllOf(HasSubstr("several hosts"), HasSubstr("nccl and mpi")));
@@ -109,6 +111,9 @@ TEST(Exchange, FusedNeedsOneHostAndIpc) {
       refused(contained, "fused"),
       AllOf(HasSubstr("CUDA IPC is refused (invalid resource handle)"), HasSubstr("--ipc=host")));
   EXPECT_EQ(refused(contained, "mpi"), "");
+  far.windows = contained.windows = true;
+  EXPECT_EQ(chosen(far, "fused"), ExchangeKind::fused);
+  EXPECT_EQ(chosen(contained, "fused"), ExchangeKind::fused);
 }
 
 TEST(Exchange, RanksThatShareACardTakeAtMostHalfOfItForKernelsThatWait) {

@@ -1,5 +1,6 @@
 #include "execute/cuda/peer_memory.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
@@ -7,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "execute/card_facts.h"
 #include "execute/cuda/cliques.h"
 #include "execute/cuda/exchange.h"
 #include "execute/cuda/window.h"
@@ -17,7 +19,9 @@
 #include <nccl_device/core.h>
 #endif
 
-namespace helix::cuda {
+namespace helix {
+
+namespace cuda {
 
 namespace {
 
@@ -107,7 +111,7 @@ class WindowBuffer {  // memory that NCCL can register
 
 class WindowMemory final : public PeerMemory {
  public:
-  // Throws where NCCL refuses; without bases where it cannot map other ranks' memory.
+  // Throws where NCCL refuses; without the bases of ranks whose memory it cannot map.
   WindowMemory(MPI_Comm ranks, int64_t bytes)
       : PeerMemory(ranks, bytes), clique_(clique_of(ranks, Clique::windows)), mine_(bytes) {
     clear(mine_.data(), bytes);
@@ -120,7 +124,7 @@ class WindowMemory final : public PeerMemory {
       HELIX_NCCL(ncclCommWindowDeregister(clique_, std::exchange(window_, nullptr)));
   }
   std::string_view name() const override { return "NCCL window"; }
-  bool maps() const { return bases_[static_cast<size_t>(rank())] != nullptr; }
+  bool maps_all() const { return std::ranges::find(bases_, nullptr) == bases_.end(); }
 
  private:
   void find_bases() {
@@ -141,29 +145,29 @@ class WindowMemory final : public PeerMemory {
   ncclWindow_t window_ = nullptr;
 };
 
-// Null on all ranks alike where one of them cannot have it. Device functions of NCCL's header know
-// how its library lays out a window: both are of one release.
+bool wants_ipc() {
+  const char* text = std::getenv("HELIX_BENCH_PEER_MEMORY");  // NOLINT(concurrency-mt-unsafe)
+  return text != nullptr && std::string_view(text) == "ipc";
+}
+
+// Null on all ranks alike where one of them cannot reach all others. Device functions of NCCL's
+// header know how its library lays out a window: both are of one release.
 std::unique_ptr<PeerMemory> window_memory(MPI_Comm ranks, int64_t bytes) {
   const NcclVersions nccl = nccl_versions();
-  if (most(ranks, nccl.built / 100 == nccl.found / 100 ? 0 : 1) != 0) return nullptr;
+  if (most(ranks, wants_ipc() || nccl.built / 100 != nccl.found / 100 ? 1 : 0) != 0) return nullptr;
   std::unique_ptr<WindowMemory> memory;
   try {
     memory = std::make_unique<WindowMemory>(ranks, bytes);
   } catch (const std::exception&) {
     memory = nullptr;  // CUDA IPC says what is wrong, if that is refused too
   }
-  if (most(ranks, memory && memory->maps() ? 0 : 1) == 0) return memory;
+  if (most(ranks, memory && memory->maps_all() ? 0 : 1) == 0) return memory;
   if (memory) memory->unmap();
   return nullptr;
 }
 #else
 std::unique_ptr<PeerMemory> window_memory(MPI_Comm, int64_t) { return nullptr; }
 #endif
-
-bool wants_ipc() {
-  const char* text = std::getenv("HELIX_BENCH_PEER_MEMORY");  // NOLINT(concurrency-mt-unsafe)
-  return text != nullptr && std::string_view(text) == "ipc";
-}
 
 }  // namespace
 
@@ -185,9 +189,18 @@ std::unique_ptr<PeerMemory> make_peer_memory(MPI_Comm ranks, int64_t bytes, bool
   HELIX_MPI(MPI_Allreduce(MPI_IN_PLACE, &bytes, 1, MPI_INT64_T, MPI_MAX, ranks));
   if (bytes == 0) return nullptr;
   bytes = (bytes + grain - 1) / grain * grain;
-  if (own_card && most(ranks, wants_ipc() ? 1 : 0) == 0)
+  if (own_card)
     if (auto memory = window_memory(ranks, bytes)) return memory;
   return std::make_unique<IpcMemory>(ranks, bytes);
 }
 
-}  // namespace helix::cuda
+}  // namespace cuda
+
+bool windows_reach(MPI_Comm ranks) {
+  const auto memory = cuda::window_memory(ranks, cuda::grain);
+  if (memory) memory->unmap();
+  HELIX_MPI(MPI_Barrier(ranks));  // nobody frees what another maps
+  return memory != nullptr;
+}
+
+}  // namespace helix

@@ -39,9 +39,9 @@ class PeerMemory {
 
 // Collective over `ranks`: each gives of its current device the most that any of them asks for,
 // zeroed. A registered window of NCCL 2.28 where each rank has a GPU of its own (`own_card`, alike
-// on all), else CUDA IPC, which reaches the ranks of one host; HELIX_BENCH_PEER_MEMORY=ipc takes
-// that in any case. Null if nobody asks for any. Throws RunError, on all ranks alike, where a
-// container forbids IPC.
+// on all) and reaches all others, on whatever hosts; else CUDA IPC, which reaches the ranks of one.
+// HELIX_BENCH_PEER_MEMORY=ipc takes that in any case. Null if nobody asks for any. Throws RunError,
+// on all ranks alike, where a container forbids IPC.
 std::unique_ptr<PeerMemory> make_peer_memory(MPI_Comm ranks, int64_t bytes, bool own_card);
 
 }  // namespace helix::cuda
