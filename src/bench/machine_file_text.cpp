@@ -24,7 +24,7 @@ std::string to_text(const Json& file) {
   std::string text = table(rows);
   text +=
       "read, compute: shares of the peaks below; worst error: simulated against timed; spread: "
-      "from pass to pass; scatter: from one place in memory to another, which no factor can tell\n";
+      "from pass to pass; scatter: from round to round, which no factor can tell\n";
   const Json& steps = file["calibration"]["steps"];
   text += fmt::format("whole steps of {} points: median error {:.0f} %, worst {:.0f} %\n",
                       steps["points"].dump(), 100 * steps["median_error"].get<double>(),

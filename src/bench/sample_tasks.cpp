@@ -11,8 +11,6 @@ namespace helix {
 
 namespace {
 
-constexpr int allocations = 3;  // on CPUs the same bytes elsewhere in memory take another time
-
 // What differs from rank to rank.
 constexpr double TimedTask::*numbers[] = {&TimedTask::us, &TimedTask::read_us,
                                           &TimedTask::compute_us, &TimedTask::send_us};
@@ -51,8 +49,8 @@ double median(std::vector<double> values) {
 }
 
 // Of one executor, in order of its covers.
-SampledPoint sample_once(MPI_Comm ranks, const ExecutorChoice& how, const Machine& peaks,
-                         const Point& point, bool alone) {
+SampledPoint sample(MPI_Comm ranks, const ExecutorChoice& how, const Machine& peaks,
+                    const Point& point, bool alone) {
   const std::shared_ptr<const Model> model = executed_model(point);
   Assignment work = assignment_of(point, *model);
   if (alone) {
@@ -82,37 +80,33 @@ SampledPoint sample_once(MPI_Comm ranks, const ExecutorChoice& how, const Machin
   }
   for (SampledTask& task : once.tasks) task.share /= step_us;
   once.ttl_us = median(measure_steps(ranks, *executor, point.steps, [] {}).samples_us);
-  return once;
+  once.tasks = gather(ranks, once.tasks);
+  int rank = 0;
+  HELIX_MPI(MPI_Comm_rank(ranks, &rank));
+  return rank == 0 ? once : SampledPoint();
 }
 
-SampledPoint sample(MPI_Comm ranks, const ExecutorChoice& how, const Machine& peaks,
-                    const Point& point, bool alone) {
-  std::vector<SampledPoint> anew;
-  for (int i = 0; i < (peaks.gpu ? 1 : allocations); ++i)
-    anew.push_back(sample_once(ranks, how, peaks, point, alone));
-  SampledPoint all = anew.front();
-  std::vector<SampledTask>& tasks = all.tasks;
-  for (size_t c = 0; c < tasks.size(); ++c) {
+}  // namespace
+
+SampledPoint median_of(const std::vector<SampledPoint>& rounds) {
+  SampledPoint all = rounds.front();
+  for (size_t c = 0; c < all.tasks.size(); ++c) {
     std::vector<double> times, spreads;
-    for (const SampledPoint& once : anew) {
+    for (const SampledPoint& once : rounds) {
       times.push_back(once.tasks[c].timed.us);
       spreads.push_back(once.tasks[c].spread);
     }
     const auto [least, most] = std::ranges::minmax(times);
-    tasks[c].timed.us = median(times);
-    tasks[c].spread = median(spreads);
-    tasks[c].scatter = (most - least) / tasks[c].timed.us;
+    SampledTask& task = all.tasks[c];
+    task.timed.us = median(times);
+    task.spread = median(spreads);
+    task.scatter = (most - least) / task.timed.us;
   }
   std::vector<double> ttls_us;
-  for (const SampledPoint& once : anew) ttls_us.push_back(once.ttl_us);
+  for (const SampledPoint& once : rounds) ttls_us.push_back(once.ttl_us);
   all.ttl_us = median(ttls_us);
-  int rank = 0;
-  HELIX_MPI(MPI_Comm_rank(ranks, &rank));
-  tasks = gather(ranks, tasks);
-  return rank == 0 ? all : SampledPoint();
+  return all;
 }
-
-}  // namespace
 
 SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const StepState& state,
                          const Machine& peaks) {

@@ -21,11 +21,10 @@ struct SampledTask {
   int ranks = 1;         // that exchange
   double sent_bytes = 0;
   Machine::Shape shape;
-  TimedTask timed;    // a layer's, of one rank
-  double share = 1;   // of its step, all layers
-  double spread = 0;  // from pass to pass: the median over that of the fastest half, less 1
-  double scatter =
-      0;  // from one allocation to another: the slowest less the fastest, of the median
+  TimedTask timed;     // a layer's, of one rank
+  double share = 1;    // of its step, all layers
+  double spread = 0;   // from pass to pass: the median over that of the fastest half, less 1
+  double scatter = 0;  // from round to round: the slowest less the fastest, of the median
 };
 
 struct SampledPoint {
@@ -39,11 +38,12 @@ SampledTask untimed_task(const Schedule& schedule, const Cover& cover, const Ste
                          const Machine& peaks);
 
 // Each cover carried out by all ranks of the layout as a run of the point would time it, after its
-// warm-up steps, in memory that is allocated several times: the median of the passes, and of the
-// memories the median, as a run gets any of them. PP 1. On rank 0, nothing elsewhere. A layout of
-// more ranks than there are is sampled as its rank 0 alone, as `run --shard` would; a point with
-// depths at the deeper one. Collective over the world; throws what one rank alone knows of.
+// warm-up steps: the median of the passes. PP 1. On rank 0, nothing elsewhere. A layout of more
+// ranks than there are is sampled as its rank 0 alone, as `run --shard` would; a point with depths
+// at the deeper one. Collective over the world; throws what one rank alone knows of.
 SampledPoint sample_point(World& world, const ExecutorChoice& how, const Machine& peaks,
                           const Point& point);
+// Of a point that was sampled several times: the median of each time.
+SampledPoint median_of(const std::vector<SampledPoint>& rounds);
 
 }  // namespace helix

@@ -39,7 +39,9 @@ double additions_per_s() {
 bool OwnCore::now() {
   const double rate = rate_();
   best_ = std::max(best_, rate);
-  return rate >= near * best_;
+  const auto now = std::chrono::steady_clock::now();
+  if (!(rate >= near * best_)) own_from_ = now + calm_;
+  return now >= own_from_;
 }
 
 }  // namespace helix

@@ -6,6 +6,7 @@
 // it: alone they fill the core's integer units in every cycle.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <utility>
 
@@ -16,7 +17,11 @@ double additions_per_s();
 
 class OwnCore {
  public:
-  explicit OwnCore(std::function<double()> rate = additions_per_s) : rate_(std::move(rate)) {}
+  // `calm`: once shared, a core is its own when it was seen as such for so long; what shares it
+  // comes and goes.
+  explicit OwnCore(std::function<double()> rate = additions_per_s,
+                   std::chrono::microseconds calm = std::chrono::milliseconds(1))
+      : rate_(std::move(rate)), calm_(calm) {}
 
   // Is its rate near the best that was seen? Of a core that was shared from the first call on, the
   // best is too low until it once is not.
@@ -24,7 +29,9 @@ class OwnCore {
 
  private:
   std::function<double()> rate_;
+  std::chrono::microseconds calm_;
   double best_ = 0;
+  std::chrono::steady_clock::time_point own_from_;  // if nothing comes
 };
 
 }  // namespace helix

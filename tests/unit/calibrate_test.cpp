@@ -193,6 +193,26 @@ TEST(Calibrate, OfOneShapeTheStepsCountThatSpendMostInIt) {
   EXPECT_EQ(w_up_us(0.03), 75);
 }
 
+TEST(Calibrate, OfItsRoundsTheMedianCounts) {
+  const auto round = [](double us, double ttl_us) {
+    SampledTask a, b;
+    a.timed.us = us;
+    a.spread = us / 1000;
+    b.timed.us = 2 * us;
+    SampledPoint point;
+    point.tasks = {a, b};
+    point.ttl_us = ttl_us;
+    return point;
+  };
+  const SampledPoint point = median_of({round(10, 40), round(16, 50), round(11, 90)});
+  ASSERT_EQ(point.tasks.size(), 2);
+  EXPECT_EQ(point.tasks[0].timed.us, 11);
+  EXPECT_EQ(point.tasks[0].spread, 0.011);
+  EXPECT_NEAR(point.tasks[0].scatter, 6.0 / 11, 1e-12);
+  EXPECT_EQ(point.tasks[1].timed.us, 22);
+  EXPECT_EQ(point.ttl_us, 50);
+}
+
 TEST(Calibrate, SaysHowWellEachCoverIsMet) {
   const Sweep sweep = read(with(R"({"ranks": 2, "batch": [1, 8]})"));
   Calibration c = timed_on(read_machine("epyc-core"), sweep.points);

@@ -2,11 +2,11 @@
 #include "execute/cpu/own_cores.h"
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,10 +21,23 @@ std::function<double()> rates(std::vector<double> given) {
 }
 
 TEST(OwnCore, IsOneNearTheBestRateThatWasSeen) {
-  OwnCore core(rates({0.6, 0.6, 1, 0.98, 0.9, 0.6, 1}));
+  OwnCore core(rates({0.6, 0.6, 1, 0.98, 0.9, 0.6, 1}), std::chrono::microseconds(1));
   std::vector<bool> own;
-  for (int i = 0; i < 7; ++i) own.push_back(core.now());
+  for (int i = 0; i < 7; ++i) {
+    own.push_back(core.now());
+    std::this_thread::sleep_for(std::chrono::microseconds(2));
+  }
   EXPECT_EQ(own, std::vector<bool>({true, true, true, true, false, false, true}));
+}
+
+TEST(OwnCore, IsOneAgainAfterACalm) {
+  OwnCore core(rates({1, 0.6, 1}), std::chrono::milliseconds(20));
+  EXPECT_TRUE(core.now());
+  EXPECT_FALSE(core.now());
+  const auto shared = std::chrono::steady_clock::now();
+  while (!core.now()) {
+  }
+  EXPECT_GE(std::chrono::steady_clock::now() - shared, std::chrono::milliseconds(19));
 }
 
 TEST(OwnCore, AdditionsAreCarriedOut) {
@@ -49,39 +62,30 @@ class Stage final : public Exchange {
   mutable int calls_ = 0;
 };
 
-class Waits : public testing::Test {
- protected:
-  Waits() { omp_set_num_threads(1); }
-  ~Waits() override { omp_set_num_threads(threads_); }
-
-  Patience long_{1e9, 0};
-
- private:
-  int threads_ = omp_get_max_threads();
-};
-
-TEST_F(Waits, UntilTheCoreIsItsOwn) {
-  OwnCores cores(rates({1, 0.5, 0.5, 0.5, 1}), long_);
+TEST(Waits, UntilTheCoreIsItsOwn) {
+  Patience patience(1e9, 0);
+  OwnCores cores(rates({1, 0.5, 0.5, 0.5, 1}), patience);
   Stage first, second;
   cores.wait(first);
   EXPECT_EQ(first.calls(), 1);
   EXPECT_EQ(cores.notes().waited_us, 0);
   cores.wait(second);
-  EXPECT_EQ(second.calls(), 4);
+  EXPECT_GE(second.calls(), 4);
   EXPECT_GT(cores.notes().waited_us, 0);
   EXPECT_EQ(cores.notes().runs, 2);
   EXPECT_EQ(cores.notes().shared, 0);
 }
 
-TEST_F(Waits, ForTheOthersOfItsStage) {
-  OwnCores cores(rates({1}), long_);
+TEST(Waits, ForTheOthersOfItsStage) {
+  Patience patience(1e9, 0);
+  OwnCores cores(rates({1}), patience);
   Stage stage(3);
   cores.wait(stage);
   EXPECT_EQ(stage.calls(), 4);
   EXPECT_EQ(cores.notes().shared, 0);
 }
 
-TEST_F(Waits, NoLongerThanItsPatienceAndSaysSo) {
+TEST(Waits, NoLongerThanItsPatienceAndSaysSo) {
   Patience patience(1000, 0);
   OwnCores cores(rates({1, 0.5}), patience);
   Stage stage, next;

@@ -145,7 +145,7 @@ void CpuExecutor::run_timed(const Segment& segment, int layer, std::vector<Runs>
     for (int i = covers_[c].begin; i < covers_[c].end; ++i)
       while (!carry_out(schedule_.tasks[static_cast<size_t>(i)], layer)) {
       }
-    runs[c].add(now_us() - began, cores_.all_own());
+    runs[c].add(now_us() - began, cores_.own());
   }
 }
 

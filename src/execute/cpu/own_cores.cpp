@@ -1,7 +1,5 @@
 #include "execute/cpu/own_cores.h"
 
-#include <omp.h>
-
 #include "base/heartbeat.h"
 
 namespace helix::cpu {
@@ -25,21 +23,13 @@ Patience& Patience::of_process() {
   return patience;
 }
 
-bool OwnCores::all_own() {
-  cores_.resize(static_cast<size_t>(omp_get_max_threads()), core_);
-  int shared = 0;
-#pragma omp parallel reduction(+ : shared)
-  shared += cores_[static_cast<size_t>(omp_get_thread_num())].now() ? 0 : 1;
-  return shared == 0;
-}
-
 void OwnCores::wait(const Exchange& exchange) {
   const auto began = Clock::now();
   double waited_us = 0;
-  bool own = all_own();
+  bool own = core_.now();
   while (!exchange.stage_agrees(own || patience_.over(waited_us))) {
     beat();
-    own = all_own();
+    own = core_.now();
     waited_us = us_since(began);
   }
   patience_.waited(waited_us);

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <functional>
 #include <utility>
-#include <vector>
 
 #include "execute/cpu/exchange.h"
 #include "execute/executor.h"
@@ -56,12 +55,13 @@ class OwnCores {
 
   // Collective over the stage, and a barrier of it.
   void wait(const Exchange& exchange);
-  bool all_own();  // of this rank's threads
+  bool own() { return core_.now(); }
   const SharedCores& notes() const { return notes_; }
 
  private:
-  OwnCore core_;                // as a thread's begins
-  std::vector<OwnCore> cores_;  // a thread
+  // Of the thread that calls. To ask the others would cost a parallel region each time, which on a
+  // busy host takes longer than what is timed.
+  OwnCore core_;
   Patience& patience_;
   SharedCores notes_;
 };
