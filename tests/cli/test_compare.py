@@ -62,6 +62,42 @@ def test_what_cannot_be_compared(bench):
         assert what in result.ours[0]
 
 
+def worst(bench, lines, machine):
+    """Of steps, and of tasks of 5 % of theirs: the largest errors."""
+    found = json.loads(bench("compare", lines, "--machine", machine, "--format", "json").stdout)["points"]
+    steps = [abs(point["simulated_us"] / point["measured_us"] - 1) for point in found]
+    tasks = [abs(cover["error"]) for point in found for cover in point["covers"] if cover["share"] >= 0.05]
+    return max(steps), max(tasks)
+
+
+def without_shapes(bench, name):
+    machine = json.loads((ROOT / f"configs/machines/{name}.json").read_text())
+    for cover in machine["covers"].values():
+        cover["value"].pop("shapes", None)
+    (bench.folder / "factors.json").write_text(json.dumps(machine))
+    return "factors.json"
+
+
+def test_launches_that_calibrate_did_not_sample(bench):
+    """Each of three launches on CPUs of a shared host against the machine file that was made before them;
+    control: the file as if attention had been timed while cores were shared."""
+    sampled = json.loads((ROOT / "configs/sweeps/calibrate-cpu.json").read_text())
+    lines = (ROOT / "results/published/cpu-compared.jsonl").read_text().splitlines()
+    machine = json.loads((ROOT / "configs/machines/epyc-calibrated.json").read_text())
+    for shape in machine["covers"]["attention"]["value"]["shapes"]:
+        shape[-1] *= 1.3
+    (bench.folder / "other.json").write_text(json.dumps(machine))
+    for launch in (1, 2, 3):
+        mine = [line for line in lines if json.loads(line)["repeat"] == launch]
+        points = [json.loads(line)["point"] for line in mine]
+        assert len(points) == 36
+        assert not {point["batch"] for point in points} & set(sampled["batch"])
+        assert not {point["context"] for point in points} & set(sampled["context"])
+        (bench.folder / "launch.jsonl").write_text("\n".join(mine) + "\n")
+        assert worst(bench, "launch.jsonl", "epyc-calibrated")[1] < 0.2
+        assert worst(bench, "launch.jsonl", "other.json")[1] > 0.2
+
+
 def test_shapes_that_calibrate_did_not_sample(bench):
     """Steps of an H200 against the machine file that the same call made of it, from other batches and contexts;
     control: the file without the times of shapes."""
@@ -76,17 +112,7 @@ def test_shapes_that_calibrate_did_not_sample(bench):
     assert len(others) == 21
     (bench.folder / "others.jsonl").write_text("\n".join(others) + "\n")
 
-    def compared(machine):
-        found = json.loads(bench("compare", "others.jsonl", "--machine", machine, "--format", "json").stdout)["points"]
-        steps = [abs(point["simulated_us"] / point["measured_us"] - 1) for point in found]
-        tasks = [abs(cover["error"]) for point in found for cover in point["covers"] if cover["share"] >= 0.05]
-        return max(steps), max(tasks)
-
-    step, task = compared("h200-calibrated")
+    step, task = worst(bench, "others.jsonl", "h200-calibrated")
     assert step < 0.15 and task < 0.2
-    machine = json.loads((ROOT / "configs/machines/h200-calibrated.json").read_text())
-    for cover in machine["covers"].values():
-        cover["value"].pop("shapes", None)
-    (bench.folder / "factors.json").write_text(json.dumps(machine))
-    step, task = compared("factors.json")
+    step, task = worst(bench, "others.jsonl", without_shapes(bench, "h200-calibrated"))
     assert step > 0.15 and task > 0.2
