@@ -90,8 +90,10 @@ class MachineFile {
   void find_covers();
   static std::vector<Machine::TimedShape> shapes_of(const std::vector<const SampledTask*>& tasks);
   void find_steps();
-  Json rates(const std::array<double, std::size(formats)>& flops_per_s, double times,
-             std::string_view kernels) const;
+  using Rates = std::array<double, std::size(formats)>;
+  template <class Takes>
+  Rates raised(Rates flops_per_s, const Takes& takes);
+  Json rates(const Rates& flops_per_s, std::string_view kernels) const;
   Json peaks() const;
   Json factors() const;
   Json covers() const;
@@ -99,7 +101,8 @@ class MachineFile {
 
   const Calibration& c_;
   std::vector<SampledTask> tasks_;
-  double read_times_ = 1, product_times_ = 1, attention_times_ = 1;
+  double read_times_ = 1;
+  Rates products_per_s_ = {}, attention_per_s_ = {};  // FLOP, by the format of what is read
   double link_gb_per_s_ = 1, network_gb_per_s_ = 1, network_us_ = 0;
   TaskFit products_, attention_, links_;
   double all_reduce_us_ = 0, exchange_us_ = 0;
@@ -114,13 +117,23 @@ class MachineFile {
   std::map<std::string, Cover> covers_;
 };
 
+// Each format by its own tasks: it is another kernel.
+template <class Takes>
+MachineFile::Rates MachineFile::raised(Rates flops_per_s, const Takes& takes) {
+  for (size_t i = 0; i < std::size(formats); ++i)
+    flops_per_s[i] *= faster(tasks_, &TimedTask::compute_us, 1, [&](const SampledTask& t) {
+      return takes(t) && t.shape.value_bytes == formats[i].bytes;
+    });
+  return flops_per_s;
+}
+
 void MachineFile::find_peaks() {
   const auto all = [](const SampledTask&) { return true; };
   const auto attends = [](const SampledTask& t) { return t.attends; };
   const auto multiplies = [](const SampledTask& t) { return t.multiplies && !t.attends; };
   read_times_ = faster(tasks_, &TimedTask::read_us, 1, all);
-  attention_times_ = faster(tasks_, &TimedTask::compute_us, 1, attends);
-  product_times_ = faster(tasks_, &TimedTask::compute_us, 1, multiplies);
+  attention_per_s_ = raised(c_.peaks.attention_flops_per_s, attends);
+  products_per_s_ = raised(c_.peaks.product_flops_per_s, multiplies);
   double near = 0, near_us = 0, far_us = 0;  // messages of nothing
   network_gb_per_s_ = 0;
   for (const MessageTime& m : c_.messages) {
@@ -200,21 +213,19 @@ void MachineFile::find_covers() {
   }
 }
 
-Json MachineFile::rates(const std::array<double, std::size(formats)>& flops_per_s, double times,
-                        std::string_view kernels) const {
+Json MachineFile::rates(const Rates& flops_per_s, std::string_view kernels) const {
   Json values;
   for (size_t i = 0; i < std::size(formats); ++i) {
     const Format neighbour = i == static_cast<size_t>(Format::fp32) ? Format::bf16 : Format::nvfp4;
     const double flops =
         flops_per_s[i] > 0 ? flops_per_s[i] : flops_per_s[static_cast<size_t>(neighbour)];
-    values[formats[i].name] = checked(fmt::format("{} of {} [TFLOP/s]", kernels, formats[i].name),
-                                      flops * times * 1e-12, 1e4);
+    values[formats[i].name] =
+        checked(fmt::format("{} of {} [TFLOP/s]", kernels, formats[i].name), flops * 1e-12, 1e4);
   }
-  return sourced(
-      values, "measured",
-      fmt::format("the fastest of our {} of several shapes; formats without one as their "
-                  "neighbour; {}",
-                  kernels, c_.place));
+  return sourced(values, "measured",
+                 fmt::format("the fastest of the executor's {} of several shapes; formats without "
+                             "one as their neighbour; {}",
+                             kernels, c_.place));
 }
 
 Json MachineFile::peaks() const {
@@ -236,9 +247,8 @@ Json MachineFile::peaks() const {
            network_gb_per_s_ > 0
                ? sourced(network_gb_per_s_, "measured", "messages between hosts; " + c_.place)
                : sourced(1, "assumed", "one host: not used")},
-          {"product_tflops", rates(c_.peaks.product_flops_per_s, product_times_, "products")},
-          {"attention_tflops",
-           rates(c_.peaks.attention_flops_per_s, attention_times_, "attention kernels")}};
+          {"product_tflops", rates(products_per_s_, "products")},
+          {"attention_tflops", rates(attention_per_s_, "attention kernels")}};
 }
 
 Json MachineFile::factors() const {
@@ -364,6 +374,7 @@ Json MachineFile::document() const {
           {"name", c_.name},
           {"processor", c_.gpu ? "gpu" : "cpu"},
           {"domain_ranks", c_.far ? c_.host_ranks : 4096},
+          {"library_rows", c_.peaks.library_rows},
           {"peaks", peaks()},
           {"factors", factors()},
           {"covers", covers()},

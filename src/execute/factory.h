@@ -52,18 +52,21 @@ double free_card_bytes();
 // Device memory that this process has allocated and not given back.
 int64_t held_card_bytes();
 
-// What the processor of a rank reaches at its best, each kind of work alone, by the executor's own
-// kernels at shapes that suit them: the peaks of a machine file.
+// What the processor of a rank reaches at its best, each kind of work alone, by what the executor
+// calls for it at shapes that suit: the peaks of a machine file.
 struct Peaks {
   double memory_bytes = 0;
   double read_bytes_per_s = 0;
   double copy_bytes_per_s = 0;  // of memory that no cache holds
-  // By the format of the weights, or of the KV cache; activations are bf16. 0: no kernel.
+  // By the format of the weights, or of the KV cache; activations are bf16, a GPU's of fp32 weights
+  // fp32. 0: no kernel.
   std::array<double, std::size(formats)> product_flops_per_s = {};
   std::array<double, std::size(formats)> attention_flops_per_s = {};
   // A node of a CUDA graph that does nothing, and one that starts before its predecessor ends.
   double node_us = 0;
   double dependent_node_us = 0;
+  // bf16 products of more rows are a library's, of which nothing begins early; 0: none are.
+  int library_rows = 0;
 };
 // A few seconds. Each rank measures for itself: all at once, as in a step.
 Peaks measure_peaks(ExecutorKind kind, int threads);

@@ -101,14 +101,15 @@ std::string_view name_of(Basis basis) { return bases[static_cast<size_t>(basis)]
 std::span<const MachineNumber> machine_numbers() { return numbers; }
 
 Machine parse_machine(const Node& document) {
-  document.only(
-      {"schema", "name", "processor", "domain_ranks", "peaks", "factors", "covers", "calibration"});
+  document.only({"schema", "name", "processor", "domain_ranks", "library_rows", "peaks", "factors",
+                 "covers", "calibration"});
   document["schema"].choice({"helix-bench/machine/1"});
   Machine m;
   m.document = document.json();
   m.name = document["name"].text();
   m.gpu = document["processor"].choice({"gpu", "cpu"}) == 0;
   m.domain_ranks = document["domain_ranks"].integer(1, 1 << 20);
+  if (document.has("library_rows")) m.library_rows = document["library_rows"].integer(0, 1 << 20);
   const Node peaks = document["peaks"];
   read_numbers(peaks, true, {"product_tflops", "attention_tflops"}, m);
   m.product_tflops = read_rates(value_of(peaks, "product_tflops", m));

@@ -24,6 +24,9 @@ struct Machine {
   bool gpu = true;  // false: ranks are processes on CPU cores
   // Ranks of one domain of fast links (NVLink); the network lies between domains.
   int64_t domain_ranks = 8;
+  // bf16 products of more rows are a library's, which begin when the cover before them has ended,
+  // and nothing begins before they have; 0: none are.
+  int64_t library_rows = 0;
 
   // Peaks of one rank.
   double memory_gb = 0;

@@ -17,7 +17,8 @@ namespace {
 Peaks peaks_of(const Machine& m) {
   Peaks peaks{.memory_bytes = m.memory_gb * 1e9,
               .read_bytes_per_s = m.read_gb_per_s * 1e9,
-              .copy_bytes_per_s = 1e10};
+              .copy_bytes_per_s = 1e10,
+              .library_rows = static_cast<int>(m.library_rows)};
   for (size_t i = 0; i < std::size(formats); ++i) {
     peaks.product_flops_per_s[i] = m.product_tflops[i] * 1e12;
     peaks.attention_flops_per_s[i] = m.attention_tflops[i] * 1e12;
@@ -92,6 +93,33 @@ TEST(Calibrate, AFasterTaskRaisesThePeak) {
               0.05 * before.read_gb_per_s * before.weight_read_efficiency);
 }
 
+// Products of bf16 may be another library's, and far quicker than those of codes.
+TEST(Calibrate, AFasterTaskRaisesThePeakOfItsFormatAlone) {
+  const Sweep sweep = read(with(R"({"ranks": 2, "batch": [1, 64], "precision": [
+      {"weights": "bf16", "kv": "bf16", "activations": "bf16"},
+      {"weights": "nvfp4", "kv": "fp8", "activations": "bf16"}]})"));
+  const auto at = [](const Machine::Rates& rates, Format format) {
+    return rates[static_cast<size_t>(format)];
+  };
+  Calibration c = timed_on(read_machine("epyc-core"), sweep.points);
+  const Machine before = parsed(machine_file(c));
+  const auto slower = [&](auto& flops_per_s, Format format, bool attends) {
+    flops_per_s[static_cast<size_t>(format)] /= 10;
+    for (SampledTask& task : c.tasks)
+      if (task.attends == attends && task.shape.value_bytes == bytes_of(format))
+        task.timed.compute_us *= 10;
+  };
+  slower(c.peaks.product_flops_per_s, Format::bf16, false);
+  slower(c.peaks.attention_flops_per_s, Format::fp8, true);
+  const Machine after = parsed(machine_file(c));
+  EXPECT_GT(at(after.product_tflops, Format::bf16), at(before.product_tflops, Format::bf16) / 5);
+  EXPECT_GT(at(after.attention_tflops, Format::fp8), at(before.attention_tflops, Format::fp8) / 5);
+  for (const Format format : {Format::fp8, Format::nvfp4})
+    EXPECT_EQ(at(after.product_tflops, format), at(before.product_tflops, format));
+  for (const Format format : {Format::bf16, Format::nvfp4})
+    EXPECT_EQ(at(after.attention_tflops, format), at(before.attention_tflops, format));
+}
+
 TEST(Calibrate, WhatCannotBeIsRefused) {
   const Sweep sweep = read(with(R"({"ranks": 2, "batch": 1})"));
   const Calibration good = timed_on(read_machine("epyc-core"), sweep.points);
@@ -118,6 +146,7 @@ TEST(Calibrate, StepsSayWhatIsReadAhead) {
   truth.gpu = true;
   truth.kernel_us = 20;
   truth.covers.clear();
+  truth.library_rows = 2;
   const Sweep sweep = read(with(R"({"model": ["tiny-llama", "tiny-deepseek"], "ranks": [1, 2],
       "batch": [1, 4], "context": [1500, 6000]})"));
   Calibration c = timed_on(truth, sweep.points);
@@ -133,8 +162,16 @@ TEST(Calibrate, StepsSayWhatIsReadAhead) {
     const Json file = machine_file(c);
     const double found = parsed(file).read_ahead_mb;
     EXPECT_EQ(found > 0, mb > 0) << found;
+    EXPECT_EQ(parsed(file).library_rows, truth.library_rows);
     EXPECT_NEAR(parsed(file).launch_ahead_us, us, 0.5);
     EXPECT_LT(file["calibration"]["steps"]["median_error"], 0.05);
+    // Whoever takes a library's products for kernels that begin early meets the steps less well.
+    Calibration unaware = c;
+    unaware.peaks.library_rows = 0;
+    if (us > 0) {
+      EXPECT_GT(machine_file(unaware)["calibration"]["steps"]["worst_error"],
+                2 * file["calibration"]["steps"]["worst_error"].get<double>());
+    }
   }
 }
 

@@ -76,6 +76,7 @@ TEST(Machine, KeysAreStrict) {
   has(refusal([](Json& m) { m["peaks"]["product_tflops"]["value"].erase("fp8"); }), "\"fp8\"");
   has(refusal([](Json& m) { m["processor"] = "tpu"; }), "\"gpu\"");
   has(refusal([](Json& m) { m["domain_ranks"] = 0; }), "/domain_ranks");
+  has(refusal([](Json& m) { m["library_rows"] = -1; }), "/library_rows");
   has(refusal([](Json& m) {
         m["covers"]["attention"] = {
             {"value", {{"fixed_us", -1}}}, {"from", "measured"}, {"source", "here"}};

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <string>
 
 #include "base/random.h"
 #include "bench/simulate.h"
@@ -127,6 +128,26 @@ TEST(ReadAhead, FillsIdleMemoryButNotBeforeTheRouterHasDecided) {
   const auto [late, u, d] = price("W_UV", 0);
   const auto [early, u2, d2] = price("W_UV", 1e6);
   EXPECT_LT(early, late - 58 * 10);
+}
+
+// A library's products begin in turn, and so does what follows them: of a layer's ten covers all
+// but attention.
+TEST(ReadAhead, NothingBeginsBeforeALibrarysProductsHaveEnded) {
+  const auto price = [](int64_t library_rows, const std::string& batch,
+                        const std::string& weights) {
+    Machine m = ideal_machine({{"kernel_us", 10}, {"launch_ahead_us", 4}});
+    m.library_rows = library_rows;
+    Pricer pricer(m);
+    const std::string point = R"({"model": "llama-3.1-8b", "strategy": "tp", "ranks": 1,
+      "context": 64, "batch": )" +
+                              batch + R"(, "precision": {"weights": ")" + weights +
+                              R"(", "kv": "bf16", "activations": "bf16"}})";
+    return pricer.price(point_of(point.c_str())).ttl_us;
+  };
+  const double early = price(0, "9", "bf16");
+  EXPECT_NEAR(price(8, "8", "bf16"), early, 0.1);
+  EXPECT_NEAR(price(8, "9", "nvfp4"), early, 0.1);
+  EXPECT_NEAR(price(8, "9", "bf16"), early + 4 * (32 * 9 + 2), 0.1);
 }
 
 // ---- One rank alone ----

@@ -1,6 +1,7 @@
 #include "execute/simulate/passage.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace helix::simulated {
 
@@ -94,6 +95,9 @@ void Passage::cost(Entry& e, const Symbols& symbols, int layers) {
   const double sending = times * sent * e.rates.sent_byte_us;
   e.other_us = std::max(computing, sending);
   e.fixed_us = times * (e.rates.fixed_us + e.rates.touched_us * symbols[touched_symbol]);
+  // A row multiplies and adds each weight once.
+  const double rows = early > 0 ? flops * e.rates.value_bytes / (2 * early) : 0;
+  e.in_turn = e.rates.library_rows > 0 && rows > static_cast<double>(e.rates.library_rows) + 0.5;
   CoverPrice& sum = price_.covers[e.name];
   const double reading = e.early_us + e.late_us;
   const double most = std::max({e.fixed_us, reading, computing, sending});
@@ -131,6 +135,7 @@ const PassagePrice& Passage::price(const StepState& state) {
     }
   price_.floor_us = std::max(bytes_us_, flops_us_);
   free_ = idle_ = {};
+  in_turn_ = {};
   std::fill(written_.begin(), written_.end(), 0);
   for (const Part& part : parts_)
     for (int turn = 0; turn < std::min(2, part.layers);
@@ -156,10 +161,12 @@ void Passage::take(const Entry& e) {
   double start = free_[lane];
   for (const Id id : e.waits_for) start = std::max(start, written_[static_cast<size_t>(id)]);
   if (e.lane == Lane::compute) waited_ += start - free_[lane];
+  const bool in_turn = std::exchange(in_turn_[lane], e.in_turn) || e.in_turn;
   const double fixed_us =
-      e.fixed_us - (e.rates.communicates ? 0 : std::min(launch_ahead_us_, e.fixed_us));
+      e.fixed_us - (e.rates.communicates || in_turn ? 0 : std::min(launch_ahead_us_, e.fixed_us));
   // Memory is idle in the fixed time, and reads of what follows may fill it.
-  const double ahead_us = std::min(e.early_us, read_ahead_bytes_ * e.rates.early_byte_us);
+  const double ahead_us =
+      in_turn ? 0 : std::min(e.early_us, read_ahead_bytes_ * e.rates.early_byte_us);
   const double known = e.early_after < 0 ? 0 : written_[static_cast<size_t>(e.early_after)];
   const double read = std::max(start + fixed_us + e.late_us + e.early_us - ahead_us,
                                std::max(idle_[lane], known) + e.early_us + e.late_us);

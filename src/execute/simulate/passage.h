@@ -4,7 +4,8 @@
 // machine's rates; times that were measured at its shapes scale all of them alike. Lanes run as the
 // executors run them: each in order, and a cover waits for the last writer of what it reads. Early
 // bytes may be read while memory is idle before the cover's inputs are there, up to the machine's
-// `read_ahead_mb`; routed experts not before the router has decided. What the two lanes take from
+// `read_ahead_mb`; routed experts not before the router has decided, and nothing of or behind a
+// library's products. What the two lanes take from
 // each other's memory bandwidth is left out.
 #pragma once
 
@@ -74,6 +75,7 @@ class Passage {
     double late_us = 0;
     double other_us = 0;  // computing, or sending
     double fixed_us = 0;
+    bool in_turn = false;  // a library's: nothing of it begins early
     double us() const { return fixed_us + std::max(early_us + late_us, other_us); }
   };
   struct Part {  // a segment's covers
@@ -97,10 +99,11 @@ class Passage {
   PassagePrice price_;
   double bytes_us_ = 0, flops_us_ = 0;  // of a step, at the peaks
   // The timeline.
-  std::array<double, 2> free_ = {};  // a lane
-  std::array<double, 2> idle_ = {};  // memory, as far as a lane uses it
-  double waited_ = 0;                // the compute lane, for the exchange lane
-  std::vector<double> written_;      // a tensor
+  std::array<double, 2> free_ = {};   // a lane
+  std::array<double, 2> idle_ = {};   // memory, as far as a lane uses it
+  std::array<bool, 2> in_turn_ = {};  // the last cover of a lane
+  double waited_ = 0;                 // the compute lane, for the exchange lane
+  std::vector<double> written_;       // a tensor
 };
 
 }  // namespace helix::simulated

@@ -43,6 +43,12 @@ double value_bytes_of(const Schedule& s, const Cover& cover) {
   return 0;
 }
 
+// Routers and chosen experts are kernels of ours, and what is written into messages.
+bool may_be_a_library_s(const Schedule& s, const Task& task) {
+  return (task.op == Op::product || task.op == Op::per_head) && task.writes.size() == 1 &&
+         format_of(s[task.reads[1]]) == Format::bf16;
+}
+
 }  // namespace
 
 Rates rates_of(const Schedule& s, const Cover& cover, const Machine& m) {
@@ -60,6 +66,7 @@ Rates rates_of(const Schedule& s, const Cover& cover, const Machine& m) {
       for (const Id id : task.reads)
         if (s[id].kind == Kind::weight && s[id].weight != W::router_bias)
           tflops = m.product_tflops[static_cast<size_t>(format_of(s[id]))];
+    if (may_be_a_library_s(s, task)) r.library_rows = m.library_rows;
     if (work == Work::experts) r.touched_us += m.touched_expert_us / 2;  // up and down
   }
   r.communicates = communicates(s, cover);

@@ -16,6 +16,7 @@ struct Rates {          // microseconds
   double touched_us = 0;    // of each expert touched
   double peak_flop_us = 0;  // without factors
   bool communicates = false;
+  int64_t library_rows = 0;  // of a product that is a library's if it has more; 0: it never is
 
   double value_bytes = 0;  // of a weight, or of the KV cache
   TimedShapes timed;       // where there are any, they say the time, and all of that its parts
