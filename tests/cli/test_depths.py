@@ -23,8 +23,9 @@ def test_two_depths_make_a_whole_model(bench):
         assert len(depth["samples_us"]) == 8
     layer = (deep["ttl_us"]["median"] - shallow["ttl_us"]["median"]) / 2
     whole = deep["ttl_us"]["median"] + (4 - 3) * layer
-    assert abs(line["ttl_us"]["median"] / whole - 1) < 1e-6
-    assert abs(statistics.median_low(line["samples_us"]) / whole - 1) < 1e-6
+    rounded_us = 0.002  # each of the three is to a nanosecond
+    assert abs(line["ttl_us"]["median"] - whole) < rounded_us
+    assert abs(statistics.median_low(line["samples_us"]) - whole) < rounded_us
     assert line["verified"]["max_rel_err"] <= line["verified"]["tolerance"]
     assert line["tasks_us"]["attention"] > 0
 
