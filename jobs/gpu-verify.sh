@@ -81,9 +81,10 @@ if stage wide; then
   for sweep in sweep quantised; do
     step wide-$sweep 100 $mps bash -c "ranks 4 verify --executor cuda --exchange fused tests/cuda/wide/$sweep.json"
   done
-  # More than eight rows, which cuBLASLt multiplies. Of two layers: four like wide-deepseek's would
-  # be off by more than bf16 is allowed, by rounding alone (results/published/rounding.md).
-  step wide-batch 100 $mps bash -c "ranks 4 verify --executor cuda --exchange fused tests/cuda/wide/batch.json"
+  # More than eight rows, which cuBLASLt multiplies but where a kernel waits for ranks of this card.
+  # Of two layers: four like wide-deepseek's would be off by more than bf16 is allowed, by rounding
+  # alone (results/published/rounding.md).
+  step wide-batch 100 $mps bash -c "ranks 4 verify --executor cuda --exchange mpi tests/cuda/wide/batch.json"
 fi
 if stage sanitize; then
   for tool in memcheck synccheck racecheck; do

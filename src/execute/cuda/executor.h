@@ -154,9 +154,11 @@ class CudaExecutor final : public PassageExecutor {
   }
   cudaStream_t stream(Lane lane) const { return lanes_.at(static_cast<size_t>(lane)).stream.get(); }
   Launch how(const Task& task);
-  // cuBLASLt works on one lane alone.
+  // cuBLASLt works on one lane alone. Its kernels fill the card, and did not end where a kernel of
+  // another rank on the card waited for this one (four ranks under MPS): kernels of ours do.
   ProductLibrary* library_for(const Task& task) {
-    return runs_beside(schedule_, task) ? nullptr : &library_;
+    const bool waited_for = !own_card_ && exchanges_on_card_;
+    return runs_beside(schedule_, task) || waited_for ? nullptr : &library_;
   }
   // Carried out together with the task before it, where nobody looks at what stands between them.
   bool folded(const Task& task) const {
