@@ -9,6 +9,7 @@
 #include "base/version.h"
 #include "commands/commands.h"
 #include "commands/session.h"
+#include "kernels/cpu/memory.h"
 
 namespace helix {
 
@@ -63,4 +64,7 @@ int start(int argc, char** argv) {
 
 }  // namespace helix
 
-int main(int argc, char** argv) { return helix::start(argc, argv); }
+int main(int argc, char** argv) {
+  helix::cpu::move_code();
+  return helix::start(argc, argv);
+}

@@ -1,10 +1,14 @@
 #include "kernels/cpu/memory.h"
 
+#include <link.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
+#include <span>
 
 namespace helix::cpu {
 
@@ -31,6 +35,24 @@ Memory own_pages(size_t bytes) {
   return {memory, [](std::byte* m) { std::free(m); }};
 }
 
+// The program's executable segment, in whole pages of the system.
+std::span<std::byte> code_of_program() {
+  std::span<std::byte> code;
+  const auto find = [](dl_phdr_info* program, size_t, void* found) {
+    for (const auto& segment : std::span(program->dlpi_phdr, program->dlpi_phnum)) {
+      if (segment.p_type != PT_LOAD || (segment.p_flags & PF_X) == 0) continue;
+      const auto small = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+      const uintptr_t begin = (program->dlpi_addr + segment.p_vaddr) / small * small;
+      const uintptr_t end = program->dlpi_addr + segment.p_vaddr + segment.p_memsz;
+      *static_cast<std::span<std::byte>*>(found) = {reinterpret_cast<std::byte*>(begin),
+                                                    rounded(end - begin, small)};
+    }
+    return 1;  // the program comes first, libraries after it
+  };
+  dl_iterate_phdr(find, &code);
+  return code;
+}
+
 }  // namespace
 
 // Blocks are cut one after another; the pages are freed with the last block in them.
@@ -50,6 +72,27 @@ Memory take_memory(size_t bytes) {
   Memory block(shared, shared.get() + taken);
   taken += wanted;
   return block;
+}
+
+bool move_code() {
+  if (std::getenv("HELIX_BENCH_KEEP_CODE") != nullptr) return false;
+  const std::span<std::byte> code = code_of_program();
+  const size_t taken = rounded(code.size(), page) + page;
+  void* const mapped =
+      mmap(nullptr, taken, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return false;
+  auto* const memory = static_cast<std::byte*>(mapped);
+  std::byte* const to = memory + (page - reinterpret_cast<uintptr_t>(memory) % page);
+  static_cast<void>(madvise(to, taken - page, MADV_HUGEPAGE));
+  std::memcpy(to, code.data(), code.size());
+  __builtin___clear_cache(reinterpret_cast<char*>(to), reinterpret_cast<char*>(to + code.size()));
+  const bool moved = mprotect(to, code.size(), PROT_READ | PROT_EXEC) == 0 &&
+                     mremap(to, code.size(), code.size(), MREMAP_MAYMOVE | MREMAP_FIXED,
+                            code.data()) != MAP_FAILED;
+  std::byte* const rest = moved ? to + code.size() : to;
+  munmap(memory, static_cast<size_t>(to - memory));
+  munmap(rest, static_cast<size_t>(memory + taken - rest));
+  return moved;
 }
 
 }  // namespace helix::cpu

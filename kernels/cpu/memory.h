@@ -14,4 +14,10 @@ using Memory = std::shared_ptr<std::byte>;
 // touched them. Null: there is not enough.
 Memory take_memory(size_t bytes);
 
+// Moves the program's code, its addresses as they were, from its file's pages to such memory. Where
+// a file's pages happen to stand can slow a loop by a sixth, in every launch until the file is
+// written anew (results/published/cpu-kernels.md). False where the system does not allow it, or
+// HELIX_BENCH_KEEP_CODE is set: perf knows no names in memory without a file.
+bool move_code();
+
 }  // namespace helix::cpu

@@ -3,9 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <random>
+#include <string>
+#include <thread>
 #include <vector>
 
 namespace helix::cpu {
@@ -46,6 +52,50 @@ TEST(Memory, BlocksAreApartWhateverIsTakenAndFreed) {
 TEST(Memory, LargeBlocksBeginAPageOfTheirOwn) {
   for (const size_t bytes : {size_t{4} << 20, size_t{5'000'000}})
     EXPECT_EQ(reinterpret_cast<uintptr_t>(take_memory(bytes).get()) % (2 << 20), 0);
+}
+
+// What /proc/self/maps says of the memory that an address is in: "r-xp ... /path".
+std::string mapping_of(uintptr_t address) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    char* at = nullptr;
+    const uintptr_t begin = std::strtoull(line.c_str(), &at, 16);
+    const uintptr_t end = std::strtoull(at + 1, &at, 16);
+    if (begin <= address && address < end) return at + 1;
+  }
+  return "";
+}
+
+[[gnu::noinline]] int thrown_in_moved_code(int value) {
+  try {
+    throw value;
+  } catch (int caught) {
+    return caught;
+  }
+}
+
+TEST(Memory, CodeMovesFromItsFileAndRunsOn) {
+  const auto code = reinterpret_cast<uintptr_t>(&thrown_in_moved_code);
+  std::array<char, 64> before, after;
+  std::memcpy(before.data(), reinterpret_cast<const char*>(code), before.size());
+  ASSERT_NE(mapping_of(code).find('/'), std::string::npos) << mapping_of(code);
+  setenv("HELIX_BENCH_KEEP_CODE", "1", 1);
+  EXPECT_FALSE(move_code());
+  EXPECT_NE(mapping_of(code).find('/'), std::string::npos);
+  unsetenv("HELIX_BENCH_KEEP_CODE");
+  std::atomic<bool> over = false;
+  std::thread other([&] {  // a thread runs on while its code is moved
+    while (!over) EXPECT_EQ(thrown_in_moved_code(7), 7);
+  });
+  EXPECT_TRUE(move_code());
+  EXPECT_TRUE(move_code());  // from there as from the file
+  over = true;
+  other.join();
+  EXPECT_EQ(mapping_of(code).substr(0, 4), "r-xp");
+  EXPECT_EQ(mapping_of(code).find('/'), std::string::npos) << mapping_of(code);
+  std::memcpy(after.data(), reinterpret_cast<const char*>(code), after.size());
+  EXPECT_EQ(before, after);
+  EXPECT_EQ(thrown_in_moved_code(3), 3);
 }
 
 TEST(Memory, TooMuchIsNull) { EXPECT_FALSE(take_memory(size_t{1} << 60)); }
