@@ -30,7 +30,7 @@ template <int Heads, int Vectors, class Read>
 [[gnu::noinline]] void add_values(const float* weights, const float* keep,
                                   const Piece<float>& piece, const Ahead& keys, int64_t d,
                                   float* out, int64_t stride, Read&& read) {
-  update<Heads, Vectors>(out + d, stride, lane_count, keep, [&](Lanes(&sum)[Heads][Vectors]) {
+  const auto add = [&](Lanes(&sum)[Heads][Vectors]) __attribute__((always_inline)) {
     for (int64_t t = 0; t < piece.tokens; ++t) {
       const float* const row = piece.v.data + t * piece.v_stride + d;
       Lanes value[Vectors];
@@ -46,7 +46,8 @@ template <int Heads, int Vectors, class Read>
         for (int j = 0; j < Vectors; ++j) sum[i][j] = multiply_add(weight, value[j], sum[i][j]);
       }
     }
-  });
+  };
+  update<Heads, Vectors>(out + d, stride, lane_count, keep, add);
 }
 template <int Heads>
 void add_all_values(const Group<float>& group, const float* weights, const float* keep,
@@ -130,9 +131,7 @@ template <int Heads, int Part, int Vectors, bool GoesOn, class Kv>
 [[gnu::noinline]] void add_values(const Rounded<Heads, Kv>& weights, const float* keep,
                                   const Piece<Kv>& piece, const Ahead& keys, int64_t d,
                                   int64_t size, float* out, int64_t stride) {
-  // nvfp4's other Part stands between.
-  constexpr int64_t apart = std::is_same_v<Kv, nvfp4> ? 2 * lane_count : lane_count;
-  update<Heads, Vectors>(out + d + Part * lane_count, stride, apart, keep, [&](auto& sum) {
+  const auto add = [&](auto& sum) __attribute__((always_inline)) {
     const auto add_two = [&](int64_t t, int64_t next) __attribute__((always_inline)) {
       Pairs values[Vectors];
 #pragma GCC unroll 2
@@ -160,7 +159,10 @@ template <int Heads, int Part, int Vectors, bool GoesOn, class Kv>
     int64_t t = 0;
     for (; t + 2 <= piece.tokens; t += 2) add_two(t, piece.v_stride);
     if (t < piece.tokens) add_two(t, 0);  // beyond the last the weight is 0
-  });
+  };
+  // nvfp4's other Part stands between.
+  constexpr int64_t apart = std::is_same_v<Kv, nvfp4> ? 2 * lane_count : lane_count;
+  update<Heads, Vectors>(out + d + Part * lane_count, stride, apart, keep, add);
 }
 template <int Heads, class Kv>
 void add_all_values(const Group<bf16>& group, const float* weights, const float* keep,

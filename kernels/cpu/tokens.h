@@ -16,38 +16,43 @@ HELIX_INLINE Bytes interleave_upper(const Bytes& a, const Bytes& b) {
   return each<Bytes>([&](int i) { return interleave_upper<Word>(a.v[i], b.v[i]); });
 }
 
-// Lines of four rows, transposed in every block of four lanes: what lane 4 b + j has in row r's
-// p-th pairs (Line), lane 4 b + r has in pairs<p, j>().
-template <class T>
+// Half of the lines of four rows, transposed in every block of four lanes: what lane 4 b + j has in
+// row r's p-th pairs (Line), lane 4 b + r has in those of place 4 p + j. The first half of nvfp4
+// has j < 2, of fp8 p = 0.
+template <class T, int Half>
 class FourLines {
+  static constexpr bool nibbles = std::is_same_v<T, nvfp4>;
+
  public:
   template <class Read>
   HELIX_INLINE FourLines(const Values<const T> (&rows)[4], Read read) {
     // A word of fp8 is a pair.
-    using Word = std::conditional_t<std::is_same_v<T, fp8>, uint16_t, uint32_t>;
-    using Wide = std::conditional_t<std::is_same_v<T, fp8>, uint32_t, uint64_t>;
-    const Bytes row0 = read_bytes(rows[0], read);
-    const Bytes row1 = read_bytes(rows[1], read);
-    const Bytes row2 = read_bytes(rows[2], read);
-    const Bytes row3 = read_bytes(rows[3], read);
-    const Bytes lower01 = interleave_lower<Word>(row0, row1);
-    const Bytes lower23 = interleave_lower<Word>(row2, row3);
-    const Bytes upper01 = interleave_upper<Word>(row0, row1);
-    const Bytes upper23 = interleave_upper<Word>(row2, row3);
-    codes_[0] = interleave_lower<Wide>(lower01, lower23);
-    codes_[1] = interleave_upper<Wide>(lower01, lower23);
-    codes_[2] = interleave_lower<Wide>(upper01, upper23);
-    codes_[3] = interleave_upper<Wide>(upper01, upper23);
+    using Word = std::conditional_t<nibbles, uint32_t, uint16_t>;
+    using Wide = std::conditional_t<nibbles, uint64_t, uint32_t>;
+    const auto two = [&](int r) __attribute__((always_inline)) {
+      const Bytes a = read_bytes(rows[r], read);
+      const Bytes b = read_bytes(rows[r + 1], read);
+      return Half == 0 ? interleave_lower<Word>(a, b) : interleave_upper<Word>(a, b);
+    };
+    const Bytes rows01 = two(0);
+    const Bytes rows23 = two(2);
+    codes_[0] = interleave_lower<Wide>(rows01, rows23);
+    codes_[1] = interleave_upper<Wide>(rows01, rows23);
   }
-  template <int P, int J>
+
+  // The place of the i-th of four pairs, nvfp4 eight.
+  static constexpr int place(int i) {
+    return nibbles ? i % 4 * 4 + 2 * Half + i / 4 : 4 * Half + i;
+  }
+  template <int I>
   HELIX_INLINE Pairs pairs() const {
-    if constexpr (std::is_same_v<T, nvfp4>) return decode_e2m1<P>(codes_[J]);
-    else if constexpr (J % 2 == 0) return decode_e4m3(codes_[2 * P + J / 2]).lower;
-    else return decode_e4m3(codes_[2 * P + J / 2]).upper;
+    if constexpr (nibbles) return decode_e2m1<I % 4>(codes_[I / 4]);
+    else if constexpr (I % 2 == 0) return decode_e4m3(codes_[I / 2]).lower;
+    else return decode_e4m3(codes_[I / 2]).upper;
   }
 
  private:
-  Bytes codes_[4];
+  Bytes codes_[2];
 };
 
 // The scales of their blocks, nvfp4: of j < 2, and of the others.
@@ -57,8 +62,8 @@ struct ScalesOfFour {
 };
 
 // What they are multiplied with, of so many heads: `count` arranged values of one become the
-// partners of pairs<p, j>(), each four times in its block, a head's beside the next one's, line
-// after line.
+// partners of the pairs of each place, each four times in its block, a head's beside the next
+// one's, line after line.
 inline void spread(const bf16* from, int64_t count, int64_t heads, int64_t head, bf16* to) {
   to += 32 * head;
   for (int64_t i = 0; i < count; i += 32, to += 128 * heads) {
