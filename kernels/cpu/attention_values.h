@@ -6,21 +6,21 @@
 
 namespace helix::cpu {
 
-// Heads x Vectors sums of an output, `apart` from each other: multiplied by what they keep, and
-// stored back after `add` has added to them.
+// Heads x Vectors sums of an output: multiplied by what they keep, and stored back after `add` has
+// added to them.
 template <int Heads, int Vectors, class Add>
-HELIX_INLINE void update(float* out, int64_t stride, int64_t apart, const float* keep, Add&& add) {
+HELIX_INLINE void update(float* out, int64_t stride, const float* keep, Add&& add) {
   Lanes sum[Heads][Vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < Heads; ++i) {
 #pragma GCC unroll 16
-    for (int j = 0; j < Vectors; ++j) sum[i][j] = load(out + i * stride + j * apart) * keep[i];
+    for (int j = 0; j < Vectors; ++j) sum[i][j] = load(out + i * stride + j * lane_count) * keep[i];
   }
   add(sum);
 #pragma GCC unroll 16
   for (int i = 0; i < Heads; ++i) {
 #pragma GCC unroll 16
-    for (int j = 0; j < Vectors; ++j) store(sum[i][j], out + i * stride + j * apart);
+    for (int j = 0; j < Vectors; ++j) store(sum[i][j], out + i * stride + j * lane_count);
   }
 }
 
@@ -47,7 +47,7 @@ template <int Heads, int Vectors, class Read>
       }
     }
   };
-  update<Heads, Vectors>(out + d, stride, lane_count, keep, add);
+  update<Heads, Vectors>(out + d, stride, keep, add);
 }
 template <int Heads>
 void add_all_values(const Group<float>& group, const float* weights, const float* keep,
@@ -71,9 +71,9 @@ class Rounded {
       for (int64_t t = i; t < i + tokens; t += 2 * lane_count)
         store_rounded(load(weights + t), load(weights + t + lane_count), values_ + t);
   }
-  // Of tokens t and t + 1.
+  // Of tokens t and t + 1, for the j-th sixteen values of a Part.
   template <int Part>
-  HELIX_INLINE Pairs at(int i, int64_t t) const {
+  HELIX_INLINE Pairs at(int i, int64_t t, int /*j*/) const {
     return broadcast_pair(values_ + i * stride + t);
   }
 
@@ -90,8 +90,8 @@ class Rounded<Heads, nvfp4> {
     else multiply(weights, piece, d, FirstBytes{(size - d) / 2});
   }
   template <int Part>
-  HELIX_INLINE Pairs at(int i, int64_t t) const {
-    return load_weights<Part>(values_ + index(i, t));
+  HELIX_INLINE Pairs at(int i, int64_t t, int j) const {
+    return load_weights(values_ + index(i, t), 2 * Part + j / 2);
   }
 
  private:
@@ -151,18 +151,16 @@ template <int Heads, int Part, int Vectors, bool GoesOn, class Kv>
       }
 #pragma GCC unroll 16
       for (int i = 0; i < Heads; ++i) {
-        const Pairs weight = weights.template at<Part>(i, t);
 #pragma GCC unroll 4
-        for (int j = 0; j < Vectors; ++j) sum[i][j] = multiply_add(weight, values[j], sum[i][j]);
+        for (int j = 0; j < Vectors; ++j)
+          sum[i][j] = multiply_add(weights.template at<Part>(i, t, j), values[j], sum[i][j]);
       }
     };
     int64_t t = 0;
     for (; t + 2 <= piece.tokens; t += 2) add_two(t, piece.v_stride);
     if (t < piece.tokens) add_two(t, 0);  // beyond the last the weight is 0
   };
-  // nvfp4's other Part stands between.
-  constexpr int64_t apart = std::is_same_v<Kv, nvfp4> ? 2 * lane_count : lane_count;
-  update<Heads, Vectors>(out + d + Part * lane_count, stride, apart, keep, add);
+  update<Heads, Vectors>(out + d + Part * Vectors * lane_count, stride, keep, add);
 }
 template <int Heads, class Kv>
 void add_all_values(const Group<bf16>& group, const float* weights, const float* keep,
@@ -170,9 +168,11 @@ void add_all_values(const Group<bf16>& group, const float* weights, const float*
   const auto add = [&]<int Vectors, bool GoesOn>(const Rounded<Heads, Kv>& rounded, int64_t d) {
     add_values<Heads, 0, Vectors, GoesOn>(rounded, keep, piece, keys, d, group.value_size, out,
                                           group.value_stride);
-    if constexpr (std::is_same_v<Kv, nvfp4>)
-      add_values<Heads, 1, Vectors, GoesOn>(rounded, keep, piece, keys, d, group.value_size, out,
-                                            group.value_stride);
+    if constexpr (std::is_same_v<Kv, nvfp4>) {
+      if (group.value_size - d > Vectors * lane_count)
+        add_values<Heads, 1, Vectors, GoesOn>(rounded, keep, piece, keys, d, group.value_size, out,
+                                              group.value_stride);
+    }
   };
   constexpr int64_t step = std::max<int64_t>(64, line_values<Kv>);
   const auto add_lines = [&](const Rounded<Heads, Kv>& rounded, int64_t d) {

@@ -83,28 +83,54 @@ inline void spread(const bf16* from, int64_t count, int64_t heads, int64_t head,
 constexpr int64_t position_beside(int64_t p, int64_t w) {
   return 32 * p + w % 8 / 4 * lane_count + w / 8 * 4 + w % 4;
 }
-// The same of nvfp4, whose blocks stand one in each lane of four lanes, with their scales.
+// The same of nvfp4. A register has two blocks, one in its even lanes and one in its odd ones, for
+// their weights to be a pattern of eight bytes: a wider one costs an instruction to repeat. Of the
+// pairs of blocks, each has two registers: the even nibbles of words, and the odd ones.
 constexpr int64_t position_of_block(int64_t p, int64_t w) {
-  return 32 * p + w % 8 / 4 * lane_count + w % 4 * 4 + w / 8;
+  return (w / 8 * 2 + p % 2) * lane_count + p / 2 * 8 + w % 4 * 2 + w / 4 % 2;
 }
-HELIX_INLINE Bytes transpose_lanes(const Bytes& a) {  // 4 b + l to 4 l + b
-  alignas(64) static constexpr auto order = [] {
-    std::array<uint32_t, lane_count> all{};
-    for (uint32_t l = 0; l < lane_count; ++l) all[l] = l % 4 * 4 + l / 4;
+// Of two rows' lines the bytes of the Two-th two blocks that have even nibbles in order of
+// position_of_block, each as a word whose upper byte is any.
+template <int Two>
+HELIX_INLINE Bytes nibbles_beside(const Bytes& a, const Bytes& b) {
+  static constexpr uint8_t none = 0x80;
+  alignas(64) static constexpr auto order = [] {  // in a block of 16 bytes; from 64 on b's
+    std::array<uint8_t, 64> all{};
+    for (size_t lane = 0; lane < lane_count; ++lane) {
+      const size_t byte = lane % 2 * 8 + lane % 8 / 2 * 2 + lane / 8;
+      all[4 * lane] = static_cast<uint8_t>(16 * Two + byte);
+      all[4 * lane + 1] = none;
+      all[4 * lane + 2] = static_cast<uint8_t>(64 + 16 * Two + byte);
+      all[4 * lane + 3] = none;
+    }
     return all;
   }();
-#ifdef __AVX512F__
-  return {
-      {hn::Vec<ByteTag>{_mm512_permutexvar_epi32(_mm512_load_si512(order.data()), a.v[0].raw)}}};
+#ifdef __AVX512VBMI__
+  return {{hn::Vec<ByteTag>{
+      _mm512_permutex2var_epi8(a.v[0].raw, _mm512_load_si512(order.data()), b.v[0].raw)}}};
 #else
-  alignas(64) uint32_t from[lane_count], to[lane_count];
-  for (int i = 0; i < registers; ++i)
-    hn::Store(hn::BitCast(hn::Repartition<uint32_t, Tag>(), a.v[i]),
-              hn::Repartition<uint32_t, Tag>(), from + i * register_lanes);
-  for (size_t l = 0; l < lane_count; ++l) to[l] = from[order[l]];
+  static constexpr auto in_block = [](size_t first) {
+    std::array<uint8_t, 64> all{};
+    for (size_t i = 0; i < all.size(); ++i) {
+      const bool here = order[i] != none && order[i] / 64 == first;
+      all[i] = here ? static_cast<uint8_t>(order[i] % 16) : none;
+    }
+    return all;
+  };
+  alignas(64) static constexpr auto of_a = in_block(0);
+  alignas(64) static constexpr auto of_b = in_block(1);
+  const ByteTag d;
+  alignas(64) uint8_t bytes[2][64];
+  for (int i = 0; i < registers; ++i) {
+    hn::Store(a.v[i], d, bytes[0] + i * register_lanes * 4);
+    hn::Store(b.v[i], d, bytes[1] + i * register_lanes * 4);
+  }
+  const auto block_a = hn::LoadDup128(d, bytes[0] + 16 * Two);
+  const auto block_b = hn::LoadDup128(d, bytes[1] + 16 * Two);
   return each<Bytes>([&](int i) {
-    return hn::BitCast(ByteTag(),
-                       hn::Load(hn::Repartition<uint32_t, Tag>(), to + i * register_lanes));
+    const int64_t from = i * register_lanes * 4;
+    return hn::Or(hn::TableLookupBytesOr0(block_a, hn::Load(d, of_a.data() + from)),
+                  hn::TableLookupBytesOr0(block_b, hn::Load(d, of_b.data() + from)));
   });
 #endif
 }
@@ -126,12 +152,12 @@ HELIX_INLINE void load_beside(const Values<const T>& a, const Values<const T>& b
     to[2] = upper.lower;
     to[3] = upper.upper;
   } else if constexpr (std::is_same_v<T, nvfp4>) {
-    const Bytes codes = transpose_lanes(Part == 0 ? interleave_lower<uint16_t>(first, second)
-                                                  : interleave_upper<uint16_t>(first, second));
-    to[0] = decode_e2m1<0>(codes);
-    to[1] = decode_e2m1<1>(codes);
-    to[2] = decode_e2m1<2>(codes);
-    to[3] = decode_e2m1<3>(codes);
+    const Bytes lower = nibbles_beside<2 * Part>(first, second);
+    const Bytes upper = nibbles_beside<2 * Part + 1>(first, second);
+    to[0] = decode_e2m1<0>(lower);
+    to[1] = decode_e2m1<1>(lower);
+    to[2] = decode_e2m1<0>(upper);
+    to[3] = decode_e2m1<1>(upper);
   } else {
     to[0] = std::bit_cast<Pairs>(interleave_lower<uint16_t>(first, second));
     to[1] = std::bit_cast<Pairs>(interleave_upper<uint16_t>(first, second));
@@ -139,13 +165,11 @@ HELIX_INLINE void load_beside(const Values<const T>& a, const Values<const T>& b
 }
 
 // Weights of nvfp4's rows are those of their tokens times their blocks' scales, two rows side by
-// side: Part 0's four blocks, then Part 1's.
+// side, block after block.
 inline constexpr int64_t block_weights = 8;  // of a row
 struct ScalesOfPairs {
   static constexpr size_t row(size_t half, size_t lane) { return 2 * half + lane % 2; }
-  static constexpr size_t block(size_t /*half*/, size_t lane) {
-    return lane % 8 / 2 * 2 + lane / 8;
-  }
+  static constexpr size_t block(size_t /*half*/, size_t lane) { return lane / 2; }
 };
 HELIX_INLINE void store_weights(const float* weights, const BlockScales& scales, uint16_t* to) {
   const auto both = [&](const float* from) {
@@ -156,9 +180,12 @@ HELIX_INLINE void store_weights(const float* weights, const BlockScales& scales,
   };
   store_rounded(both(weights) * scales.halves[0], both(weights + 2) * scales.halves[1], to);
 }
-template <int Part>
-HELIX_INLINE Pairs load_weights(const uint16_t* from) {
-  return each<Pairs>([&](int) { return hn::LoadDup128(WordTag(), from + Part * block_weights); });
+// Of the two-th two blocks, as nibbles_beside has them.
+HELIX_INLINE Pairs load_weights(const uint16_t* from, int64_t two) {
+  const hn::Repartition<uint64_t, Tag> longs;
+  uint64_t weights = 0;
+  std::memcpy(&weights, from + 4 * two, sizeof weights);
+  return each<Pairs>([&](int) { return hn::BitCast(WordTag(), hn::Set(longs, weights)); });
 }
 
 }  // namespace helix::cpu
