@@ -111,8 +111,12 @@ HELIX_INLINE void logits_of_codes(const Group<bf16>& group, const Piece<Kv>& pie
 // Logits of Heads heads from h: logits[i][t] for t < tokens; to a multiple of sixteen those beyond
 // may change.
 template <int Heads, class X, class Kv>
-[[gnu::noinline]] void logits_of(const Group<X>& group, int64_t h, const Piece<Kv>& piece,
-                                 const Ahead& values, float* logits) {
+[[gnu::noinline]] void logits_of(const Group<X>& of_group, int64_t h, const Piece<Kv>& of_piece,
+                                 const Ahead& of_values, float* logits) {
+  // Copies, which are not read anew after each half of the lines.
+  const Group<X> group = of_group;
+  const Piece<Kv> piece = of_piece;
+  const Ahead values = of_values;
   if constexpr (std::is_same_v<Kv, fp8> || std::is_same_v<Kv, nvfp4>) {
     int64_t t = 0;
     for (; t + lane_count <= piece.tokens; t += lane_count)
