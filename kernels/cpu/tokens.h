@@ -89,8 +89,9 @@ constexpr int64_t position_beside(int64_t p, int64_t w) {
 constexpr int64_t position_of_block(int64_t p, int64_t w) {
   return (w / 8 * 2 + p % 2) * lane_count + p / 2 * 8 + w % 4 * 2 + w / 4 % 2;
 }
-// Of two rows' lines the bytes of the Two-th two blocks that have even nibbles in order of
-// position_of_block, each as a word whose upper byte is any.
+// The Two-th two blocks of two rows' lines, in the order of position_of_block: in each lane a word
+// of a's and the same of b's, whose lower nibbles are those of p % 2 == 0, and the next ones the
+// others. Upper bytes may be anything.
 template <int Two>
 HELIX_INLINE Bytes nibbles_beside(const Bytes& a, const Bytes& b) {
   static constexpr uint8_t none = 0x80;
