@@ -12,6 +12,7 @@ program = $(patsubst %.cpp,$(BUILD)/%,$(1))
 $(call program,$(UNIT) $(MPI) $(BENCH)): $(BUILD)/%: $(BUILD)/obj/%.o $(LIBS) | $(VERSION_OBJ)
 	@echo "link $@"; mkdir -p $(@D)
 	$(Q)$(CXX) $(FLAGS) $(LDFLAGS) $^ $| $(TEST_LIBS) $(LDLIBS) -o $@
+$(call program,$(BENCH)): $(VERSION_OBJ)  # their lines name the commit
 $(call program,$(UNIT)): TEST_LIBS := -lgtest_main -lgmock -lgtest
 $(call program,$(MPI)): TEST_LIBS := -lgmock -lgtest
 $(call program,$(MPI)): $(BUILD)/obj/tests/mpi/main.o
